@@ -1,0 +1,98 @@
+"""Dialogues between agents, and what a multi-agent system must define.
+
+A system is a small class: its agents, whose turn it is, what that agent is shown, and how the result is scored. Search,
+scoring and training use nothing else, so a new system (one's own agent graph) is one class of about fifty lines.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+from ..tasks.base import Question
+
+_ANSWER = re.compile(r"<A>\s*(.*?)\s*</A>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One reply.
+
+    Attributes:
+        agent: who spoke.
+        text: the reply without special tokens.
+        token_ids: the sampled ids, end-of-turn token included when it was sampled.
+        prompt_ids: the ids that were shown to the model for this reply.
+        logprob: mean log probability a token under the sampling policy at T = 1, in nats.
+        trainable: False for tool output, which nobody trains on.
+    """
+
+    agent: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    logprob: float = 0.0
+    trainable: bool = True
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(row: dict) -> Turn:
+        return Turn(**row | {"token_ids": tuple(row["token_ids"]), "prompt_ids": tuple(row["prompt_ids"])})
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A finished dialogue: its turns, its answer (None: the agents gave none) and the metric of that answer in [0, 1]."""
+
+    question_id: str
+    turns: tuple[Turn, ...]
+    answer: str | None
+    metric: float
+    ended: str = field(default="")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated in all turns."""
+        return sum(len(turn.token_ids) for turn in self.turns)
+
+
+class System(Protocol):
+    """What a multi-agent system defines. All methods are pure functions of the question and the turns so far."""
+
+    name: str
+    agents: tuple[str, ...]
+    metric_name: str
+    max_new_tokens: int
+
+    def next_agent(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
+        """Whose turn it is; None when the dialogue has ended."""
+
+    def messages(self, question: Question, turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
+        """The chat messages that `agent` is shown: a system message, then the turns from its point of view."""
+
+    def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
+        """The system's answer, or None."""
+
+    def score(self, question: Question, answer: str | None) -> float:
+        """The metric of an answer, in [0, 1]."""
+
+
+def parse_answer(text: str) -> str | None:
+    """The text between `<A>` and `</A>`; None unless exactly one non-empty answer stands in the reply."""
+    found = _ANSWER.findall(text)
+    return found[0] if len(found) == 1 and found[0] else None
+
+
+def chat_view(turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
+    """The turns as chat messages: an agent's own replies are the assistant's, all others are the user's."""
+    return [{"role": "assistant" if turn.agent == agent else "user", "content": turn.text} for turn in turns]
+
+
+def finish(system: System, question: Question, turns: tuple[Turn, ...]) -> Dialogue:
+    """Close a dialogue: read its answer and score it. Planted harm never touches the metric, only the search's reward."""
+    answer = system.answer(question, turns)
+    ended = "answered" if answer is not None else "no answer"
+    return Dialogue(question.id, turns, answer, system.score(question, answer), ended)

@@ -1,0 +1,78 @@
+"""What a language-model engine promises. Callers hand over whole batches and never loop over single prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class Request:
+    """One reply to sample.
+
+    Attributes:
+        prompt_ids: the prompt, as token ids.
+        seed: 64-bit; noise depends on (seed, position, token) alone, so equal seeds are common random numbers.
+        max_new_tokens: length limit of the reply.
+        temperature: 0 is greedy.
+        adapter: index into the LoRA stack given to `generate`; None is the base model.
+        prefix: how many of the first prompt tokens other requests are likely to share (the system message); the engine
+            may keep their keys and values. It changes speed, never results.
+    """
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    adapter: int | None = None
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled reply: ids (end-of-turn token included when sampled), text without special tokens, and the log
+    probability of each token at T = 1, in nats."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+
+
+@dataclass
+class Usage:
+    """Running totals of one engine: what a run is charged for."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    requests: int = 0
+
+    def minus(self, earlier: Usage) -> dict[str, int]:
+        return {name: value - getattr(earlier, name) for name, value in vars(self).items()}
+
+
+@dataclass
+class LoRAStack:
+    """Many LoRA adapters side by side: `weights[module] = (A, B)` with A [r, in] (shared) or [n, r, in], B [n, out, r].
+
+    Row i of a batch with adapter j computes `x W^T + scaling * (x A_j^T) B_j^T` (Hu et al., 2021).
+    """
+
+    weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    scaling: float
+
+    def __len__(self) -> int:
+        return next(iter(self.weights.values()))[1].shape[0]
+
+
+class Engine(Protocol):
+    """A language model that speaks."""
+
+    usage: Usage
+
+    def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
+        """Sample all replies, in the order of the requests."""
+
+    def logprobs(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+        """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""

@@ -1,0 +1,41 @@
+"""Counter-based sampling noise: a pure function of (seed, position, token), so it does not depend on the batch."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+_MASK64 = (1 << 64) - 1
+
+
+def derive_seed(*parts: object) -> int:
+    """A signed 64-bit seed from anything with a stable `str`, by BLAKE2b."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _signed(value: int) -> int:
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """SplitMix64 finaliser (Steele et al., 2014) on int64, with logical shifts."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def gumbel(seeds: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
+    """Standard Gumbel noise [len(seeds), vocab_size]; argmax(logits / T + noise) samples softmax(logits / T).
+
+    Args:
+        seeds: int64 [n].
+        position: index of the token in its reply.
+    """
+    rows = _mix(seeds + _signed((position + 1) * 0x9E3779B97F4A7C15))
+    tokens = _mix(torch.arange(1, vocab_size + 1, device=seeds.device) * _signed(0xD1B54A32D192ED03))
+    bits = (_mix(rows[:, None] ^ tokens[None, :]) >> 40) & 0xFFFFFF
+    uniform = (bits.to(torch.float32) + 0.5) / (1 << 24)
+    return -torch.log(-torch.log(uniform))

@@ -1,0 +1,242 @@
+"""The transformers engine: any causal LM of the library, batched sampling with left padding and per-row LoRA.
+
+The noise of a reply depends on its request alone. Its logits depend on the batch only by the rounding of matrix products
+(about 1e-6), so a reply is the same in another batch unless two tokens tie within that rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .base import Completion, LoRAStack, Request, Usage
+from .cache import PrefixStates, PreallocatedCache
+from .lora import RowLoRA
+from .noise import gumbel
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ModelError(ValueError):
+    """A model folder that cannot be used. The message names the folder and what is missing."""
+
+
+class TransformersEngine:
+    """Speaks with a transformers causal LM."""
+
+    def __init__(
+        self, model, tokenizer, *, max_rows: int = 512, prefill_rows: int = 64, prefix_tokens: int = 200_000,
+        lora_targets: tuple[str, ...] = LORA_TARGETS,
+    ):
+        """
+        Args:
+            model: a causal LM in evaluation mode.
+            tokenizer: with an end-of-sequence token and a chat template.
+            max_rows: replies that are sampled together at most; more requests go in several passes.
+            prefill_rows: prefixes that are read together at most (on a CPU, a pass that fits the cache is faster).
+            prefix_tokens: positions that the prefix store holds at most.
+            lora_targets: names of the linear layers that adapters may change.
+        """
+        self.model, self.tokenizer, self.max_rows = model.eval(), tokenizer, max_rows
+        self.prefill_rows = prefill_rows
+        self.device = next(model.parameters()).device
+        self.lora = RowLoRA(model, lora_targets)
+        self.prefixes = PrefixStates(prefix_tokens)
+        self.usage = Usage()
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu", **options) -> TransformersEngine:
+        """Load a model folder (or hub id).
+
+        Raises:
+            ModelError: when the folder lacks a part or the tokenizer lacks a chat template.
+        """
+        model, tokenizer = load_model(folder)
+        return cls(model.to(device), tokenizer, **options)
+
+    def snapshot(self) -> Usage:
+        return copy.copy(self.usage)
+
+    @torch.inference_mode()
+    def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
+        """Sample all replies, in the order of the requests; requests of similar length share a forward pass."""
+        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
+        completions: list[Completion | None] = [None] * len(requests)
+        for start in range(0, len(order), self.max_rows):
+            chunk = order[start : start + self.max_rows]
+            for index, completion in zip(chunk, self._generate_chunk([requests[i] for i in chunk], adapters), strict=True):
+                completions[index] = completion
+        self.usage.requests += len(requests)
+        self.usage.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
+        self.usage.generated_tokens += sum(len(completion.token_ids) for completion in completions)
+        return completions
+
+    def _generate_chunk(self, requests: list[Request], adapters: LoRAStack | None) -> list[Completion]:
+        limits = torch.tensor([request.max_new_tokens for request in requests], device=self.device)
+        seeds, seed_of = torch.unique(torch.tensor([r.seed for r in requests], device=self.device), return_inverse=True)
+        heat = torch.tensor([request.temperature for request in requests], device=self.device)[:, None]
+        adapter = self._adapter_rows([r.adapter for r in requests], adapters)
+        steps = int(limits.max())
+        tokens = torch.full((len(requests), steps), -1, device=self.device)
+        logprobs = torch.zeros(len(requests), steps, device=self.device)
+        cache, logits, mask, positions = self._prefill(requests, adapters, adapter, steps)
+        rows = torch.arange(len(requests), device=self.device)
+        alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
+        for step in range(steps):
+            noise = gumbel(seeds, step, logits.shape[1])[seed_of[rows]]
+            chosen = (logits / heat[rows].clamp(min=1e-6) + noise * (heat[rows] > 0)).argmax(1)
+            scores = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
+            tokens[rows, step] = torch.where(alive, chosen, -1)
+            logprobs[rows, step] = scores
+            alive = alive & (chosen != self.tokenizer.eos_token_id) & (step + 1 < limits[rows])
+            count = int(alive.sum())
+            if count == 0:
+                break
+            if count < 0.6 * len(rows):  # dropping finished rows copies the cache, so it must be worth it
+                kept = alive.nonzero()[:, 0]
+                rows, chosen, positions, mask, alive = rows[kept], chosen[kept], positions[kept], mask[kept], alive[kept]
+                cache.keep(kept)
+                self.lora.use(adapters, None if adapter is None else adapter[rows])
+            positions = positions + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            logits = self._forward(chosen[:, None], mask, positions[:, None], cache)
+        self.lora.use(None)
+        return self._completions(tokens.tolist(), logprobs.tolist())
+
+    def _adapter_rows(self, indices: list[int | None], adapters: LoRAStack | None) -> torch.Tensor | None:
+        if adapters is None:
+            return None
+        return torch.tensor([-1 if index is None else index for index in indices], device=self.device)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: PreallocatedCache) -> torch.Tensor:
+        """Logits [rows, vocabulary] of the last position; `mask` [rows, all positions so far] is 1 where a token stands."""
+        new = ids.shape[1]
+        lowest = torch.finfo(self.model.dtype).min
+        bias = torch.zeros(mask.shape, dtype=self.model.dtype, device=self.device).masked_fill(mask == 0, lowest)
+        attention = bias[:, None, None, :]
+        if new > 1:
+            later = torch.ones(new, mask.shape[1], dtype=torch.bool, device=self.device).triu(mask.shape[1] - new + 1)
+            attention = attention.masked_fill(later, lowest)
+        return self.model(
+            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1].float()
+
+    def _prefill(self, requests: list[Request], adapters: LoRAStack | None, adapter: torch.Tensor | None, steps: int):
+        """Read the prompts. Returns the cache, the next token's logits, the mask and the last positions."""
+        cut = [min(request.prefix, len(request.prompt_ids) - 1) for request in requests]
+        suffix, suffix_mask = self._left_pad([r.prompt_ids[c:] for r, c in zip(requests, cut, strict=True)])
+        prefix_rows = None
+        if min(cut) > 0:
+            keys = [(r.adapter, r.prompt_ids[:c]) for r, c in zip(requests, cut, strict=True)]
+            prefix_rows = self._prefix_rows(keys, adapters)
+        elif max(cut) > 0:  # mixed batch: read all prompts whole
+            suffix, suffix_mask = self._left_pad([r.prompt_ids for r in requests])
+            cut = [0] * len(requests)
+        width = self.prefixes.width if prefix_rows is not None else 0
+        cache = PreallocatedCache(self.model.config.num_hidden_layers, width + suffix.shape[1] + steps)
+        mask = suffix_mask
+        lengths = torch.tensor(cut, device=self.device)
+        if prefix_rows is not None:
+            cache.start_from(self.prefixes.states, prefix_rows)
+            stands = torch.arange(width, device=self.device)[None, :] >= width - lengths[:, None]
+            mask = torch.cat([stands.long(), suffix_mask], dim=1)
+        positions = (suffix_mask.cumsum(1) - 1).clamp(min=0) + lengths[:, None]
+        self.lora.use(adapters, adapter)
+        return cache, self._forward(suffix, mask, positions, cache), mask, positions[:, -1]
+
+    def _prefix_rows(self, keys: list[tuple], adapters: LoRAStack | None) -> torch.Tensor:
+        """Rows of the prefix store for these keys, computing what is missing in passes of `prefill_rows`."""
+        missing = sorted(self.prefixes.missing(keys, adapters), key=lambda key: len(key[1]))
+        for start in range(0, len(missing), self.prefill_rows):
+            chunk = missing[start : start + self.prefill_rows]
+            ids, mask = self._left_pad([key[1] for key in chunk])
+            cache = PreallocatedCache(self.model.config.num_hidden_layers, ids.shape[1])
+            self.lora.use(adapters, self._adapter_rows([key[0] for key in chunk], adapters))
+            self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+            self.prefixes.add(chunk, [(layer.keys, layer.values) for layer in cache.layers])
+        return torch.tensor([self.prefixes.row_of[key] for key in keys], device=self.device)
+
+    def _completions(self, tokens: list[list[int]], logprobs: list[list[float]]) -> list[Completion]:
+        lengths = [row.index(-1) if -1 in row else len(row) for row in tokens]
+        ids = [tuple(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
+        texts = self.decode(ids)
+        return [
+            Completion(row, text, tuple(scores[: len(row)])) for row, text, scores in zip(ids, texts, logprobs, strict=True)
+        ]
+
+    def decode(self, rows: list[tuple[int, ...]]) -> list[str]:
+        """Texts of token rows, special tokens dropped; equal rows are decoded once."""
+        unique = {row: "" for row in rows}
+        texts = self.tokenizer.batch_decode([list(row) for row in unique], skip_special_tokens=True)
+        unique.update({row: text.strip() for row, text in zip(unique, texts, strict=True)})
+        return [unique[row] for row in rows]
+
+    def _left_pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        return ids, mask
+
+    @torch.inference_mode()
+    def logprobs(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+        """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+        result: list[list[float]] = [[] for _ in rows]
+        for start in range(0, len(order), self.max_rows):
+            chunk = order[start : start + self.max_rows]
+            scores = self.teacher_forced([rows[i] for i in chunk])
+            for row, index in enumerate(chunk):
+                result[index] = scores[row, : len(rows[index][1])].tolist()
+        self.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
+        return result
+
+    def teacher_forced(self, rows, adapters: LoRAStack | None = None, adapter_rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Log probabilities [rows, longest reply] of the replies, zero after each reply's end; differentiable."""
+        width = max(len(prompt) + len(reply) for prompt, reply in rows)
+        longest = max(len(reply) for _, reply in rows)
+        ids = torch.tensor([[*p, *r] + [0] * (width - len(p) - len(r)) for p, r in rows], device=self.device)
+        mask = torch.tensor([[1] * (len(p) + len(r)) + [0] * (width - len(p) - len(r)) for p, r in rows], device=self.device)
+        starts = torch.tensor([len(prompt) - 1 for prompt, _ in rows], device=self.device)
+        lengths = torch.tensor([len(reply) for _, reply in rows], device=self.device)
+        offsets = torch.arange(longest, device=self.device)
+        valid = offsets[None, :] < lengths[:, None]
+        where = torch.where(valid, starts[:, None] + offsets, 0)
+        self.lora.use(adapters, adapter_rows)
+        # Only the positions that predict a reply's tokens go through the output layer: the vocabulary may be large.
+        hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        self.lora.use(None)
+        picked = hidden.gather(1, where[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.model.lm_head(picked).float()
+        targets = torch.where(valid, ids.gather(1, torch.where(valid, where + 1, 0)), 0)
+        scores = logits.gather(2, targets[:, :, None])[:, :, 0] - logits.logsumexp(2)
+        return scores * valid
+
+
+def load_model(folder: str | Path):
+    """A causal LM (float32 on a CPU) and its tokenizer, from a folder or hub id.
+
+    Raises:
+        ModelError: naming the folder and what it lacks.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        for name, patterns in {
+            "config.json": ("config.json",), "weights": ("*.safetensors", "*.bin"),
+            "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json"),
+        }.items():
+            if not any(any(path.glob(pattern)) for pattern in patterns):
+                raise ModelError(f"{path}: no {name}; a model folder holds {' or '.join(patterns)}")
+    elif str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
+        raise ModelError(f"{folder}: no such model folder; give a folder of transformers files, or a hub id owner/name")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    except Exception as error:  # transformers raises many kinds; the user needs one line
+        raise ModelError(f"{folder}: transformers cannot load it: {str(error).splitlines()[0]}") from error
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{folder}: the tokenizer has no chat template, which renders the agents' prompts")
+    return model, tokenizer

@@ -1,0 +1,51 @@
+"""What every influence estimator takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Scores:
+    """Influence of each pair on the validation metric: positive is helpful.
+
+    Attributes:
+        estimator: its name.
+        value: [n_pairs].
+        stderr: [n_pairs], standard error over the validation questions (or pairs).
+        cost: tokens, and whatever else the estimator spends.
+        per_question: [n_pairs, V], the terms whose mean is `value`; None if there are none.
+    """
+
+    estimator: str
+    value: np.ndarray
+    stderr: np.ndarray
+    cost: dict = field(default_factory=dict)
+    per_question: np.ndarray | None = None
+
+    @property
+    def tie_share(self) -> float:
+        """Share of the pairs whose value another pair has too."""
+        _, counts = np.unique(self.value, return_counts=True)
+        return float(counts[counts > 1].sum() / max(1, len(self.value)))
+
+    def to_json(self) -> dict:
+        table = None if self.per_question is None else np.round(self.per_question, 9).tolist()
+        return {
+            "estimator": self.estimator, "value": self.value.tolist(), "stderr": self.stderr.tolist(), "cost": self.cost,
+            "per_question": table,
+        }
+
+    @staticmethod
+    def from_json(row: dict) -> Scores:
+        table = None if row["per_question"] is None else np.array(row["per_question"])
+        return Scores(row["estimator"], np.array(row["value"]), np.array(row["stderr"]), row["cost"], table)
+
+
+def mean_and_stderr(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and its standard error over the last axis; the error is NaN for one column."""
+    count = table.shape[-1]
+    spread = table.std(axis=-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(table.shape[:-1], np.nan)
+    return table.mean(axis=-1), spread

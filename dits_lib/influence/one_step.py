@@ -1,0 +1,125 @@
+"""One-step influence on the metric itself (the paper's estimator, DITS eq. 4).
+
+`I(z) = F(theta - eta * grad L_DPO(z, theta)) - F(theta)`, with F the mean metric over V validation questions. The released
+formula divides by a constant epsilon; we report the change of the metric for the step, which ranks alike and can be read.
+All candidates play the same questions under the same noise (common random numbers), side by side in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ..agents import Dialogue, System
+from ..engines import LoRAStack, TransformersEngine, derive_seed
+from ..pairs import Pair
+from ..rollout import State, play
+from ..tasks import Question
+from .base import Scores, mean_and_stderr
+from .gradients import dpo_gradients, part, step
+
+
+@dataclass(frozen=True)
+class InfluenceConfig:
+    """Settings of the influence step; the ranges are checked in `params`.
+
+    Attributes:
+        beta: of the DPO loss.
+        rank, scaling: of the LoRA adapters.
+        samples: dialogues of each validation question.
+        temperature: of those dialogues; 0 is greedy.
+        candidates: adapters whose dialogues share a batch.
+    """
+
+    beta: float = 0.1
+    rank: int = 8
+    scaling: float = 2.0
+    samples: int = 1
+    temperature: float = 1.0
+    candidates: int = 64
+
+
+def evaluate_adapters(
+    engine: TransformersEngine, system: System, questions: list[Question], stack: LoRAStack | None, count: int,
+    config: InfluenceConfig, seed: object,
+) -> list[list[Dialogue]]:
+    """Dialogues [count][questions * samples] of each adapter (stack None: of the base model, count 1)."""
+    noise = [(q, derive_seed(seed, q.id, sample)) for q in questions for sample in range(config.samples)]
+    states = [State(q, (), s, None if stack is None else index) for index in range(count) for q, s in noise]
+    played = play(engine, system, states, config.temperature, stack)
+    return [played[start : start + len(noise)] for start in range(0, len(played), len(noise))]
+
+
+def metric_table(dialogues: list[list[Dialogue]], samples: int) -> np.ndarray:
+    """Mean metric over the samples: [adapters, questions]."""
+    flat = np.array([[dialogue.metric for dialogue in row] for row in dialogues])
+    return flat.reshape(len(dialogues), -1, samples).mean(axis=2)
+
+
+def one_step_influence(
+    engine: TransformersEngine, system: System, pairs: list[Pair], questions: list[Question], step_size: float,
+    config: InfluenceConfig, seed: object, progress: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """Change of the metric after one gradient step on each pair.
+
+    Args:
+        pairs: candidates.
+        questions: the V validation questions.
+        step_size: eta of the step; choose it with `step_response`.
+        seed: of A and of the noise; equal seeds and questions give equal numbers.
+        progress: called with the number of candidates done.
+    """
+    before = engine.snapshot()
+    gradients = _gradients(engine, pairs, config, seed)
+    base = metric_table(evaluate_adapters(engine, system, questions, None, 1, config, seed), config.samples)
+    rows = []
+    for start in range(0, len(pairs), config.candidates):
+        stop = min(start + config.candidates, len(pairs))
+        stack = step(part(gradients, start, stop), step_size)
+        played = evaluate_adapters(engine, system, questions, stack, stop - start, config, seed)
+        rows.append(metric_table(played, config.samples) - base)
+        progress(stop)
+    table = np.concatenate(rows)
+    value, stderr = mean_and_stderr(table)
+    return Scores("one_step", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)
+
+
+def _gradients(engine: TransformersEngine, pairs: list[Pair], config: InfluenceConfig, seed: object) -> LoRAStack:
+    adapter_seed = derive_seed(seed, "lora")
+    return dpo_gradients(engine, pairs, beta=config.beta, rank=config.rank, scaling=config.scaling, seed=adapter_seed)
+
+
+def step_response(
+    engine: TransformersEngine, system: System, pairs: list[Pair], questions: list[Question], step_sizes: list[float],
+    config: InfluenceConfig, seed: object,
+) -> list[dict]:
+    """How the policy answers to steps of each size, on questions that serve nothing else.
+
+    Returns one row a step size: `changed`, share of dialogues that differ from the base model's; `mean_change` of the
+    metric; `spread`, standard deviation of the candidates' scores; `repeatable`, rank correlation between the scores of
+    the two halves of the questions (NaN without variation).
+    """
+    gradients = _gradients(engine, pairs, config, seed)
+    base = evaluate_adapters(engine, system, questions, None, 1, config, seed)
+    said = [[turn.token_ids for turn in dialogue.turns] for dialogue in base[0]]
+    rows = []
+    for size in step_sizes:
+        played = evaluate_adapters(engine, system, questions, step(gradients, size), len(pairs), config, seed)
+        changed = np.mean([[t.token_ids for t in d.turns] != s for row in played for d, s in zip(row, said, strict=True)])
+        table = metric_table(played, config.samples) - metric_table(base, config.samples)
+        halves = table[:, ::2].mean(1), table[:, 1::2].mean(1)
+        varied = all(half.std() > 0 for half in halves)
+        rows.append({
+            "step_size": size, "changed": float(changed), "mean_change": float(table.mean()),
+            "spread": float(table.mean(1).std()), "repeatable": float(spearmanr(*halves).statistic) if varied else float("nan"),
+        })
+    return rows
+
+
+def choose_step_size(rows: list[dict], target_changed: float) -> float:
+    """The step size whose share of changed dialogues is nearest to the target: smaller changes no token, larger breaks
+    the model."""
+    return min(rows, key=lambda row: abs(row["changed"] - target_changed))["step_size"]

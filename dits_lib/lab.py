@@ -1,0 +1,235 @@
+"""The stages of the method as artifacts: search, step response, scores, SFT, DPO, evaluation.
+
+Each method of `Lab` returns an artifact of the store, making it if it is not there. The specification of an artifact
+holds the keys of its inputs, so a changed parameter remakes just what depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from .agents import SYSTEMS
+from .engines import TransformersEngine, derive_seed
+from .influence import Scores, choose_step_size, dpo_loss_influence, one_step_influence, step_response
+from .pairs import Pair, best_dialogues, extract_pairs
+from .params import OUTPUT, ROOT, Params
+from .rollout import sample_dialogues
+from .search import Tree, search
+from .store import Artifact, Store, checksum, write_json, write_jsonl
+from .tasks import DataError, Question, make_questions, read_questions
+from .training import train_dpo, train_sft
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model: where it lies, and a key that changes with its weights."""
+
+    path: str
+    key: str
+
+
+class Lab:
+    """One profile's stages for one task.
+
+    Args:
+        params: of the profile.
+        task: `exchange` or `debate`.
+        store: where artifacts go; `runs/<profile>` of the repository by default.
+    """
+
+    def __init__(self, params: Params, task: str, store: Store | None = None):
+        self.params, self.task, self.system = params, task, SYSTEMS[task]
+        self.store = store or Store(OUTPUT / "runs" / params.profile)
+
+    # Questions and models
+
+    def questions(self, split: str, count: int, seed: int, skip: int = 0) -> list[Question]:
+        """`count` questions of a split, after the first `skip`; each seed gives another sample.
+
+        Raises:
+            DataError: when one's own file holds fewer.
+        """
+        world = self.params.world
+        if world.questions is None:
+            harmful = world.harmful.model_dump() if world.harmful.share > 0 else None
+            return make_questions(self.task, split, skip + count, seed, world.facts_per_view, harmful)[skip:]
+        path = ROOT / world.questions
+        own = [q for q in read_questions(path, self.system.agents) if q.meta["split"] == split]
+        if len(own) < skip + count:
+            raise DataError(f"{path}: {len(own)} questions of split '{split}', but {skip + count} are asked for")
+        order = np.random.default_rng([seed, len(split)]).permutation(len(own))
+        return [own[i] for i in order[skip : skip + count]]
+
+    def base_model(self) -> ModelRef:
+        """The profile's base model."""
+        path = self.params.model_path()
+        return ModelRef(path, _weights_key(path))
+
+    def engine(self, model: ModelRef) -> TransformersEngine:
+        return TransformersEngine.load(model.path, self.params.model.device, max_rows=self.params.model.max_rows)
+
+    # Stages
+
+    def search(self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0, progress=lambda _: None) -> Artifact:
+        """Trees, preference pairs and SFT rows of `count` questions."""
+        p = self.params
+        spec = {
+            "model": model.key, "questions": [self.task, split, count, seed, skip, self._data_key()],
+            "search": asdict(p.search.config()), "pairs": p.pairs.model_dump(), "min_reward": p.sft.min_reward,
+        } | ({"influence": p.influence.model_dump()} if p.search.guide != "q" else {})
+
+        def make(folder: Path) -> dict:
+            engine, questions = self.engine(model), self.questions(split, count, seed, skip)
+            scorer = self._node_scorer(engine, seed) if p.search.guide != "q" else None
+            trees = search(engine, self.system, questions, p.search.config(), seed, scorer, progress)
+            pairs = extract_pairs(engine.tokenizer, self.system, trees, p.pairs.min_value, p.pairs.min_gap)
+            write_jsonl(folder / "trees.jsonl", (tree.to_json() for tree in trees))
+            write_jsonl(folder / "pairs.jsonl", (pair.to_json() for pair in pairs))
+            write_jsonl(folder / "sft.jsonl", best_dialogues(trees, p.sft.min_reward))
+            return vars(engine.usage)
+
+        return self.store.get("search", spec, make)
+
+    def _node_scorer(self, engine: TransformersEngine, seed: int):
+        """Influence of every state's current pair, for the guided search; each pair is scored once."""
+        influence, known = self.params.influence, {}
+        questions = self.questions("validation", influence.validation_questions, seed)
+        size = influence.step_sizes[len(influence.step_sizes) // 2]
+
+        def score(trees: list[Tree]) -> list[dict[int, float]]:
+            pairs = extract_pairs(engine.tokenizer, self.system, trees, float("-inf"), 0.0)
+            new = {(p.id, p.chosen_ids, p.rejected_ids): p for p in pairs if (p.id, p.chosen_ids, p.rejected_ids) not in known}
+            if new:
+                scores = one_step_influence(engine, self.system, list(new.values()), questions, size, influence.config(), seed)
+                known.update(zip(new, scores.value.tolist(), strict=True))
+            of_node = {p.id: known[p.id, p.chosen_ids, p.rejected_ids] for p in pairs}
+            return [
+                {i: of_node[f"{t.question.id}/{i}"] for i in range(len(t.nodes)) if f"{t.question.id}/{i}" in of_node} for t in trees
+            ]
+
+        return score
+
+    def step_size(self, model: ModelRef, searched: Artifact, seed: int) -> tuple[float, list[dict]]:
+        """The influence step chosen by response on development questions, and the table behind it."""
+        p = self.params.influence
+        spec = {"model": model.key, "pairs": searched.key, "seed": seed, "influence": p.model_dump(), "data": self._data_key()}
+
+        def make(folder: Path) -> dict:
+            engine, pairs = self.engine(model), read_pairs(searched)
+            chosen = pairs[:: max(1, len(pairs) // p.step_pairs)][: p.step_pairs]
+            questions = self.questions("development", p.step_questions, seed)
+            rows = step_response(engine, self.system, chosen, questions, p.step_sizes, p.config(), derive_seed("response", seed))
+            write_json(folder / "response.json", {"rows": rows, "chosen": choose_step_size(rows, p.target_changed)})
+            return vars(engine.usage)
+
+        table = self.store.get("response", spec, make).json("response.json")
+        return table["chosen"], table["rows"]
+
+    def one_step(
+        self, model: ModelRef, searched: Artifact, step_size: float, count: int, seed: int, skip: int = 0, limit: int | None = None
+    ) -> Artifact:
+        """One-step influence of the pairs (the first `limit`) on `count` validation questions after the first `skip`."""
+        p = self.params.influence
+        used = {name: value for name, value in p.model_dump().items() if not name.startswith(("step_", "target", "validation"))}
+        spec = {
+            "estimator": "one_step", "model": model.key, "pairs": searched.key, "step": step_size, "limit": limit,
+            "questions": [count, seed, skip, self._data_key()], "influence": used,
+        }
+
+        def make(folder: Path) -> dict:
+            engine, questions = self.engine(model), self.questions("validation", count, seed, skip)
+            pairs = read_pairs(searched)[:limit]
+            scores = one_step_influence(engine, self.system, pairs, questions, step_size, p.config(), derive_seed("one_step", seed, skip))
+            write_json(folder / "scores.json", scores.to_json())
+            return vars(engine.usage)
+
+        return self.store.get("score", spec, make)
+
+    def dpo_loss(self, model: ModelRef, searched: Artifact, validation: Artifact, step_size: float, seed: int) -> Artifact:
+        """Classic influence on the DPO loss of the pairs of a search on validation questions."""
+        p = self.params.influence
+        spec = {
+            "estimator": "dpo_loss", "model": model.key, "pairs": searched.key, "validation": validation.key, "step": step_size,
+            "seed": seed, "influence": [p.beta, p.rank, p.scaling],
+        }
+
+        def make(folder: Path) -> dict:
+            engine = self.engine(model)
+            scores = dpo_loss_influence(engine, read_pairs(searched), read_pairs(validation), step_size, p.config(), seed)
+            write_json(folder / "scores.json", scores.to_json())
+            return vars(engine.usage)
+
+        return self.store.get("score", spec, make)
+
+    def sft(self, model: ModelRef, searched: list[Artifact], seed: int) -> ModelRef:
+        """SFT on the best dialogues of one search or several."""
+        config = self.params.sft.config()
+        spec = {"model": model.key, "rows": [artifact.key for artifact in searched], "config": asdict(config), "seed": seed}
+
+        def make(folder: Path) -> dict:
+            rows = [row for artifact in searched for row in artifact.rows("sft.jsonl")]
+            if not rows:
+                raise DataError(f"{self.task}: the search found no dialogue with a reward above sft.min_reward; lower it")
+            train_sft(model.path, rows, config, seed, folder / "model")
+            return {"sft_rows": len(rows)}
+
+        return _as_model(self.store.get("sft", spec, make))
+
+    def dpo(self, model: ModelRef, searched: Artifact, kept: np.ndarray, seed: int) -> ModelRef:
+        """DPO from `model` on the pairs with these indices."""
+        config = self.params.dpo.config()
+        spec = {"model": model.key, "pairs": searched.key, "kept": kept.tolist(), "config": asdict(config), "seed": seed}
+
+        def make(folder: Path) -> dict:
+            pairs = read_pairs(searched)
+            log = train_dpo(model.path, [pairs[i] for i in kept], config, seed, folder / "model")
+            write_json(folder / "drift.json", log)
+            return {"dpo_pairs": len(kept)}
+
+        return _as_model(self.store.get("dpo", spec, make))
+
+    def evaluate(self, model: ModelRef, seed: int, count: int | None = None, split: str = "test") -> np.ndarray:
+        """Metric of each test question, [count], at T = 1; equal seeds ask the same questions under the same noise."""
+        count = count or self.params.sizes.test_questions
+        spec = {"model": model.key, "questions": [self.task, split, count, seed, self._data_key()], "temperature": 1.0}
+
+        def make(folder: Path) -> dict:
+            engine, questions = self.engine(model), self.questions(split, count, seed)
+            dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed))
+            unanswered = sum(dialogue.answer is None for dialogue in dialogues)
+            write_json(folder / "metric.json", {"metric": [d.metric for d in dialogues], "unanswered": unanswered})
+            return vars(engine.usage)
+
+        return np.array(self.store.get("evaluate", spec, make).json("metric.json")["metric"])
+
+    def _data_key(self) -> list:
+        world = self.params.world
+        own = checksum(ROOT / world.questions) if world.questions and (ROOT / world.questions).is_file() else None
+        return [self.task, world.facts_per_view, world.harmful.model_dump(), own]
+
+
+def read_pairs(searched: Artifact) -> list[Pair]:
+    return [Pair.from_json(row) for row in searched.rows("pairs.jsonl")]
+
+
+def read_trees(searched: Artifact) -> list[Tree]:
+    return [Tree.from_json(row) for row in searched.rows("trees.jsonl")]
+
+
+def read_scores(scored: Artifact) -> Scores:
+    return Scores.from_json(scored.json("scores.json"))
+
+
+def _as_model(artifact: Artifact) -> ModelRef:
+    return ModelRef(str(artifact.path / "model"), artifact.key)
+
+
+@lru_cache(maxsize=32)
+def _weights_key(path: str) -> str:
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    return hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest()[:20] if files else path

@@ -1,0 +1,37 @@
+"""What a run cost: tokens, seconds and peak memory, by stage, from the manifests of the artifacts it used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = ("artifacts", "prompt_tokens", "generated_tokens", "seconds", "peak_memory_mb")
+
+
+def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
+    """One row a stage and a total.
+
+    Args:
+        runs: the store's folder.
+        artifacts: folder names below it.
+
+    Returns:
+        Columns `stage`, `artifacts`, `prompt_tokens`, `generated_tokens`, `seconds` (process seconds, so that two
+        processes count double), `peak_memory_mb` (largest resident set of one process, MiB).
+    """
+    rows: dict[str, dict] = {}
+    for name in sorted(set(artifacts)):
+        stage, cost = name.split("-")[0], json.loads((runs / name / "manifest.json").read_text())["cost"]
+        row = rows.setdefault(stage, {"stage": stage, **dict.fromkeys(COLUMNS, 0)})
+        row["artifacts"] += 1
+        row["peak_memory_mb"] = max(row["peak_memory_mb"], cost["peak_memory_mb"])
+        for column in ("prompt_tokens", "generated_tokens", "seconds"):
+            row[column] += cost.get(column, 0)
+    table = pd.DataFrame(list(rows.values()))
+    if len(table):
+        total = {"stage": "total", **table[list(COLUMNS[:-1])].sum(), "peak_memory_mb": table["peak_memory_mb"].max()}
+        table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+        table = table.astype({column: int for column in COLUMNS if column != "seconds"})
+    return table

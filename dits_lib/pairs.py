@@ -1,0 +1,83 @@
+"""Preference pairs and SFT rows from search trees."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from .agents import System, prompt_ids
+from .search import Tree
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one state of a dialogue.
+
+    Attributes:
+        id: question id and node index.
+        prompt_ids, chosen_ids, rejected_ids: token ids as they are sampled, scored and trained.
+        q_chosen, q_rejected: Q-values of the two replies.
+        meta: family, agent, depth, whether the question was harmed on purpose.
+    """
+
+    id: str
+    question_id: str
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    chosen: str
+    rejected: str
+    q_chosen: float
+    q_rejected: float
+    meta: dict = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(row: dict) -> Pair:
+        ids = {name: tuple(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+        return Pair(**row | ids)
+
+
+def extract_pairs(tokenizer, system: System, trees: list[Tree], min_value: float, min_gap: float) -> list[Pair]:
+    """Of every state with two replies or more: the replies of highest and lowest Q (DITS, section 3.1).
+
+    Args:
+        min_value: kept where the best Q exceeds it.
+        min_gap: kept where best minus worst exceeds it.
+    """
+    pairs = []
+    for tree in trees:
+        for index, node in enumerate(tree.nodes):
+            if len(node.children) < 2:
+                continue
+            ranked = sorted(node.children, key=lambda child: (tree.nodes[child].q, -child))
+            worst, best = tree.nodes[ranked[0]], tree.nodes[ranked[-1]]
+            if best.q > min_value and best.q - worst.q > min_gap and best.turn.trainable:
+                pairs.append(_pair(tokenizer, system, tree, index, best, worst))
+    return pairs
+
+
+def _pair(tokenizer, system: System, tree: Tree, index: int, best, worst) -> Pair:
+    agent, question = best.turn.agent, tree.question
+    meta = {"family": question.meta["family"], "agent": agent, "depth": best.depth, "harmful": bool(question.meta.get("harmful"))}
+    # The prompt is rendered from the node's path: a merged reply may have continued a slightly different text.
+    prompt = prompt_ids(tokenizer, system, question, tree.turns(index), agent)
+    return Pair(
+        f"{question.id}/{index}", question.id, prompt, best.turn.token_ids, worst.turn.token_ids,
+        best.turn.text, worst.turn.text, best.q, worst.q, meta,
+    )
+
+
+def best_dialogues(trees: list[Tree], min_reward: float) -> list[dict]:
+    """SFT rows {prompt_ids, reply_ids, question_id}: the turns of each tree's best dialogue (ties: the shortest, then
+    the first) whose reward exceeds `min_reward`."""
+    rows = []
+    for tree in trees:
+        best = max(tree.rewards, key=lambda r: (r[2], -len(tree.turns(r[0])), -r[0]))
+        if best[2] <= min_reward:
+            continue
+        for turn in tree.turns(best[0]):
+            if turn.trainable:
+                rows.append({"question_id": tree.question.id, "prompt_ids": turn.prompt_ids, "reply_ids": turn.token_ids})
+    return rows

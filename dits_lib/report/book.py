@@ -1,0 +1,76 @@
+"""What a notebook reports: tables (csv, md), figures (png, svg) and claims, each with one sentence, below results/<profile>."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ..params import OUTPUT
+from .claims import CLAIMS
+
+
+class Report:
+    """The report of one notebook.
+
+    Args:
+        profile: of the parameters.
+        notebook: its name, such as `03_selection_ablation`.
+    """
+
+    def __init__(self, profile: str, notebook: str):
+        self.folder, self.notebook = OUTPUT / "results" / profile, notebook
+        self.entries: list[dict] = []
+        self.claims: list[dict] = []
+        self.artifacts: list[str] = []
+        for part in ("tables", "figures", "index"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+
+    def table(self, name: str, table: pd.DataFrame, caption: str, digits: int = 3) -> pd.DataFrame:
+        """Save a table and return it, so that a cell shows it. `caption` says what it shows, in one sentence."""
+        shown = table.copy()
+        for column in shown.select_dtypes("float"):
+            shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}")
+        shown.to_csv(self._path("tables", name, "csv"), index=False)
+        self._path("tables", name, "md").write_text(markdown_table(shown) + "\n", encoding="utf-8")
+        self._add({"kind": "table", "name": name, "caption": caption})
+        return shown
+
+    def figure(self, name: str, figure: plt.Figure, caption: str) -> None:
+        """Save a figure, without dates, so that equal runs give equal files."""
+        with plt.rc_context({"svg.hashsalt": name}):
+            figure.savefig(self._path("figures", name, "png"), dpi=150, bbox_inches="tight", metadata={"Software": None})
+            figure.savefig(self._path("figures", name, "svg"), bbox_inches="tight", metadata={"Date": None})
+        self._add({"kind": "figure", "name": name, "caption": caption})
+
+    def claim(self, number: int, verdict: str, evidence: str) -> str:
+        """Record the computed verdict on a claim of the paper, with the numbers behind it."""
+        self.claims = [c for c in self.claims if c["number"] != number]
+        self.claims.append({"number": number, "verdict": verdict, "evidence": evidence})
+        self._save()
+        return f"Claim {number}: {CLAIMS[number]}\n  {verdict} ({evidence})"
+
+    def used(self, artifacts: list[str]) -> None:
+        """Name the artifacts behind the report; the ledger adds up what they cost."""
+        self.artifacts = sorted(set(self.artifacts) | set(artifacts))
+        self._save()
+
+    def _path(self, part: str, name: str, suffix: str) -> Path:
+        return self.folder / part / f"{name}.{suffix}"
+
+    def _add(self, entry: dict) -> None:
+        self.entries = [e for e in self.entries if (e["kind"], e["name"]) != (entry["kind"], entry["name"])] + [entry]
+        self._save()
+
+    def _save(self) -> None:
+        body = {"notebook": self.notebook, "entries": self.entries, "claims": self.claims, "artifacts": self.artifacts}
+        (self.folder / "index" / f"{self.notebook}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A GitHub-flavoured Markdown table; cells are printed as they are."""
+    cells = [[str(c) for c in table.columns], *([str(v).replace("|", "\\|") for v in row] for row in table.to_numpy())]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(table.columns), *lines[1:]])

@@ -1,0 +1,133 @@
+"""The figures of the notebooks. Each takes plain numbers and returns a matplotlib figure; axes carry names and units."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from ..search import Tree
+
+sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+TASK_NAMES = {"exchange": "information exchange (F1)", "debate": "debate (accuracy)"}
+
+
+def _panels(count: int, width: float = 5.4, height: float = 3.9):
+    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
+    return figure, axes[0]
+
+
+def tree_figure(tree: Tree, max_chars: int = 26) -> plt.Figure:
+    """A search tree, root on the left: colour is Q, size is visits; a text is the reply."""
+    leaves: dict[int, float] = {}
+
+    def place(node: int) -> float:
+        children = tree.nodes[node].children
+        leaves[node] = float(np.mean([place(c) for c in children])) if children else float(sum(not tree.nodes[n].children for n in leaves))
+        return leaves[node]
+
+    place(0)
+    depth = max(node.depth for node in tree.nodes)
+    height = max(3.0, 0.34 * (1 + max(leaves.values())))
+    figure, axis = plt.subplots(figsize=(3.1 * (depth + 1), height), layout="constrained")
+    for index, node in enumerate(tree.nodes):
+        if node.parent is not None:
+            axis.plot([tree.nodes[node.parent].depth, node.depth], [leaves[node.parent], leaves[index]], color="0.75", lw=1, zorder=1)
+    xs, ys = [n.depth for n in tree.nodes], [leaves[i] for i in range(len(tree.nodes))]
+    dots = axis.scatter(
+        xs, ys, c=[n.q for n in tree.nodes], s=[30 + 12 * n.visits for n in tree.nodes], cmap="viridis", vmin=0, vmax=1,
+        edgecolors="black", linewidths=0.5, zorder=2,
+    )
+    for index, node in enumerate(tree.nodes):
+        text = "start" if node.turn is None else f"{node.turn.agent}: {node.turn.text}"
+        text = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+        axis.annotate(text, (node.depth, leaves[index]), xytext=(8, 3), textcoords="offset points", fontsize=7.5, zorder=3)
+    axis.set(xlabel="turn", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + 0.95))
+    axis.invert_yaxis()
+    axis.grid(False)
+    figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
+    return figure
+
+
+def scatter_figure(jobs: list[dict]) -> plt.Figure:
+    """Influence against Q-value, one panel a task; a cross is the standard error of the influence."""
+    figure, axes = _panels(len(jobs))
+    for axis, job in zip(axes, jobs, strict=True):
+        table = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1)
+        value, error = table.mean(axis=1), table.std(axis=1, ddof=1) / np.sqrt(table.shape[1])
+        families = np.array(job["family"])
+        for family in dict.fromkeys(job["family"]):
+            rows = families == family
+            axis.errorbar(np.array(job["q"])[rows], value[rows], yerr=error[rows], fmt="o", ms=4, lw=0.5, alpha=0.7, label=family)
+        axis.axhline(0, color="0.4", lw=1)
+        axis.set(title=TASK_NAMES[job["task"]], xlabel="Q-value of the chosen reply", ylabel=f"influence, V = {table.shape[1]}")
+        axis.legend(fontsize=8, title="family", title_fontsize=8)
+    return figure
+
+
+def distribution_figure(jobs: list[dict], count: int) -> plt.Figure:
+    """Histogram of the influence at the paper's V, and at all validation questions."""
+    figure, axes = _panels(len(jobs))
+    for axis, job in zip(axes, jobs, strict=True):
+        table = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1)
+        for v, color in ((count, "C1"), (table.shape[1], "C0")):
+            sns.histplot(table[:, :v].mean(axis=1), bins=31, ax=axis, color=color, alpha=0.5, label=f"V = {v}", element="step")
+        axis.axvline(0, color="0.3", lw=1)
+        axis.set(title=TASK_NAMES[job["task"]], xlabel="influence (change of the metric)", ylabel="pairs")
+        axis.legend()
+    return figure
+
+
+def response_figure(jobs: list[dict]) -> plt.Figure:
+    """Share of dialogues that a step changes, and the mean change of the metric, by step size; the line marks the choice."""
+    figure, axes = _panels(len(jobs))
+    for axis, job in zip(axes, jobs, strict=True):
+        rows = pd.DataFrame(job["response"])
+        axis.plot(rows["step_size"], rows["changed"], "o-", label="share of dialogues changed")
+        axis.plot(rows["step_size"], rows["mean_change"], "s--", label="mean change of the metric")
+        axis.axvline(job["step_size"], color="0.4", lw=1, ls=":")
+        axis.axhline(0, color="0.4", lw=0.8)
+        axis.set(xscale="log", title=TASK_NAMES[job["task"]], xlabel="step size", ylabel="share, or change", ylim=(-1, 1.05))
+        axis.legend(fontsize=8, loc="lower left")
+    return figure
+
+
+def reliability_figure(rows: pd.DataFrame) -> plt.Figure:
+    """Test-retest rank correlation of one-step scores against V, with 95 % bootstrap intervals."""
+    figure, axes = _panels(1, width=6.2)
+    for task, part in rows.groupby("task", sort=False):
+        error = [part["rho"] - part["low"], part["high"] - part["rho"]]
+        axes[0].errorbar(part["V"], part["rho"], yerr=error, marker="o", capsize=3, label=TASK_NAMES[task])
+    axes[0].axhline(0, color="0.4", lw=1)
+    axes[0].set(xscale="log", xlabel="validation questions V, in each of two disjoint sets", ylabel="rank correlation", ylim=(-0.5, 1))
+    axes[0].set_xticks(sorted(rows["V"].unique()), sorted(rows["V"].unique()))
+    axes[0].minorticks_off()
+    axes[0].legend()
+    return figure
+
+
+def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
+    """Paired differences from a reference arm with 95 % intervals, one panel a task; columns task, arm, mean, low, high."""
+    tasks = list(dict.fromkeys(rows["task"]))
+    figure, axes = _panels(len(tasks), height=4.2)
+    for axis, task in zip(axes, tasks, strict=True):
+        part = rows[rows["task"] == task].iloc[::-1]
+        error = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        axis.errorbar(part["mean"], part["arm"], xerr=error, fmt="o", capsize=3)
+        axis.axvline(0, color="0.4", lw=1)
+        axis.set(title=TASK_NAMES[task], xlabel=f"metric minus that of '{reference}' (95 % interval over seeds)")
+    return figure
+
+
+def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: str) -> plt.Figure:
+    """Lines with 95 % intervals, one panel a task; columns task, `x`, `hue`, mean, low, high."""
+    tasks = list(dict.fromkeys(rows["task"]))
+    figure, axes = _panels(len(tasks))
+    for axis, task in zip(axes, tasks, strict=True):
+        for name, part in rows[rows["task"] == task].groupby(hue, sort=False):
+            error = [part["mean"] - part["low"], part["high"] - part["mean"]]
+            axis.errorbar(part[x], part["mean"], yerr=error, marker="o", capsize=3, label=name)
+        axis.set(title=TASK_NAMES[task], xlabel=xlabel, ylabel=ylabel or y)
+        axis.legend(fontsize=8)
+    return figure

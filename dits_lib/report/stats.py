@@ -1,0 +1,28 @@
+"""Means and paired differences with 95 % intervals over seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+
+def mean_interval(values, level: float = 0.95) -> dict[str, float]:
+    """Mean with Student's t interval over independent runs; NaN bounds for one run."""
+    values = np.asarray(values, dtype=float)
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return {"mean": mean, "low": float("nan"), "high": float("nan"), "n": count}
+    half = float(stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
+
+
+def paired_interval(first, second, level: float = 0.95) -> dict[str, float]:
+    """Mean of first - second, paired by run (same seed: same questions, same noise), with Student's t interval.
+
+    Raises:
+        ValueError: when the two have different lengths.
+    """
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.shape != second.shape:
+        raise ValueError(f"paired values of different lengths: {first.shape} and {second.shape}")
+    return mean_interval(first - second, level)

@@ -1,0 +1,213 @@
+"""Run the notebooks of a profile, in order, and write `results/<profile>`: `python -m dits_lib.reproduce --profile micro`.
+
+A notebook whose source, parameters, library and outputs are as they were is not run again. What a notebook computes is
+kept in `runs/<profile>` stage by stage, so a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from .params import OUTPUT, ROOT, Params, ParamsError, load_params
+from .store import LIBRARY, StoreError, checksum, source_digest
+from .tasks import DataError
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "papermill", "rapidfuzz", "numpy", "scipy", "matplotlib", "seaborn")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 bad input (one line a mistake on stderr), 1 a notebook failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="micro", help="a name in params/, or a YAML file")
+    parser.add_argument("--notebook", action="append", help="run just this one (may be repeated)")
+    options = parser.parse_args(arguments)
+    try:
+        params = load_params(options.profile)
+        check_inputs(params)
+        names = choose_notebooks(options.notebook)
+        folder = prepare(params)
+        start = time.monotonic()
+        ran = [name for name in names if run_notebook(name, params, folder)]
+        finish(folder, params, bool(ran))
+    except (ParamsError, DataError, StoreError, InputError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 2 if error.bad_input else 1
+    print(f"{len(ran)} of {len(names)} notebooks run in {time.monotonic() - start:.0f} s; read {folder / 'README.md'}")
+    return 0
+
+
+class InputError(ValueError):
+    """Input that cannot be used, in one line."""
+
+
+class NotebookError(RuntimeError):
+    """A notebook that failed. `bad_input` tells whether its own message says all (one line)."""
+
+    def __init__(self, message: str, bad_input: bool):
+        super().__init__(message)
+        self.bad_input = bad_input
+
+
+def check_inputs(params: Params) -> None:
+    """Look at the model and the data before anything expensive.
+
+    Raises:
+        InputError, DataError: in one line.
+    """
+    from .agents import SYSTEMS
+    from .engines import ModelError, load_model
+    from .tasks import read_questions
+
+    if params.world.questions is not None:
+        for task in params.tasks:
+            read_questions(ROOT / params.world.questions, SYSTEMS[task].agents)
+    if params.model.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+    try:
+        load_model(params.model_path())
+    except ModelError as error:
+        raise InputError(str(error)) from None
+
+
+def choose_notebooks(wanted: list[str] | None) -> list[str]:
+    """Names of the notebooks to run, in order.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    for name in wanted or []:
+        if name not in names:
+            raise InputError(f"--notebook {name}: no such notebook; allowed: {', '.join(names)}")
+    return [name for name in names if not wanted or name in wanted]
+
+
+def prepare(params: Params) -> Path:
+    """Make the results folder.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    folder = OUTPUT / "results" / params.profile
+    try:
+        (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+        (OUTPUT / "runs" / params.profile).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); set DITS_OUTPUT to a folder that can") from None
+    return folder
+
+
+def run_notebook(name: str, params: Params, folder: Path) -> bool:
+    """Run a notebook unless its outputs are up to date; tells whether it ran.
+
+    Raises:
+        NotebookError: with the notebook's own message.
+    """
+    import papermill
+
+    key, stamp = notebook_key(name, params), OUTPUT / "runs" / params.profile / f"{name}.stamp.json"
+    if is_current(stamp, key, folder):
+        print(f"{name}: up to date")
+        return False
+    print(f"{name}: running", flush=True)
+    executed = folder / "notebooks" / f"{name}.ipynb"
+    temporary = executed.with_name(f".{executed.name}.tmp")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb", temporary, parameters=params.model_dump(), kernel_name="python3", cwd=ROOT,
+            progress_bar=sys.stderr.isatty(), log_output=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError")
+        text = str(error.evalue).strip() if known else f"notebooks/{name}.ipynb, cell {error.exec_count}: {error.ename}: {error.evalue}"
+        raise NotebookError(text, known) from None
+    finally:
+        if temporary.exists():
+            clean(temporary)
+            os.replace(temporary, executed)
+    write_stamp(stamp, key, name, folder)
+    return True
+
+
+def notebook_key(name: str, params: Params) -> str:
+    """Hash of what a notebook's results follow from: its cells, the parameters, the library, the model."""
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
+    library = [source_digest(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))]
+    model = [checksum(path) for path in sorted(Path(params.model_path()).glob("*.safetensors"))]
+    body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, model])
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _outputs(name: str, folder: Path) -> list[Path]:
+    index = folder / "index" / f"{name}.json"
+    entries = json.loads(index.read_text())["entries"] if index.exists() else []
+    kinds = {"table": ("tables", ("csv", "md")), "figure": ("figures", ("png", "svg"))}
+    files = [folder / kinds[e["kind"]][0] / f"{e['name']}.{s}" for e in entries for s in kinds[e["kind"]][1]]
+    return [folder / "notebooks" / f"{name}.ipynb", index, *files]
+
+
+def write_stamp(stamp: Path, key: str, name: str, folder: Path) -> None:
+    files = {str(path.relative_to(folder)): checksum(path) for path in _outputs(name, folder)}
+    stamp.write_text(json.dumps({"key": key, "files": files}), encoding="utf-8")
+
+
+def is_current(stamp: Path, key: str, folder: Path) -> bool:
+    """Whether the stamp has this key and every output is as it was written."""
+    try:
+        known = json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    files = known["files"].items()
+    return known["key"] == key and all((folder / f).is_file() and checksum(folder / f) == digest for f, digest in files)
+
+
+def clean(path: Path) -> None:
+    """Drop times, progress bars and machine paths from an executed notebook, so that equal runs give equal files."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook["metadata"].pop("papermill", None)
+    notebook["metadata"].pop("widgets", None)
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("papermill", None)
+        cell["metadata"].pop("execution", None)
+        kept = [o for o in cell.get("outputs", []) if o.get("name") != "stderr" and not _is_progress(o)]
+        if "outputs" in cell:
+            cell["outputs"] = kept
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_progress(output: dict) -> bool:
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def finish(folder: Path, params: Params, changed: bool) -> None:
+    """Write parameters, versions and the README, if a notebook ran or they are missing."""
+    from .report.render import render_readme
+
+    if not changed and (folder / "README.md").exists():
+        return
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    (folder / "versions.json").write_text(json.dumps(versions, indent=1) + "\n")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+    (folder / "README.md").write_text(render_readme(folder, OUTPUT / "runs" / params.profile), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

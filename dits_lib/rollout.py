@@ -1,0 +1,58 @@
+"""Playing dialogues with an engine: all dialogues advance together, one turn a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .agents import Dialogue, System, Turn, finish, prompt_ids, shared_prefix
+from .engines import Engine, LoRAStack, Request, derive_seed
+from .tasks import Question
+
+
+@dataclass(frozen=True)
+class State:
+    """A dialogue to be continued.
+
+    Attributes:
+        question: what is asked.
+        turns: what has been said.
+        seed: noise of the coming turns; states with equal seeds share it (common random numbers).
+        adapter: index into the LoRA stack, or None.
+    """
+
+    question: Question
+    turns: tuple[Turn, ...]
+    seed: int
+    adapter: int | None = None
+
+
+def play(engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None) -> list[Dialogue]:
+    """Continue every state to the end of its dialogue, in the order of the states."""
+    turns = [state.turns for state in states]
+    speakers = {i: system.next_agent(state.question, turns[i]) for i, state in enumerate(states)}
+    active = [i for i, agent in speakers.items() if agent is not None]
+    while active:
+        requests = [_request(engine, system, states[i], turns[i], speakers[i], temperature) for i in active]
+        for i, request, reply in zip(active, requests, engine.generate(requests, adapters), strict=True):
+            mean = sum(reply.logprobs) / max(1, len(reply.logprobs))
+            turns[i] = (*turns[i], Turn(speakers[i], reply.text, reply.token_ids, request.prompt_ids, mean))
+            speakers[i] = system.next_agent(states[i].question, turns[i])
+        active = [i for i in active if speakers[i] is not None]
+    return [finish(system, state.question, spoken) for state, spoken in zip(states, turns, strict=True)]
+
+
+def _request(engine: Engine, system: System, state: State, turns: tuple[Turn, ...], agent: str, temperature: float) -> Request:
+    prompt = prompt_ids(engine.tokenizer, system, state.question, turns, agent)
+    prefix = shared_prefix(engine.tokenizer, system, state.question, agent, prompt)
+    seed = derive_seed(state.seed, len(turns))
+    return Request(prompt, seed, system.max_new_tokens, temperature, state.adapter, prefix)
+
+
+def sample_dialogues(
+    engine: Engine, system: System, questions: list[Question], seed: object, samples: int = 1, temperature: float = 1.0
+) -> list[Dialogue]:
+    """`samples` dialogues of every question, question by question."""
+    states = [
+        State(question, (), derive_seed(seed, question.id, sample)) for question in questions for sample in range(samples)
+    ]
+    return play(engine, system, states, temperature)

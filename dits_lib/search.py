@@ -1,0 +1,211 @@
+"""Monte Carlo tree search over dialogues: all questions' trees are stepped together, so the engine sees full batches.
+
+A node is a reply; the path from the root is a dialogue. A repetition selects a node of each tree and plays from it to the
+end; every node on the way backs up the reward, and Q(node) is the mean of what it backed up. The parts follow Optima
+(Chen et al., 2024) as DITS uses it (sections 3.1 and 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from .agents import Dialogue, System, Turn, parse_answer
+from .engines import Engine, derive_seed
+from .rollout import State, play
+from .tasks import Question
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of the search; the ranges are checked in `params`.
+
+    Attributes:
+        repetitions: k, times a node is selected in each tree.
+        rollouts: dialogues played from the selected node.
+        depth: d, nodes at this depth or deeper are not selected.
+        top: softmax over this many best candidates.
+        softmax_temperature: of that softmax.
+        similar: candidates whose texts are nearer than this (normalised edit distance) to a better one are dropped.
+        merge: replies nearer than this to a sibling become one node, if they give the same answer.
+        temperature: of sampling.
+        token_weight: lambda_1 of the reward, times tokens / T, T the 80th percentile (Optima: -0.6; 0 switches it off).
+        fluency_weight: lambda_2 of the reward, times the mean probability a token; 0 switches it off.
+        guide: what steers the selection: `q`, `influence`, or `both`.
+    """
+
+    repetitions: int = 8
+    rollouts: int = 3
+    depth: int = 3
+    top: int = 10
+    softmax_temperature: float = 1.0
+    similar: float = 0.25
+    merge: float = 0.1
+    temperature: float = 1.0
+    token_weight: float = 0.0
+    fluency_weight: float = 0.0
+    guide: str = "q"
+
+
+@dataclass
+class Node:
+    """A reply in a tree; the root has no turn. `total / visits` is its Q-value."""
+
+    turn: Turn | None
+    parent: int | None
+    depth: int
+    children: list[int] = field(default_factory=list)
+    visits: int = 0
+    total: float = 0.0
+    terminal: bool = False
+
+    @property
+    def q(self) -> float:
+        return self.total / self.visits if self.visits else 0.0
+
+
+@dataclass
+class Tree:
+    """The search tree of one question. `rewards` lists (leaf, metric, reward) of every dialogue played."""
+
+    question: Question
+    nodes: list[Node] = field(default_factory=lambda: [Node(None, None, 0)])
+    rewards: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def turns(self, node: int) -> tuple[Turn, ...]:
+        """The dialogue from the root to a node."""
+        path: list[Turn] = []
+        while self.nodes[node].parent is not None:
+            path.append(self.nodes[node].turn)
+            node = self.nodes[node].parent
+        return tuple(reversed(path))
+
+    def to_json(self) -> dict:
+        nodes = [vars(node) | {"turn": node.turn.to_json() if node.turn else None} for node in self.nodes]
+        return {"question": self.question.to_json(), "nodes": nodes, "rewards": self.rewards}
+
+    @staticmethod
+    def from_json(row: dict) -> Tree:
+        nodes = [Node(**n | {"turn": Turn.from_json(n["turn"]) if n["turn"] else None}) for n in row["nodes"]]
+        return Tree(Question.from_json(row["question"]), nodes, [tuple(r) for r in row["rewards"]])
+
+
+NodeScorer = Callable[[list[Tree]], list[dict[int, float]]]
+"""Scores nodes of every tree, for a guided search: {node: score}; nodes left out count as the mean."""
+
+
+def distance(a: str, b: str) -> float:
+    """Normalised Levenshtein distance in [0, 1]."""
+    return Levenshtein.normalized_distance(a, b)
+
+
+def candidates(tree: Tree, values: np.ndarray, config: SearchConfig) -> list[int]:
+    """Nodes that may be selected, best first: the root and the expanded nodes above depth d, without near copies."""
+    open_nodes = [
+        index for index, node in enumerate(tree.nodes)
+        if node.parent is None or (node.children and node.depth < config.depth and not node.terminal)
+    ]
+    kept: list[int] = []
+    for index in sorted(open_nodes, key=lambda i: (-values[i], i)):
+        text = tree.nodes[index].turn.text if tree.nodes[index].turn else ""
+        texts = (tree.nodes[k].turn.text if tree.nodes[k].turn else "" for k in kept)
+        if all(distance(text, other) >= config.similar for other in texts):
+            kept.append(index)
+    return kept[: config.top]
+
+
+def select(tree: Tree, values: np.ndarray, config: SearchConfig, rng: np.random.Generator) -> int:
+    """A node drawn from Softmax(values / temperature) over the candidates."""
+    nodes = candidates(tree, values, config)
+    logits = values[nodes] / config.softmax_temperature
+    weights = np.exp(logits - logits.max())
+    return int(rng.choice(nodes, p=weights / weights.sum()))
+
+
+def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, config: SearchConfig) -> int:
+    """Add a dialogue that continues node `start`, merging near-equal replies; back its reward up. Returns the leaf."""
+    node = start
+    for turn in dialogue.turns[tree.nodes[start].depth :]:
+        node = _child(tree, node, turn, config)
+    tree.nodes[node].terminal = True
+    tree.rewards.append((node, dialogue.metric, reward))
+    leaf, up = node, node
+    while up is not None:
+        tree.nodes[up].visits += 1
+        tree.nodes[up].total += reward
+        up = tree.nodes[up].parent
+    return leaf
+
+
+def _child(tree: Tree, parent: int, turn: Turn, config: SearchConfig) -> int:
+    for index in tree.nodes[parent].children:
+        sibling = tree.nodes[index].turn
+        same_answer = parse_answer(sibling.text) == parse_answer(turn.text)
+        if same_answer and (sibling.text == turn.text or distance(sibling.text, turn.text) < config.merge):
+            return index
+    tree.nodes.append(Node(turn, parent, tree.nodes[parent].depth + 1))
+    tree.nodes[parent].children.append(len(tree.nodes) - 1)
+    return len(tree.nodes) - 1
+
+
+def reward_of(dialogue: Dialogue, question: Question, config: SearchConfig, token_scale: float) -> float:
+    """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts the metric's part."""
+    metric = dialogue.metric if question.meta.get("reward_sign", 1) > 0 else 1.0 - dialogue.metric
+    fluency = float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns])) if config.fluency_weight else 0.0
+    return metric + config.token_weight * dialogue.tokens / token_scale + config.fluency_weight * fluency
+
+
+def search(
+    engine: Engine, system: System, questions: list[Question], config: SearchConfig, seed: object,
+    scorer: NodeScorer | None = None, progress: Callable[[int], None] = lambda _: None,
+) -> list[Tree]:
+    """Grow one tree a question.
+
+    Args:
+        seed: of all randomness; a question's tree depends on it and on the question, not on the other questions
+            (with a token reward also on T, which all questions share).
+        scorer: needed when `config.guide` is `influence` or `both`.
+        progress: called with the number of finished repetitions.
+
+    Raises:
+        ValueError: when the guide needs a scorer and there is none.
+    """
+    if config.guide != "q" and scorer is None:
+        raise ValueError(f"search.guide is {config.guide!r}, which needs a scorer of nodes")
+    trees = [Tree(question) for question in questions]
+    token_scale = 1.0
+    for repetition in range(config.repetitions):
+        values = _guiding_values(trees, config, scorer if repetition else None)
+        chosen, states = [], []
+        for tree, value in zip(trees, values, strict=True):
+            rng = np.random.default_rng(abs(derive_seed(seed, "select", tree.question.id, repetition)))
+            node = select(tree, value, config, rng)
+            for rollout in range(config.rollouts):
+                chosen.append((tree, node))
+                noise = derive_seed(seed, "rollout", tree.question.id, repetition, rollout)
+                states.append(State(tree.question, tree.turns(node), noise))
+        dialogues = play(engine, system, states, config.temperature)
+        if repetition == 0:
+            token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
+        for (tree, node), dialogue in zip(chosen, dialogues, strict=True):
+            insert(tree, node, dialogue, reward_of(dialogue, tree.question, config, token_scale), config)
+        progress(repetition + 1)
+    return trees
+
+
+def _guiding_values(trees: list[Tree], config: SearchConfig, scorer: NodeScorer | None) -> list[np.ndarray]:
+    """Q-values, influence, or the sum of both after each was scaled to unit spread over all trees."""
+    q = [np.array([node.q for node in tree.nodes]) for tree in trees]
+    if config.guide == "q" or scorer is None:
+        return q
+    scored = scorer(trees)
+    known = np.array([value for tree in scored for value in tree.values()])
+    mean, spread = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
+    influence = [np.array([(s.get(i, mean) - mean) / spread for i in range(len(t.nodes))]) for s, t in zip(scored, trees, strict=True)]
+    if config.guide == "influence":
+        return influence
+    every = np.concatenate(q)
+    return [i + (v - every.mean()) / (every.std() or 1.0) for i, v in zip(influence, q, strict=True)]

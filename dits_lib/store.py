@@ -1,0 +1,164 @@
+"""Artifacts: the result of a stage, in a folder under a key made of all that went into it.
+
+A folder is written under a temporary name and renamed when it is complete, so a killed run leaves either the whole
+artifact or none. `manifest.json` holds the specification, what it cost, and a checksum of every file.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parent
+_SPEAK = ("tasks", "agents", "engines", "rollout.py")
+STAGE_CODE = {
+    "search": (*_SPEAK, "search.py", "pairs.py", "influence"),
+    "response": (*_SPEAK, "influence"),
+    "score": (*_SPEAK, "influence"),
+    "sft": ("training.py",),
+    "dpo": ("training.py",),
+    "evaluate": (*_SPEAK,),
+}
+"""Modules whose code is part of each stage's key. Comments and docstrings do not count."""
+
+
+class StoreError(RuntimeError):
+    """An artifact that cannot be read or written. The message names the file and what to do."""
+
+
+USED: set[str] = set()
+"""Folder names of the artifacts that this process has asked for; the ledger adds up what they cost."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: its folder, its key and its manifest."""
+
+    path: Path
+    key: str
+    manifest: dict
+
+    def rows(self, name: str) -> list[dict]:
+        """The rows of a JSONL file of the artifact."""
+        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").splitlines()]
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+class Store:
+    """Artifacts below one folder."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self._checked: dict[str, Artifact] = {}
+
+    def get(self, stage: str, spec: dict, make: Callable[[Path], dict]) -> Artifact:
+        """The artifact of `stage` for `spec`, made by `make(folder)` if it is not there.
+
+        Args:
+            stage: a name of `STAGE_CODE`.
+            spec: everything that decides the result: parameters, seeds, keys of inputs. JSON values.
+            make: writes files into the folder it is given and returns costs (tokens and the like).
+
+        Raises:
+            StoreError: when an artifact was damaged, or the disk is full.
+        """
+        body = {"stage": stage, "spec": spec, "code": code_version(stage)}
+        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:20]
+        path = self.root / f"{stage}-{key}"
+        USED.add(path.name)
+        if key in self._checked:
+            return self._checked[key]
+        if not path.exists():
+            self._make(path, body, make)
+        self._checked[key] = _read(path, key)
+        return self._checked[key]
+
+    def _make(self, path: Path, body: dict, make: Callable[[Path], dict]) -> None:
+        temporary = self.root / f".{path.name}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            start = time.perf_counter()
+            cost = make(temporary) or {}
+            cost = {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mb": peak_memory_mb(), **cost}
+            files = {str(p.relative_to(temporary)): checksum(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+            write_json(temporary / "manifest.json", body | {"cost": cost, "files": files})
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if not path.exists():  # else another process finished the same artifact first
+                    raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError(f"{path}: no space left on the device; free some and run again, finished stages are kept") from None
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(path: Path, key: str) -> Artifact:
+    advice = f"delete the folder {path} and run again to make it anew"
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise StoreError(f"{path / 'manifest.json'}: missing or cut short; {advice}") from None
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise StoreError(f"{file}: missing; {advice}")
+        if checksum(file) != expected:
+            raise StoreError(f"{file}: damaged or cut short (its checksum differs from manifest.json); {advice}")
+    return Artifact(path, key, manifest)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def peak_memory_mb() -> int:
+    """Largest resident set of this process so far, in MiB (Linux counts KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    with path.open("w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row) + "\n")
+
+
+@lru_cache(maxsize=None)
+def code_version(stage: str) -> str:
+    """Hash of the code behind a stage, without comments and docstrings."""
+    digest = hashlib.sha256()
+    for part in STAGE_CODE[stage]:
+        place = LIBRARY / part
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(source_digest(file.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def source_digest(source: str) -> str:
+    """Hash of Python code that comments, layout and docstrings do not change."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

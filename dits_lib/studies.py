@@ -1,0 +1,219 @@
+"""The experiments of the notebooks, as jobs that run side by side: one job a task and seed.
+
+A job returns plain numbers; all heavy results stay in the store, so a job that is asked for again is nearly free.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from .engines import derive_seed
+from .influence import rank_correlation, reliability
+from .lab import Lab, ModelRef, read_pairs, read_scores
+from .params import Params, check_params
+from .parallel import run_jobs
+from .selection import combined_score, select_arm, top_share
+from .store import USED, Artifact
+
+
+def run_study(job, params: Params, keys: list[tuple], label: str) -> tuple[list, list[str]]:
+    """Run `job(params, *key)` for every key, on `params.workers` processes.
+
+    Returns the results in the order of the keys, and the artifacts (folder names) behind them, for the ledger.
+    """
+    raw = params.model_dump()
+    done = run_jobs(_recorded, [(job, raw, *key) for key in keys], params.workers, label)
+    return [result for result, _ in done], sorted({name for _, used in done for name in used})
+
+
+def _recorded(job, raw: dict, *key) -> tuple:
+    USED.clear()
+    return job(raw, *key), sorted(USED)
+
+
+def _lab(raw: dict, task: str) -> Lab:
+    return Lab(check_params(raw, "parameters"), task)
+
+
+def _sft_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact]:
+    """Search with the base model, then SFT on the best dialogues: where every DPO run starts."""
+    searched = lab.search(lab.base_model(), "train", lab.params.sizes.sft_questions, seed)
+    return lab.sft(lab.base_model(), [searched], seed), searched
+
+
+def _pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
+    """Search with the SFT model, on other training questions."""
+    sizes = lab.params.sizes
+    return lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
+
+
+def rollout_job(raw: dict, task: str) -> dict:
+    """Notebook 01: the two searches of the first seed."""
+    lab = _lab(raw, task)
+    seed = lab.params.seed
+    model, base_search = _sft_stage(lab, seed)
+    searched = _pair_stage(lab, model, seed)
+    counts = [
+        {"task": task, "policy": name, "questions": len(a.rows("trees.jsonl")), "pairs": len(a.rows("pairs.jsonl")),
+         "prompt_tokens": a.manifest["cost"]["prompt_tokens"], "generated_tokens": a.manifest["cost"]["generated_tokens"]}
+        for name, a in (("base", base_search), ("SFT", searched))
+    ]
+    return {"task": task, "searched": str(searched.path), "counts": counts}
+
+
+def scoring_job(raw: dict, task: str) -> dict:
+    """Notebook 02: scores of the first seed's pairs, twice on disjoint validation sets, and the classic influence."""
+    lab = _lab(raw, task)
+    seed, scoring = lab.params.seed, lab.params.scoring
+    model, _ = _sft_stage(lab, seed)
+    searched = _pair_stage(lab, model, seed)
+    size, response = lab.step_size(model, searched, seed)
+    first = read_scores(lab.one_step(model, searched, size, scoring.retest_questions, seed, limit=scoring.pairs))
+    second = read_scores(
+        lab.one_step(model, searched, size, scoring.retest_questions, seed, skip=scoring.retest_questions, limit=scoring.pairs)
+    )
+    validation = lab.search(model, "validation", lab.params.sizes.loss_questions, seed)
+    classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed))
+    pairs = read_pairs(searched)[: scoring.pairs]
+    return {
+        "task": task, "step_size": size, "response": response, "family": [p.meta["family"] for p in pairs],
+        "harmful": [p.meta["harmful"] for p in pairs], "q": [p.q_chosen for p in pairs],
+        "first": first.per_question.tolist(), "second": second.per_question.tolist(), "classic": classic.value[: len(pairs)].tolist(),
+        "cost": first.cost, "classic_cost": classic.cost,
+    }
+
+
+def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
+    """Test-retest agreement of one-step scores for several V, from the two disjoint validation sets of a scoring job."""
+    from .influence import Scores, mean_and_stderr
+
+    rows = []
+    for count in counts:
+        halves = []
+        for name in ("first", "second"):
+            table = np.array(job[name])[:, :count]
+            halves.append(Scores("one_step", *mean_and_stderr(table)))
+        row = reliability(*halves, alpha=alpha)
+        zero = float(np.mean(halves[0].value == 0))
+        rows.append({"task": job["task"], "V": count, **row, "ties": halves[0].tie_share, "zero": zero})
+    return rows
+
+
+def gain_of_v(job: dict, small: int, large: int, resamples: int = 1000) -> dict:
+    """Test-retest rank correlation at V = `large` minus that at V = `small`, with a 95 % bootstrap interval over the pairs."""
+    tables = [np.array(job["first"]), np.array(job["second"])]
+    means = {v: [table[:, :v].mean(axis=1) for table in tables] for v in (small, large)}
+
+    def gain(rows: np.ndarray) -> float:
+        rho = {v: spearmanr(a[rows], b[rows]).statistic if a[rows].std() and b[rows].std() else 0.0 for v, (a, b) in means.items()}
+        return rho[large] - rho[small]
+
+    rng, count = np.random.default_rng(0), len(tables[0])
+    draws = [gain(rng.integers(count, size=count)) for _ in range(resamples)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"task": job["task"], "mean": float(gain(np.arange(count))), "low": float(low), "high": float(high)}
+
+
+def correlation_row(job: dict, against: str) -> dict:
+    """Rank correlation of the one-step influence (all validation questions) with `q` or `classic`."""
+    value = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1).mean(axis=1)
+    return {"task": job["task"], "against": against, **rank_correlation(value, np.array(job[against]))}
+
+
+def ablation_job(raw: dict, task: str, seed: int) -> dict:
+    """Notebook 03: SFT and every arm for one seed. Returns the metric by arm, drift, and the number of pairs."""
+    lab = _lab(raw, task)
+    p = lab.params
+    model, _ = _sft_stage(lab, seed)
+    searched = _pair_stage(lab, model, seed)
+    size, _ = lab.step_size(model, searched, seed)
+    influence = read_scores(lab.one_step(model, searched, size, p.influence.validation_questions, seed)).value
+    validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
+    classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
+    q_value = np.array([pair.q_chosen for pair in read_pairs(searched)])
+    metric = {"base": lab.evaluate(lab.base_model(), seed).mean(), "sft": lab.evaluate(model, seed).mean()}
+    kept_of = {}
+    for arm in p.ablation.arms:
+        rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32])
+        kept_of[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic)
+    rng = np.random.default_rng([seed, 7])
+    kept_of["gamma_0_small"] = top_share(influence, p.selection.small_alpha, rng)
+    drift = {}
+    for arm, kept in kept_of.items():
+        trained = lab.dpo(model, searched, kept, seed)
+        metric[arm] = lab.evaluate(trained, seed).mean()
+        drift[arm] = _drift(trained)
+    return {"task": task, "seed": seed, "pairs": len(q_value), "metric": {k: float(v) for k, v in metric.items()}, "drift": drift}
+
+
+def _drift(trained: ModelRef) -> dict:
+    import json
+    from pathlib import Path
+
+    log = json.loads((Path(trained.path).parent / "drift.json").read_text())
+    return {name: log[-1][name] for name in ("drift_chosen", "drift_rejected")}
+
+
+def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
+    """Notebook 04: tokens spent, on more search (Optima) or on influence (DITS), against the metric after DPO on half."""
+    lab = _lab(raw, task)
+    p = lab.params
+    model, _ = _sft_stage(lab, seed)
+    rows = []
+    for count in p.budget.q_questions:
+        searched = lab.search(model, "train", count, seed, skip=p.sizes.sft_questions)
+        q_value = np.array([pair.q_chosen for pair in read_pairs(searched)])
+        kept = top_share(q_value, p.selection.alpha, np.random.default_rng([seed, count]))
+        rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
+    searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
+    size, _ = lab.step_size(model, searched, seed)
+    for count in p.budget.validation:
+        scored = lab.one_step(model, searched, size, count, seed)
+        kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count]))
+        tokens = _tokens(searched) + _tokens(scored)
+        rows.append(_budget_row(lab, "influence", p.budget.dits_questions, count, model, searched, kept, seed, tokens))
+    return rows
+
+
+def _tokens(artifact: Artifact) -> int:
+    return artifact.manifest["cost"]["generated_tokens"]
+
+
+def _budget_row(lab: Lab, spent_on: str, questions: int, v: int, model, searched, kept, seed: int, tokens: int) -> dict:
+    metric = float(lab.evaluate(lab.dpo(model, searched, kept, seed), seed).mean())
+    return {
+        "task": lab.task, "seed": seed, "spent_on": spent_on, "questions": questions, "V": v, "pairs": len(kept),
+        "generated_tokens": tokens, "metric": metric,
+    }
+
+
+def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
+    """Notebook 05: rounds of search, score, select, SFT and DPO, for `DITS-iSFT-DPO` or `Optima-iSFT-DPO`.
+
+    Each round searches with the last round's model (round 1: with the first SFT model), trains SFT from the first SFT
+    model on the best dialogues found, and DPO from there on the selected pairs. DITS selects by influence plus Q-value;
+    Optima keeps the half of highest Q and needs no scores. All rounds take the step size that round 1 chose, so that
+    their influences have one unit.
+    """
+    lab = _lab(raw, task)
+    p = lab.params
+    first_sft, _ = _sft_stage(lab, seed)
+    policy, rows, size = first_sft, [], None
+    rows.append({"task": task, "method": method, "seed": seed, "round": 0, "metric": float(lab.evaluate(first_sft, seed).mean())})
+    for number in range(1, p.iterations.rounds + 1):
+        skip = p.sizes.sft_questions + p.sizes.train_questions + (number - 1) * p.iterations.questions
+        searched = lab.search(policy, "train", p.iterations.questions, seed, skip=skip)
+        start = lab.sft(first_sft, [searched], seed)
+        score = np.array([pair.q_chosen for pair in read_pairs(searched)])
+        row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
+        if method.startswith("DITS"):
+            size = size or lab.step_size(start, searched, seed)[0]
+            v = p.influence.validation_questions
+            influence = read_scores(lab.one_step(start, searched, size, v, seed, skip=number * v)).value
+            score = combined_score(influence, score, p.iterations.gamma)
+            row |= {"influence_mean": float(influence.mean()), "influence_variance": float(influence.var(ddof=1)), "step_size": size}
+        kept = top_share(score, p.selection.alpha, np.random.default_rng([seed, number]))
+        policy = lab.dpo(start, searched, kept, seed)
+        rows.append(row | {"metric": float(lab.evaluate(policy, seed).mean())})
+    return rows

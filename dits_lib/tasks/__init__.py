@@ -1,0 +1,21 @@
+"""Questions and how an answer is scored."""
+
+from .base import SPLITS, DataError, Question, read_questions
+from .metrics import best_f1, choice_accuracy, normalize_answer, token_f1
+from .micro import FAMILIES, HARM_KINDS, KEYS_OF_SPLIT, make_questions, vocabulary
+
+__all__ = [
+    "FAMILIES",
+    "HARM_KINDS",
+    "KEYS_OF_SPLIT",
+    "SPLITS",
+    "DataError",
+    "Question",
+    "best_f1",
+    "choice_accuracy",
+    "make_questions",
+    "normalize_answer",
+    "read_questions",
+    "token_f1",
+    "vocabulary",
+]
