@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import platform
 import sys
@@ -121,13 +122,14 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
     """
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that the notebook's cell leaves out
     key, stamp = notebook_key(name, params), OUTPUT / "runs" / params.profile / f"{name}.stamp.json"
     if is_current(stamp, key, folder):
         print(f"{name}: up to date")
         return False
     print(f"{name}: running", flush=True)
     executed = folder / "notebooks" / f"{name}.ipynb"
-    temporary = executed.with_name(f".{executed.name}.tmp")
+    temporary = executed.with_name(f".{name}.tmp.ipynb")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         papermill.execute_notebook(

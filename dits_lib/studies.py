@@ -48,6 +48,14 @@ def _pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
     return lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
 
 
+def _step_size(lab: Lab) -> tuple[float, list[dict]]:
+    """The influence step of a task, chosen once, with the first seed's SFT model and pairs, on development questions; and
+    the table behind the choice. All seeds and rounds take it, so that their influences have one unit."""
+    seed = lab.params.seed
+    model, _ = _sft_stage(lab, seed)
+    return lab.step_size(model, _pair_stage(lab, model, seed), seed)
+
+
 def rollout_job(raw: dict, task: str) -> dict:
     """Notebook 01: the two searches of the first seed."""
     lab = _lab(raw, task)
@@ -68,7 +76,7 @@ def scoring_job(raw: dict, task: str) -> dict:
     seed, scoring = lab.params.seed, lab.params.scoring
     model, _ = _sft_stage(lab, seed)
     searched = _pair_stage(lab, model, seed)
-    size, response = lab.step_size(model, searched, seed)
+    size, response = _step_size(lab)
     first = read_scores(lab.one_step(model, searched, size, scoring.retest_questions, seed, limit=scoring.pairs))
     second = read_scores(
         lab.one_step(model, searched, size, scoring.retest_questions, seed, skip=scoring.retest_questions, limit=scoring.pairs)
@@ -127,7 +135,7 @@ def ablation_job(raw: dict, task: str, seed: int) -> dict:
     p = lab.params
     model, _ = _sft_stage(lab, seed)
     searched = _pair_stage(lab, model, seed)
-    size, _ = lab.step_size(model, searched, seed)
+    size, _ = _step_size(lab)
     influence = read_scores(lab.one_step(model, searched, size, p.influence.validation_questions, seed)).value
     validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
@@ -167,7 +175,7 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
         kept = top_share(q_value, p.selection.alpha, np.random.default_rng([seed, count]))
         rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
-    size, _ = lab.step_size(model, searched, seed)
+    size, _ = _step_size(lab)
     for count in p.budget.validation:
         scored = lab.one_step(model, searched, size, count, seed)
         kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count]))
@@ -193,13 +201,12 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
 
     Each round searches with the last round's model (round 1: with the first SFT model), trains SFT from the first SFT
     model on the best dialogues found, and DPO from there on the selected pairs. DITS selects by influence plus Q-value;
-    Optima keeps the half of highest Q and needs no scores. All rounds take the step size that round 1 chose, so that
-    their influences have one unit.
+    Optima keeps the half of highest Q and needs no scores.
     """
     lab = _lab(raw, task)
     p = lab.params
     first_sft, _ = _sft_stage(lab, seed)
-    policy, rows, size = first_sft, [], None
+    policy, rows, size = first_sft, [], _step_size(lab)[0]
     rows.append({"task": task, "method": method, "seed": seed, "round": 0, "metric": float(lab.evaluate(first_sft, seed).mean())})
     for number in range(1, p.iterations.rounds + 1):
         skip = p.sizes.sft_questions + p.sizes.train_questions + (number - 1) * p.iterations.questions
@@ -208,7 +215,6 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         score = np.array([pair.q_chosen for pair in read_pairs(searched)])
         row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
         if method.startswith("DITS"):
-            size = size or lab.step_size(start, searched, seed)[0]
             v = p.influence.validation_questions
             influence = read_scores(lab.one_step(start, searched, size, v, seed, skip=number * v)).value
             score = combined_score(influence, score, p.iterations.gamma)

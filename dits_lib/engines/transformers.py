@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from .base import Completion, LoRAStack, Request, Usage
 from .cache import PrefixStates, PreallocatedCache
@@ -208,9 +209,9 @@ class TransformersEngine:
         self.lora.use(adapters, adapter_rows)
         # Only the positions that predict a reply's tokens go through the output layer: the vocabulary may be large.
         hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        self.lora.use(None)
         picked = hidden.gather(1, where[:, :, None].expand(-1, -1, hidden.shape[-1]))
         logits = self.model.lm_head(picked).float()
+        self.lora.use(None)
         targets = torch.where(valid, ids.gather(1, torch.where(valid, where + 1, 0)), 0)
         scores = logits.gather(2, targets[:, :, None])[:, :, 0] - logits.logsumexp(2)
         return scores * valid
@@ -222,6 +223,7 @@ def load_model(folder: str | Path):
     Raises:
         ModelError: naming the folder and what it lacks.
     """
+    transformers_logging.disable_progress_bar()
     path = Path(folder)
     if path.is_dir():
         for name, patterns in {

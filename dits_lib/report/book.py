@@ -45,7 +45,7 @@ class Report:
             figure.savefig(self._path("figures", name, "svg"), bbox_inches="tight", metadata={"Date": None})
         self._add({"kind": "figure", "name": name, "caption": caption})
 
-    def claim(self, number: int, verdict: str, evidence: str) -> str:
+    def claim(self, number: str, verdict: str, evidence: str) -> str:
         """Record the computed verdict on a claim of the paper, with the numbers behind it."""
         self.claims = [c for c in self.claims if c["number"] != number]
         self.claims.append({"number": number, "verdict": verdict, "evidence": evidence})
@@ -70,7 +70,11 @@ class Report:
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """A GitHub-flavoured Markdown table; cells are printed as they are."""
-    cells = [[str(c) for c in table.columns], *([str(v).replace("|", "\\|") for v in row] for row in table.to_numpy())]
+    """A GitHub-flavoured Markdown table; `<` and `|` are escaped, so that `<A>` is shown and not taken for HTML."""
+    cells = [[str(c) for c in table.columns], *([_escape(v) for v in row] for row in table.to_numpy())]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(table.columns), *lines[1:]])
+
+
+def _escape(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("<", "&lt;")

@@ -10,6 +10,7 @@ import seaborn as sns
 from ..search import Tree
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
+_LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
 TASK_NAMES = {"exchange": "information exchange (F1)", "debate": "debate (accuracy)"}
 
 
@@ -42,7 +43,7 @@ def tree_figure(tree: Tree, max_chars: int = 26) -> plt.Figure:
     for index, node in enumerate(tree.nodes):
         text = "start" if node.turn is None else f"{node.turn.agent}: {node.turn.text}"
         text = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
-        axis.annotate(text, (node.depth, leaves[index]), xytext=(8, 3), textcoords="offset points", fontsize=7.5, zorder=3)
+        axis.annotate(text, (node.depth, leaves[index]), xytext=(8, 3), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL)
     axis.set(xlabel="turn", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + 0.95))
     axis.invert_yaxis()
     axis.grid(False)
@@ -62,7 +63,7 @@ def scatter_figure(jobs: list[dict]) -> plt.Figure:
             axis.errorbar(np.array(job["q"])[rows], value[rows], yerr=error[rows], fmt="o", ms=4, lw=0.5, alpha=0.7, label=family)
         axis.axhline(0, color="0.4", lw=1)
         axis.set(title=TASK_NAMES[job["task"]], xlabel="Q-value of the chosen reply", ylabel=f"influence, V = {table.shape[1]}")
-        axis.legend(fontsize=8, title="family", title_fontsize=8)
+        axis.legend(fontsize=8, title="family", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -116,7 +117,7 @@ def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
         error = [part["mean"] - part["low"], part["high"] - part["mean"]]
         axis.errorbar(part["mean"], part["arm"], xerr=error, fmt="o", capsize=3)
         axis.axvline(0, color="0.4", lw=1)
-        axis.set(title=TASK_NAMES[task], xlabel=f"metric minus that of '{reference}' (95 % interval over seeds)")
+        axis.set(title=TASK_NAMES[task], xlabel=f"metric minus '{reference}' (95 % interval)")
     return figure
 
 

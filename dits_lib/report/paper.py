@@ -30,13 +30,14 @@ PAPER_COST = {
 """Cost on 2WikiMultiHopQA (paper, figure 2b and text)."""
 
 CLAIM_TEXTS = {
-    1: "A high Q-value goes weakly with training gain; selecting by Q is worse than at random.",
-    2: "Selecting half by influence beats the full set, a random half and the Q half.",
-    3: "For one token budget, spending more on influence than on Q-values gives the better model.",
-    4: "Over iterations the mean influence of the made data rises and its variance falls.",
-    5: "gamma = 0 is better where the metric is noisy (F1), gamma = 1 where it is stable (debate).",
-    6: "A larger V helps.",
-    7: "Too small an alpha hurts.",
-    8: "DPO loss correlates less than 0.2 with the metric, so classic influence by loss fails.",
-    9: "The gain holds for agents whose topology changes at run time, at 32B.",
+    "1a": "A high Q-value goes weakly with training gain (influence).",
+    "1b": "Selecting the half of highest Q is worse than a random half.",
+    "2": "Selecting half by influence beats the full set, a random half and the Q half.",
+    "3": "For one token budget, spending more on influence than on Q-values gives the better model.",
+    "4": "Over iterations the mean influence of the made data rises and its variance falls.",
+    "5": "gamma = 0 is better where the metric is noisy (F1), gamma = 1 where it is stable (debate).",
+    "6": "A larger V helps.",
+    "7": "Too small an alpha hurts.",
+    "8": "DPO loss correlates less than 0.2 with the metric, so classic influence by loss fails.",
+    "9": "The gain holds for agents whose topology changes at run time, at 32B.",
 }

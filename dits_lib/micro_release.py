@@ -1,0 +1,170 @@
+"""Train the micro base model, hold it against its gates, and release it: `python -m dits_lib.micro_release`.
+
+A missed gate stops the release: the folder `models/micro` stays as it was, and the numbers are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from .agents import SCRIPTED, SYSTEMS, prompt_ids, reply_ids, scripted_dialogue
+from .engines import Request, TransformersEngine
+from .micro_model import Recipe, make_tokenizer, save, train
+from .pairs import Pair, extract_pairs
+from .params import ROOT
+from .report.stats import paired_interval
+from .rollout import sample_dialogues
+from .search import SearchConfig, search
+from .store import checksum
+from .tasks import FAMILIES, make_questions
+from .training import TrainConfig, train_dpo
+
+TEST_QUESTIONS = 1000
+TRAIN_QUESTIONS = 100
+SEARCHED = TrainConfig(steps=30, batch=8, learning_rate=3e-4, beta=0.1)
+ORACLE = TrainConfig(steps=60, batch=16, learning_rate=2e-4, beta=0.1, nll_weight=1.0)
+GATES = {
+    "lookup": (0.98, 1.0), "metric": (0.40, 0.75), "family_spread": (0.03, 1.0), "oracle_gain": (0.15, 1.0),
+    "searched_gain": (0.05, 1.0), "searched_gain_low": (0.0, 1.0),
+}
+"""Allowed range of each gate, [low, high]; `searched_gain_low` (the interval's lower end) must exceed its bound."""
+
+
+def lookup_accuracy(engine: TransformersEngine, count: int = 1000) -> float:
+    """Share of test facts whose two-word value the model completes greedily from relation and subject."""
+    system, rng = SYSTEMS["exchange"], np.random.default_rng(0)
+    requests, values = [], []
+    for question in make_questions("exchange", "test", count, 1):
+        told = [fact for fact in question.meta["facts"]["alice"] if " " in fact[2]]
+        relation, subject, value = told[rng.integers(len(told))]
+        start = engine.tokenizer(f"{relation} {subject}", add_special_tokens=False)["input_ids"]
+        prompt = (*prompt_ids(engine.tokenizer, system, question, (), "alice"), *start)
+        requests.append(Request(prompt, 0, 2, temperature=0.0))
+        values.append(value)
+    return float(np.mean([c.text == v for c, v in zip(engine.generate(requests), values, strict=True)]))
+
+
+def test_metric(folder: Path, task: str) -> np.ndarray:
+    """Metric [questions] of a model folder at T = 1 on the test split; the noise is the same for every model."""
+    engine = TransformersEngine.load(folder, max_rows=256)
+    questions = make_questions(task, "test", TEST_QUESTIONS, 1)
+    return np.array([dialogue.metric for dialogue in sample_dialogues(engine, SYSTEMS[task], questions, "gate")])
+
+
+def oracle_pairs(engine: TransformersEngine, task: str, count: int) -> list[Pair]:
+    """Scripted good reply over scripted bad habit, at states of scripted dialogues on training questions."""
+    system, script, rng, pairs = SYSTEMS[task], SCRIPTED[task], np.random.default_rng(0), []
+    for question in make_questions(task, "train", count, 1):
+        turns = scripted_dialogue(system, question, rng)
+        index = int(rng.integers(len(turns)))
+        state, agent = turns[:index], turns[index].agent
+        good, bad = script.good(question, state, agent), script.flawed(question, state, agent, rng)
+        if good != bad:
+            prompt = prompt_ids(engine.tokenizer, system, question, state, agent)
+            ids = reply_ids(engine.tokenizer, good), reply_ids(engine.tokenizer, bad)
+            pairs.append(Pair(question.id, question.id, prompt, *ids, good, bad, 1.0, 0.0))
+    return pairs
+
+
+def measure(folder: Path, work: Path) -> dict:
+    """All gate numbers of a model folder."""
+    engine = TransformersEngine.load(folder, max_rows=256)
+    numbers = {"lookup": lookup_accuracy(engine), "parameters": sum(p.numel() for p in engine.model.parameters())}
+    for task, system in SYSTEMS.items():
+        base = test_metric(folder, task)
+        families = {f: float(base[i :: len(FAMILIES[task])].mean()) for i, f in enumerate(FAMILIES[task])}
+        trees = search(engine, system, make_questions(task, "train", TRAIN_QUESTIONS, 1), SearchConfig(), "gate")
+        pairs = extract_pairs(engine.tokenizer, system, trees, 0.4, 0.2)
+        train_dpo(folder, oracle_pairs(engine, task, 1200), ORACLE, 0, work / f"{task}-oracle")
+        train_dpo(folder, pairs, SEARCHED, 0, work / f"{task}-searched")
+        searched = paired_interval(test_metric(work / f"{task}-searched", task), base)
+        numbers[task] = {
+            "metric": float(base.mean()), "families": families, "family_spread": max(families.values()) - min(families.values()),
+            "oracle_gain": float(test_metric(work / f"{task}-oracle", task).mean() - base.mean()),
+            "searched_gain": searched["mean"], "searched_gain_low": searched["low"], "searched_gain_high": searched["high"],
+        }
+    return numbers
+
+
+def missed_gates(numbers: dict) -> list[str]:
+    """One line a missed gate."""
+    rows = [("lookup", "lookup", numbers["lookup"])]
+    rows += [(f"{task} {gate}", gate, numbers[task][gate]) for task in SYSTEMS for gate in GATES if gate != "lookup"]
+    return [f"{name} = {value:.3f}, allowed {GATES[gate]}" for name, gate, value in rows if not GATES[gate][0] <= value <= GATES[gate][1]]
+
+
+def model_card(numbers: dict, recipe: Recipe, digest: str) -> str:
+    """The card of the released model, from what was measured."""
+    rows = []
+    for task, system in SYSTEMS.items():
+        n = numbers[task]
+        families = ", ".join(f"{name} {value:.2f}" for name, value in n["families"].items())
+        rows.append(
+            f"| {task} ({system.metric_name}) | {n['metric']:.3f} | {families} | {n['oracle_gain']:+.3f} | "
+            f"{n['searched_gain']:+.3f} [{n['searched_gain_low']:+.3f}, {n['searched_gain_high']:+.3f}] |"
+        )
+    return f"""---
+license: apache-2.0
+library_name: transformers
+---
+
+# The micro base model
+
+A Llama of {numbers['parameters']:,} parameters, trained from scratch on the micro world by `make micro-model`: first to look facts up,
+then to speak like scripted agents, bad habits included. It is the model behind the default profile, and of no other use.
+
+`model.safetensors` SHA-256: `{digest}`
+
+## Gates
+
+Measured on {TEST_QUESTIONS} test questions a task, sampled at T = 1. Look-up accuracy: {numbers['lookup']:.3f} (gate: 0.98).
+
+| task | metric (gate: 0.40 to 0.75) | by family | DPO on oracle pairs (gate: +0.15) | DPO on all searched pairs (gate: +0.05, interval above 0) |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+The interval is over test questions, paired, for one training run.
+
+## Recipe
+
+`{json.dumps(asdict(recipe))}`
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default=str(ROOT / "models" / "micro"))
+    parser.add_argument("--check", action="store_true", help="measure the gates of the model that is there, train nothing")
+    options = parser.parse_args(arguments)
+    out, recipe, start = Path(options.out), Recipe(), time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = out if options.check else Path(temporary) / "model"
+        if not options.check:
+            tokenizer = make_tokenizer()
+            save(train(recipe, tokenizer), tokenizer, folder)
+        numbers = measure(folder, Path(temporary))
+        missed = missed_gates(numbers)
+        print(json.dumps(numbers, indent=1))
+        if missed:
+            print("not released; missed gates: " + "; ".join(missed), file=sys.stderr)
+            return 1
+        digest = checksum(folder / "model.safetensors")
+        (folder / "gates.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        (folder / "README.md").write_text(model_card(numbers, recipe, digest))
+        if not options.check:
+            shutil.copytree(folder, out, dirs_exist_ok=True)
+    print(f"released {out} in {time.monotonic() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Shared fixtures: the released micro model, and everything computed goes to a temporary folder."""
+
+import os
+import tempfile
+
+os.environ.setdefault("DITS_OUTPUT", tempfile.mkdtemp(prefix="dits-test-"))
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+
+from dits_lib.agents import SYSTEMS  # noqa: E402
+from dits_lib.engines import TransformersEngine  # noqa: E402
+from dits_lib.pairs import extract_pairs  # noqa: E402
+from dits_lib.params import ROOT  # noqa: E402
+from dits_lib.search import SearchConfig, search  # noqa: E402
+from dits_lib.tasks import make_questions  # noqa: E402
+
+MODEL = ROOT / "models" / "micro"
+
+
+@pytest.fixture(scope="session")
+def engine():
+    return TransformersEngine.load(MODEL, max_rows=64)
+
+
+@pytest.fixture(scope="session")
+def trees(engine):
+    """Trees of twelve questions of each task."""
+    config = SearchConfig(repetitions=4)
+    return {t: search(engine, s, make_questions(t, "train", 12, 0), config, 0) for t, s in SYSTEMS.items()}
+
+
+@pytest.fixture(scope="session")
+def pairs(engine, trees):
+    return {t: extract_pairs(engine.tokenizer, SYSTEMS[t], trees[t], 0.4, 0.2) for t in trees}

@@ -1,0 +1,177 @@
+"""The transformers engine against plain transformers calls."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from dits_lib.agents import SYSTEMS, prompt_ids, shared_prefix
+from dits_lib.engines import LoRAStack, ModelError, Request, TransformersEngine, derive_seed, gumbel, load_model
+from dits_lib.influence import fresh_stack
+from dits_lib.rollout import sample_dialogues
+from dits_lib.tasks import make_questions
+
+from .conftest import MODEL
+
+
+@pytest.fixture(scope="module")
+def prompts(engine):
+    rows = []
+    for task, system in SYSTEMS.items():
+        for question in make_questions(task, "development", 12, 0):
+            agent = system.agents[0]
+            prompt = prompt_ids(engine.tokenizer, system, question, (), agent)
+            rows.append((prompt, shared_prefix(engine.tokenizer, system, question, agent, prompt)))
+    return rows
+
+
+def requests_of(prompts, adapter=None, temperature=1.0):
+    return [Request(p, derive_seed(i), 12, temperature, adapter, n) for i, (p, n) in enumerate(prompts)]
+
+
+def random_stack(engine, count, seed=0, size=0.3):
+    stack = fresh_stack(engine, count, 4, 2.0, seed)
+    generator = torch.Generator().manual_seed(seed)
+    return LoRAStack({n: (a, size * torch.randn(b.shape, generator=generator)) for n, (a, b) in stack.weights.items()}, stack.scaling)
+
+
+def merged(stack, index):
+    """The model with adapter `index` merged into its weights."""
+    model, _ = load_model(MODEL)
+    modules = dict(model.named_modules())
+    for name, (a, b) in stack.weights.items():
+        a = a if a.dim() == 2 else a[index]
+        modules[name].weight.data += stack.scaling * b[index] @ a
+    return model
+
+
+def test_greedy_equals_transformers_generate(engine, prompts):
+    for (prompt, _), ours in zip(prompts, engine.generate(requests_of(prompts, temperature=0.0)), strict=True):
+        theirs = engine.model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt):].tolist()
+        assert list(ours.token_ids) == theirs
+
+
+def test_a_reply_does_not_depend_on_its_batch(engine, prompts):
+    together = engine.generate(requests_of(prompts))
+    alone = [engine.generate([request])[0] for request in requests_of(prompts)]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    backwards = engine.generate(requests_of(prompts)[::-1])[::-1]
+    assert [c.token_ids for c in backwards] == [c.token_ids for c in together]
+
+
+def test_the_prefix_store_changes_nothing(engine, prompts):
+    without = [Request(r.prompt_ids, r.seed, r.max_new_tokens, r.temperature) for r in requests_of(prompts)]
+    fresh = TransformersEngine.load(MODEL, max_rows=5, prefill_rows=3, prefix_tokens=200)
+    expected = [c.token_ids for c in engine.generate(without)]
+    assert [c.token_ids for c in fresh.generate(requests_of(prompts))] == expected
+    assert [c.token_ids for c in fresh.generate(requests_of(prompts))] == expected
+
+
+def test_log_probabilities_are_those_of_an_unpadded_forward(engine, prompts):
+    replies = engine.generate(requests_of(prompts))
+    rows = [(p, c.token_ids) for (p, _), c in zip(prompts, replies, strict=True)]
+    for (prompt, reply), scores, sampled in zip(rows, engine.logprobs(rows), replies, strict=True):
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([[*prompt, *reply]])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(1).gather(1, torch.tensor(reply)[:, None])[:, 0].tolist()
+        assert scores == pytest.approx(expected, abs=1e-4)
+        assert list(sampled.logprobs) == pytest.approx(expected, abs=1e-4)
+
+
+def test_sampling_follows_the_softmax(engine, prompts):
+    prompt = prompts[0][0]
+    replies = engine.generate([Request(prompt, derive_seed("many", i), 1) for i in range(4000)])
+    counts = np.bincount([c.token_ids[0] for c in replies], minlength=engine.model.config.vocab_size) / 4000
+    with torch.no_grad():
+        expected = engine.model(torch.tensor([prompt])).logits[0, -1].softmax(0).numpy()
+    assert np.abs(counts - expected).max() < 0.035  # four standard errors of a share near one half
+
+
+def test_gumbel_noise_is_a_function_of_seed_and_position():
+    seeds = torch.tensor([1, 2, 3])
+    assert torch.equal(gumbel(seeds, 5, 50)[1], gumbel(seeds[1:2], 5, 50)[0])
+    assert not torch.equal(gumbel(seeds, 5, 50), gumbel(seeds, 6, 50))
+    many = gumbel(torch.arange(2000), 0, 50)
+    assert float(many.mean()) == pytest.approx(0.5772, abs=0.02) and float(many.var()) == pytest.approx(np.pi**2 / 6, abs=0.06)
+
+
+def test_stacked_adapters_equal_merged_weights(engine, prompts):
+    stack = random_stack(engine, 3)
+    for index in range(3):
+        other = TransformersEngine(merged(stack, index), engine.tokenizer)
+        ours, theirs = engine.generate(requests_of(prompts, index), stack), other.generate(requests_of(prompts))
+        assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=2e-3)
+
+
+def test_adapters_that_own_their_a_equal_merged_weights(engine, prompts):
+    stack = random_stack(engine, 2)
+    own = {n: (torch.stack([a, a.flip(0)]), b) for n, (a, b) in stack.weights.items()}
+    stack = LoRAStack(own, stack.scaling)
+    other = TransformersEngine(merged(stack, 1), engine.tokenizer)
+    assert [c.token_ids for c in engine.generate(requests_of(prompts, 1), stack)] == [c.token_ids for c in other.generate(requests_of(prompts))]
+
+
+def test_many_adapters_share_a_batch_and_leave_the_base_alone(engine, prompts):
+    stack = random_stack(engine, 3)
+    mixed = [requests_of(prompts, index)[i] for i, index in zip(range(len(prompts)), [0, 1, 2, None] * 6, strict=True)]
+    together = [c.token_ids for c in engine.generate(mixed, stack)]
+    for i, request in enumerate(mixed):
+        assert together[i] == engine.generate([request], stack)[0].token_ids
+    base = [c.token_ids for c in engine.generate(requests_of(prompts))]
+    assert [together[i] for i in range(3, 24, 4)] == base[3::4]
+    assert together != base
+
+
+def test_a_new_stack_is_not_served_old_prefix_states(engine, prompts):
+    first, second = random_stack(engine, 1, seed=1), random_stack(engine, 1, seed=2)
+    engine.generate(requests_of(prompts, 0), first)
+    after = engine.generate(requests_of(prompts, 0), second)
+    fresh = TransformersEngine.load(MODEL).generate(requests_of(prompts, 0), second)
+    assert [c.token_ids for c in after] == [c.token_ids for c in fresh]
+    assert [c.logprobs for c in after] != [c.logprobs for c in engine.generate(requests_of(prompts, 0), first)]
+
+
+def test_usage_counts_tokens(engine, prompts):
+    before = engine.snapshot()
+    replies = engine.generate(requests_of(prompts))
+    used = engine.usage.minus(before)
+    assert used["requests"] == len(prompts) and used["generated_tokens"] == sum(len(c.token_ids) for c in replies)
+    assert used["prompt_tokens"] == sum(len(p) for p, _ in prompts)
+
+
+def test_equal_seeds_give_equal_dialogues(engine):
+    questions = make_questions("debate", "development", 6, 0)
+    one, two = (sample_dialogues(engine, SYSTEMS["debate"], questions, seed) for seed in (1, 1))
+    assert one == two != sample_dialogues(engine, SYSTEMS["debate"], questions, 2)
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    ("none", "no such model folder"), ("empty", "no config.json"), ("weights", "no weights"), ("tokenizer", "no a tokenizer"),
+    ("garbage", "cannot load it"),
+])
+def test_a_bad_model_folder_is_named(tmp_path, broken, message):
+    import shutil
+
+    folder = tmp_path / "model"
+    if broken != "none":
+        shutil.copytree(MODEL, folder)
+    removed = {"empty": "*", "weights": "*.safetensors", "tokenizer": "tokenizer*"}.get(broken)
+    for file in list(folder.glob(removed)) if removed else []:
+        file.unlink()
+    if broken == "garbage":
+        (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError) as error:
+        load_model(str(folder))
+    assert str(folder) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_tokenizer_without_chat_template_is_named(tmp_path, engine):
+    engine.model.save_pretrained(tmp_path)
+    tokenizer = copy.deepcopy(engine.tokenizer)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no chat template"):
+        load_model(tmp_path)

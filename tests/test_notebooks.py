@@ -1,0 +1,126 @@
+"""End to end: every notebook by papermill, killed and resumed runs, equal and fresh seeds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from dits_lib.params import ROOT
+
+pytestmark = pytest.mark.slow
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+KILLS = (2, 9, 22, 40, 60)
+"""The run is killed when this many stages are in the store: in the first search, in scoring, twice in the arms, and later."""
+
+
+def start(output, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dits_lib.reproduce", *arguments], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(output)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )
+
+
+def run(output, *arguments):
+    process = start(output, *arguments)
+    text, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, text
+    return text
+
+
+def tables(output, profile="smoke"):
+    """Every result except what tells seconds and memory (the ledger, and the README that shows it)."""
+    folder = output / "results" / profile
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert not [name for name in files if name.endswith(".tmp.ipynb")]
+    return {name: data for name, data in files.items() if not name.startswith("tables/ledger") and name != "README.md"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    begin = time.monotonic()
+    run(output, "--profile", "smoke")
+    return output, time.monotonic() - begin
+
+
+def test_every_notebook_runs_and_reports(whole):
+    output, _ = whole
+    folder = output / "results" / "smoke"
+    for name in NOTEBOOKS:
+        notebook = json.loads((folder / "notebooks" / f"{name}.ipynb").read_text())
+        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in code if "injected-parameters" not in cell["metadata"].get("tags", []))
+        assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
+        assert str(ROOT) not in json.dumps(notebook)
+    readme = (folder / "README.md").read_text()
+    assert all(name in readme for name in NOTEBOOKS) and readme.count("![") >= 10
+    assert yaml.safe_load((folder / "params.yaml").read_text())["profile"] == "smoke"
+
+
+def test_again_rewrites_nothing(whole):
+    output, first = whole
+    before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+    begin = time.monotonic()
+    assert f"0 of {len(NOTEBOOKS)} notebooks run" in run(output, "--profile", "smoke")
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
+    assert time.monotonic() - begin < first
+
+
+def test_a_run_killed_in_five_places_gives_identical_tables(whole, tmp_path):
+    """Also: two runs with one seed give identical tables, figures and notebooks."""
+    stages = tmp_path / "runs" / "smoke"
+    for count in KILLS:
+        process = start(tmp_path, "--profile", "smoke")
+        deadline = time.monotonic() + 600
+        while len(list(stages.glob("[a-z]*-*"))) < count:
+            assert process.poll() is None and time.monotonic() < deadline, "the run ended before it was killed"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    run(tmp_path, "--profile", "smoke")
+    expected = tables(whole[0])
+    resumed = tables(tmp_path)
+    assert sorted(resumed) == sorted(expected)
+    assert [name for name in expected if resumed[name] != expected[name]] == []
+
+
+def test_a_fresh_seed_differs(whole, tmp_path):
+    raw = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()) | {"seed": 11}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    run(tmp_path, "--profile", str(tmp_path / "mine.yaml"), "--notebook", "01_rollout")
+    expected, found = tables(whole[0]), tables(tmp_path)
+    assert found["tables/01_pairs.csv"] != expected["tables/01_pairs.csv"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_clean_and_have_a_parameters_cell(name):
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1 and "".join(tagged[0]["source"]) == 'profile = "micro"'
+    assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert notebook["cells"][0]["cell_type"] == "markdown" and "$$" in "".join(notebook["cells"][0]["source"])
+
+
+def test_papermill_takes_the_parameter_file(whole, tmp_path):
+    """`papermill -f`, as the README says; the stages are there already, so it is quick."""
+    command = [sys.executable, "-m", "papermill", "notebooks/01_rollout.ipynb", str(tmp_path / "out.ipynb"), "-f", "params/smoke.yaml", "-k", "python3"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(whole[0])}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "exchange" in (tmp_path / "out.ipynb").read_text()
+
+
+def test_a_bad_artifact_stops_the_run_with_one_line(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole[0], tmp_path / "copy")
+    damaged = next((tmp_path / "copy" / "runs" / "smoke").glob("search-*/trees.jsonl"))
+    damaged.write_text(damaged.read_text()[:100])
+    (tmp_path / "copy" / "runs" / "smoke" / "01_rollout.stamp.json").unlink()
+    process = start(tmp_path / "copy", "--profile", "smoke", "--notebook", "01_rollout")
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 2 and "damaged or cut short" in text.strip().splitlines()[-1] and str(damaged) in text

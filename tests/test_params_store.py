@@ -1,0 +1,184 @@
+"""Bad input gives one clear line; artifacts are whole or absent, and damage is named."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+from dits_lib.ledger import ledger
+from dits_lib.params import ROOT, Params, ParamsError, check_params, load_params, notebook_params
+from dits_lib.store import Store, StoreError, code_version, source_digest, write_json
+
+BAD_PARAMS = {
+    "unknown key": ({"sed": 1}, "sed: unknown key; did you mean 'seed'?"),
+    "unknown nested key": ({"search": {"repetition": 3}}, "search.repetition: unknown key; did you mean 'repetitions'?"),
+    "deeper unknown key": ({"world": {"harmful": {"shares": 0.1}}}, "world.harmful.shares: unknown key; did you mean 'share'?"),
+    "wrong type": ({"seed": "zero"}, "seed = 'zero': must be a valid integer"),
+    "too small": ({"search": {"repetitions": 0}}, "search.repetitions = 0: must be greater than or equal to 1"),
+    "too large": ({"world": {"facts_per_view": 99}}, "world.facts_per_view = 99: must be less than or equal to 8"),
+    "share above one": ({"selection": {"alpha": 1.5}}, "selection.alpha = 1.5"),
+    "zero learning rate": ({"dpo": {"learning_rate": 0}}, "dpo.learning_rate = 0: must be greater than 0"),
+    "unknown choice": ({"search": {"guide": "luck"}}, "search.guide = 'luck': must be 'q', 'influence' or 'both'"),
+    "unknown task": ({"tasks": ["chess"]}, "tasks.0 = 'chess': must be 'exchange' or 'debate'"),
+    "no task": ({"tasks": []}, "tasks = []"),
+    "unknown arm": ({"ablation": {"arms": ["best"]}}, "ablation.arms.0 = 'best'"),
+    "one seed": ({"ablation": {"seeds": 1}}, "ablation.seeds = 1: must be greater than or equal to 2"),
+    "section is no mapping": ({"search": 3}, "search = 3"),
+    "harm of unknown kind": ({"world": {"harmful": {"share": 0.1, "kind": "evil"}}}, "world.harmful.kind = 'evil'"),
+    "profile with a slash": ({"profile": "../x"}, "profile = '../x'"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_PARAMS))
+def test_a_bad_parameter_gives_one_line(name):
+    raw, message = BAD_PARAMS[name]
+    with pytest.raises(ParamsError) as error:
+        check_params(raw, "mine.yaml")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 1 and lines[0].startswith("mine.yaml: ") and message in lines[0]
+
+
+def test_every_mistake_has_its_line():
+    with pytest.raises(ParamsError) as error:
+        check_params({"sed": 1, "workers": 0}, "mine.yaml")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(ParamsError, match="no such parameter file; profiles here: .*micro"):
+        load_params("nowhere")
+    (tmp_path / "broken.yaml").write_text("seed: [1\nx: 2")
+    with pytest.raises(ParamsError, match=r"broken.yaml:2: not valid YAML"):
+        load_params(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ParamsError, match="expected a mapping"):
+        load_params(tmp_path / "list.yaml")
+
+
+def test_the_default_profile_names_every_key_and_notebooks_share_it():
+    raw = yaml.safe_load((ROOT / "params" / "micro.yaml").read_text())
+    dumped = Params().model_dump()
+    assert set(raw) == set(dumped)
+    shared_fields = {"sft": {"beta", "nll_weight"}, "dpo": {"min_reward"}}
+    for section, value in dumped.items():
+        if isinstance(value, dict):
+            assert set(raw[section]) == set(value) - shared_fields.get(section, set()), section
+    assert notebook_params({"profile": "micro"}) == load_params("micro")
+    assert notebook_params({"profile": "micro", "seed": 3, "pd": pd}).seed == 3
+
+
+def test_every_key_of_the_default_profile_has_a_comment():
+    lines = [line for line in (ROOT / "params" / "micro.yaml").read_text().splitlines() if line.startswith("  ") or ": " in line]
+    bare = [line.split(":")[0].strip() for line in lines if "#" not in line]
+    explained = {line.split(":")[0].strip() for line in lines if "#" in line}
+    assert set(bare) <= explained | {"arms"}, set(bare) - explained
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ("model: {path: models/none}", "no such model folder"),
+    ("world: {questions: none.jsonl}", "none.jsonl: no such file"),
+    ("model: {device: cuda}", "torch sees no GPU"),
+    ("search: {repetitons: 2}", "did you mean 'repetitions'?"),
+])
+def test_the_command_refuses_bad_input_at_once(tmp_path, change, message):
+    import torch
+
+    if "cuda" in change and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    (tmp_path / "mine.yaml").write_text(change)
+    done = subprocess.run(
+        [sys.executable, "-m", "dits_lib.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and len(lines) == 1 and message in lines[0]
+    assert not list(tmp_path.glob("results/*/notebooks/*.ipynb"))
+
+
+def make_artifact(store, value=1, stage="evaluate"):
+    calls = []
+
+    def make(folder):
+        calls.append(value)
+        write_json(folder / "metric.json", {"value": value})
+        return {"generated_tokens": 10 * value}
+
+    return store.get(stage, {"value": value}, make), calls
+
+
+def test_an_artifact_is_made_once_and_found_again(tmp_path):
+    first, calls = make_artifact(Store(tmp_path))
+    again, more = make_artifact(Store(tmp_path))
+    assert calls == [1] and more == [] and again.path == first.path and again.json("metric.json") == {"value": 1}
+    assert first.manifest["cost"]["generated_tokens"] == 10 and first.manifest["files"]
+    other, _ = make_artifact(Store(tmp_path), 2)
+    assert other.path != first.path
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    def make(folder):
+        write_json(folder / "half.json", 1)
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        Store(tmp_path).get("evaluate", {}, make)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda f: (f / "metric.json").write_text('{"val'), "metric.json: damaged or cut short"),
+    (lambda f: (f / "metric.json").unlink(), "metric.json: missing"),
+    (lambda f: (f / "manifest.json").write_text('{"cost'), "manifest.json: missing or cut short"),
+])
+def test_a_damaged_artifact_is_named_with_the_cure(tmp_path, damage, message):
+    artifact, _ = make_artifact(Store(tmp_path))
+    kept, _ = make_artifact(Store(tmp_path), 2)
+    damage(artifact.path)
+    with pytest.raises(StoreError) as error:
+        make_artifact(Store(tmp_path))
+    assert message in str(error.value) and "delete the folder" in str(error.value) and "\n" not in str(error.value)
+    assert make_artifact(Store(tmp_path), 2)[1] == [] and kept.path.exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
+    kept, _ = make_artifact(Store(tmp_path))
+
+    def make(folder):
+        (folder / "big.bin").symlink_to("/dev/full")
+        with (folder / "big.bin").open("wb") as handle:  # the kernel answers ENOSPC, as a full disk does
+            handle.write(b"x" * 100_000)
+
+    with pytest.raises(StoreError, match="no space left on the device; free some and run again, finished stages are kept"):
+        Store(tmp_path).get("evaluate", {"other": 1}, make)
+    assert [p.name for p in tmp_path.iterdir()] == [kept.path.name] and errno.ENOSPC
+
+
+def test_an_unwritable_results_folder_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    (tmp_path / "mine.yaml").write_text("seed: 0")
+    done = subprocess.run(
+        [sys.executable, "-m", "dits_lib.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
+    )
+    assert done.returncode == 2 and "cannot be written" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_code_is_part_of_the_key_but_comments_are_not():
+    source = 'def f(x):\n    """Doc."""\n    return x + 1\n'
+    assert source_digest(source) == source_digest('def f(x):\n    # why\n    """Other."""\n\n    return x + 1\n')
+    assert source_digest(source) != source_digest(source.replace("+ 1", "+ 2"))
+    assert len({code_version(stage) for stage in ("search", "score", "sft", "evaluate")}) == 4
+
+
+def test_the_ledger_adds_up(tmp_path):
+    names = [make_artifact(Store(tmp_path), value, stage)[0].path.name for value, stage in ((1, "evaluate"), (2, "evaluate"), (5, "sft"))]
+    table = ledger(tmp_path, names + names[:1]).set_index("stage")
+    assert table.loc["evaluate", "generated_tokens"] == 30 and table.loc["evaluate", "artifacts"] == 2
+    assert table.loc["total", "generated_tokens"] == 80
+    assert json.loads((tmp_path / names[0] / "manifest.json").read_text())["cost"]["peak_memory_mb"] > 0

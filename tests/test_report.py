@@ -1,0 +1,134 @@
+"""Intervals, verdicts, tables, figures, the set-up's pins, and the tree's own rules."""
+
+import ast
+import json
+import re
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from dits_lib.params import ROOT
+from dits_lib.report import Report, forest_figure, mean_interval, paired_interval, tree_figure, verdict
+from dits_lib.report.book import markdown_table
+from dits_lib.report.claims import CONTRADICTED, OPEN, SUPPORTED
+
+
+def test_intervals_are_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=6), rng.normal(size=6)
+    found = paired_interval(a, b)
+    reference = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((reference.low, reference.high))
+    assert mean_interval(a)["mean"] == pytest.approx(a.mean()) and np.isnan(mean_interval([1.0])["low"])
+    with pytest.raises(ValueError, match="different lengths"):
+        paired_interval(a, b[:3])
+
+
+def test_intervals_cover_the_truth_19_times_in_20():
+    rng = np.random.default_rng(1)
+    hits = [(i := mean_interval(rng.normal(loc=0.3, size=5)))["low"] < 0.3 < i["high"] for _ in range(2000)]
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(("bounds", "expected"), [
+    ([(0.1, 0.2)], SUPPORTED), ([(0.1, 0.2), (0.01, 0.3)], SUPPORTED), ([(-0.1, 0.2)], OPEN), ([(0.1, 0.2), (-0.1, 0.2)], OPEN),
+    ([(-0.2, -0.1)], CONTRADICTED), ([(0.1, 0.2), (-0.2, -0.1)], CONTRADICTED), ([], OPEN), ([(float("nan"), float("nan"))], OPEN),
+])
+def test_verdicts_follow_from_intervals(bounds, expected):
+    assert verdict([{"low": low, "high": high} for low, high in bounds]) == expected
+
+
+def test_tables_show_tags_and_bars():
+    text = markdown_table(pd.DataFrame({"reply": ["<A> a|b </A>"]}))
+    assert "&lt;A> a\\|b &lt;/A>" in text and text.splitlines()[1] == "|---|"
+
+
+def test_equal_reports_are_equal_files(tmp_path, monkeypatch, trees):
+    import dits_lib.report.book as book
+
+    files = []
+    for name in ("one", "two"):
+        monkeypatch.setattr(book, "OUTPUT", tmp_path / name)
+        report = Report("p", "01_x")
+        report.figure("tree", tree_figure(trees["exchange"][0]), "A tree.")
+        rows = pd.DataFrame({"task": ["exchange"] * 2, "arm": ["a", "b"], "mean": [0.1, 0.2], "low": [0.0, 0.1], "high": [0.2, 0.3]})
+        report.figure("forest", forest_figure(rows, "b"), "A forest.")
+        report.table("t", rows, "A table.")
+        report.claim("2", SUPPORTED, "because")
+        files.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()})
+    assert files[0] == files[1] and len(files[0]) == 7
+
+
+def pins(text):
+    return dict(re.findall(r"^\s*-?\s*([A-Za-z0-9_.-]+)==(\S+)$", text, flags=re.M))
+
+
+def test_conda_and_pip_have_the_same_pins():
+    pip = pins((ROOT / "requirements.txt").read_text())
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    listed = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert pip == pins("\n".join(listed)) and len(pip) > 15
+
+
+def test_the_environment_holds_the_pins():
+    from importlib.metadata import version
+
+    for name, pin in pins((ROOT / "requirements.txt").read_text()).items():
+        assert version(name).split("+")[0] == pin, name
+
+
+def test_make_help_lists_the_commands():
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(f"make {name}" in text for name in ("setup", "reproduce", "test", "lab", "micro-model", "bench", "clean"))
+
+
+LAYERS = ["tasks", "agents", "engines", "rollout", "search", "pairs", "influence", "selection", "training", "params", "store", "parallel",
+          "lab", "studies", "ledger", "report"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dits_lib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    """A module imports only from its own layer or those before it in the list; programs on top may import all."""
+    inside = path.relative_to(ROOT / "dits_lib")
+    layer = inside.parts[0].removesuffix(".py")
+    if layer not in LAYERS:
+        return
+    depth = len(inside.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                target = name.split(".")[0]
+                assert target not in LAYERS or LAYERS.index(target) <= LAYERS.index(layer), f"{inside} imports {name}"
+
+
+def test_committed_results_match_the_released_model_and_claims():
+    folder = ROOT / "results" / "micro"
+    readme = (folder / "README.md").read_text()
+    for index in (folder / "index").glob("*.json"):
+        for entry in json.loads(index.read_text())["entries"]:
+            assert entry["caption"] in readme
+            kinds = {"figure": ("figures", ("png", "svg")), "table": ("tables", ("csv", "md"))}[entry["kind"]]
+            assert all((folder / kinds[0] / f"{entry['name']}.{suffix}").stat().st_size > 0 for suffix in kinds[1])
+    for number in ("1a", "1b", *"23456789"):
+        assert re.search(rf"^\| {number}\. .*\*\*(supported|contradicted|not decided at this size)\*\*", readme, flags=re.M)
+
+
+def test_the_released_model_is_the_one_that_passed_its_gates():
+    from dits_lib.micro_release import missed_gates
+    from dits_lib.store import checksum
+
+    folder = ROOT / "models" / "micro"
+    assert missed_gates(json.loads((folder / "gates.json").read_text())) == []
+    assert checksum(folder / "model.safetensors") in (folder / "README.md").read_text()
+
+
+def test_a_missed_gate_stops_the_release():
+    from dits_lib.micro_release import missed_gates
+
+    numbers = json.loads((ROOT / "models" / "micro" / "gates.json").read_text())
+    numbers["lookup"], numbers["debate"]["searched_gain_low"] = 0.5, -0.01
+    assert missed_gates(numbers) == ["lookup = 0.500, allowed (0.98, 1.0)", "debate searched_gain_low = -0.010, allowed (0.0, 1.0)"]
