@@ -45,6 +45,8 @@ def lookup_accuracy(engine: TransformersEngine, count: int = 1000) -> float:
     requests, values = [], []
     for question in make_questions("exchange", "test", count, 1):
         told = [fact for fact in question.meta["facts"]["alice"] if " " in fact[2]]
+        if not told:
+            continue
         relation, subject, value = told[rng.integers(len(told))]
         start = engine.tokenizer(f"{relation} {subject}", add_special_tokens=False)["input_ids"]
         prompt = (*prompt_ids(engine.tokenizer, system, question, (), "alice"), *start)

@@ -94,7 +94,7 @@ class Influence(_Section):
     beta: Positive = 0.1
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     scaling: Positive = 2.0
-    candidates: Count = 64
+    candidates: Count = 32
     step_sizes: Annotated[list[Positive], Field(min_length=1)] = [0.1, 0.3, 1.0, 3.0]
     target_changed: Annotated[float, Field(gt=0, lt=1)] = 0.2
     step_questions: Annotated[int, Field(ge=2)] = 24

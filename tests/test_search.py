@@ -114,7 +114,10 @@ def test_searched_trees_hold_together(trees, task):
 
 def test_a_tree_does_not_depend_on_the_other_questions(engine, trees):
     alone = search(engine, SYSTEMS["exchange"], make_questions("exchange", "train", 12, 0)[:3], SearchConfig(repetitions=4), 0)
-    assert [tree.to_json() for tree in alone] == [tree.to_json() for tree in trees["exchange"][:3]]
+    for one, other in zip(alone, trees["exchange"][:3], strict=True):  # log probabilities differ by rounding alone
+        assert one.rewards == other.rewards
+        spoken = [[(n.turn.token_ids, n.parent, n.visits, n.total) for n in tree.nodes[1:]] for tree in (one, other)]
+        assert spoken[0] == spoken[1]
 
 
 @pytest.mark.parametrize("task", list(SYSTEMS))

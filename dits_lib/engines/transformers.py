@@ -29,7 +29,7 @@ class TransformersEngine:
     """Speaks with a transformers causal LM."""
 
     def __init__(
-        self, model, tokenizer, *, max_rows: int = 512, prefill_rows: int = 64, prefix_tokens: int = 200_000,
+        self, model, tokenizer, *, max_rows: int = 512, prefill_rows: int = 64, prefix_tokens: int = 100_000,
         lora_targets: tuple[str, ...] = LORA_TARGETS,
     ):
         """

@@ -39,7 +39,7 @@ class InfluenceConfig:
     scaling: float = 2.0
     samples: int = 1
     temperature: float = 1.0
-    candidates: int = 64
+    candidates: int = 32
 
 
 def evaluate_adapters(
