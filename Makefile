@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 PYTHON ?= python3
 PROFILE ?= micro
-GPU ?= 0
 VENV := .venv
+# A GPU set-up stays one until `make clean`.
+GPU ?= $(if $(wildcard $(VENV)/.installed-1-*),1,0)
 RUN := $(VENV)/bin/python
 PINS := requirements.txt $(if $(filter 1,$(GPU)),requirements-gpu.txt)
 STAMP := $(VENV)/.installed-$(GPU)-$(shell cat $(PINS) | sha256sum | cut -c1-16)
@@ -20,8 +21,10 @@ setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CU
 # pip was told where to look (an index, or a folder of wheels).
 $(STAMP): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 2; }
+	@if ls $(VENV)/.installed-$(if $(filter 1,$(GPU)),0,1)-* > /dev/null 2>&1; then rm -rf $(VENV); fi
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@source=; if [ "$(GPU)" != 1 ] && [ "$$(uname -s)" = Linux ] && ! $(RUN) -m pip config list | grep -qE "index-url|find-links"; then \
+	@source=; config="$$($(RUN) -m pip config list)"; \
+	if [ "$(GPU)" != 1 ] && [ "$$(uname -s)" = Linux ] && ! grep -qE "index-url|find-links" <<< "$$config"; then \
 	  source="--extra-index-url https://download.pytorch.org/whl/cpu"; pin="torch==$$(sed -n 's/^torch==//p' requirements.txt)+cpu"; \
 	else pin="$$(grep ^torch== requirements.txt)"; fi; \
 	echo "setting up $(VENV) (once; a few minutes)"; \

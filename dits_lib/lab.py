@@ -75,7 +75,7 @@ class Lab:
 
     # Stages
 
-    def search(self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0, progress=lambda _: None) -> Artifact:
+    def search(self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0) -> Artifact:
         """Trees, preference pairs and SFT rows of `count` questions."""
         p = self.params
         spec = {
@@ -86,7 +86,7 @@ class Lab:
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
             scorer = self._node_scorer(engine, seed) if p.search.guide != "q" else None
-            trees = search(engine, self.system, questions, p.search.config(), seed, scorer, progress)
+            trees = search(engine, self.system, questions, p.search.config(), seed, scorer)
             pairs = extract_pairs(engine.tokenizer, self.system, trees, p.pairs.min_value, p.pairs.min_gap)
             write_jsonl(folder / "trees.jsonl", (tree.to_json() for tree in trees))
             write_jsonl(folder / "pairs.jsonl", (pair.to_json() for pair in pairs))
@@ -96,9 +96,13 @@ class Lab:
         return self.store.get("search", spec, make)
 
     def _node_scorer(self, engine: TransformersEngine, seed: int):
-        """Influence of every state's current pair, for the guided search; each pair is scored once."""
+        """Influence of every state's current pair, for the guided search; each pair is scored once.
+
+        The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The validation questions are another
+        sample than the one that scores the pairs afterwards.
+        """
         influence, known = self.params.influence, {}
-        questions = self.questions("validation", influence.validation_questions, seed)
+        questions = self.questions("validation", influence.validation_questions, seed + 1_000_003)
         size = influence.step_sizes[len(influence.step_sizes) // 2]
 
         def score(trees: list[Tree]) -> list[dict[int, float]]:
@@ -120,7 +124,7 @@ class Lab:
         spec = {"model": model.key, "pairs": searched.key, "seed": seed, "influence": p.model_dump(), "data": self._data_key()}
 
         def make(folder: Path) -> dict:
-            engine, pairs = self.engine(model), read_pairs(searched)
+            engine, pairs = self.engine(model), self.pairs(searched)
             chosen = pairs[:: max(1, len(pairs) // p.step_pairs)][: p.step_pairs]
             questions = self.questions("development", p.step_questions, seed)
             rows = step_response(engine, self.system, chosen, questions, p.step_sizes, p.config(), derive_seed("response", seed))
@@ -143,7 +147,7 @@ class Lab:
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions("validation", count, seed, skip)
-            pairs = read_pairs(searched)[:limit]
+            pairs = self.pairs(searched)[:limit]
             scores = one_step_influence(engine, self.system, pairs, questions, step_size, p.config(), derive_seed("one_step", seed, skip))
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
@@ -160,7 +164,7 @@ class Lab:
 
         def make(folder: Path) -> dict:
             engine = self.engine(model)
-            scores = dpo_loss_influence(engine, read_pairs(searched), read_pairs(validation), step_size, p.config(), seed)
+            scores = dpo_loss_influence(engine, self.pairs(searched), self.pairs(validation), step_size, p.config(), seed)
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
 
@@ -168,28 +172,28 @@ class Lab:
 
     def sft(self, model: ModelRef, searched: list[Artifact], seed: int) -> ModelRef:
         """SFT on the best dialogues of one search or several."""
-        config = self.params.sft.config()
+        config = self.params.sft.config(device=self.params.model.device)
         spec = {"model": model.key, "rows": [artifact.key for artifact in searched], "config": asdict(config), "seed": seed}
 
         def make(folder: Path) -> dict:
             rows = [row for artifact in searched for row in artifact.rows("sft.jsonl")]
             if not rows:
                 raise DataError(f"{self.task}: the search found no dialogue with a reward above sft.min_reward; lower it")
-            train_sft(model.path, rows, config, seed, folder / "model")
-            return {"sft_rows": len(rows)}
+            log = train_sft(model.path, rows, config, seed, folder / "model")
+            return {"trained_tokens": int(log[-1]["num_tokens"])}
 
         return _as_model(self.store.get("sft", spec, make))
 
     def dpo(self, model: ModelRef, searched: Artifact, kept: np.ndarray, seed: int) -> ModelRef:
         """DPO from `model` on the pairs with these indices."""
-        config = self.params.dpo.config()
+        config = self.params.dpo.config(device=self.params.model.device)
         spec = {"model": model.key, "pairs": searched.key, "kept": kept.tolist(), "config": asdict(config), "seed": seed}
 
         def make(folder: Path) -> dict:
-            pairs = read_pairs(searched)
+            pairs = self.pairs(searched)
             log = train_dpo(model.path, [pairs[i] for i in kept], config, seed, folder / "model")
             write_json(folder / "drift.json", log)
-            return {"dpo_pairs": len(kept)}
+            return {"trained_tokens": int(log[-1]["num_tokens"])}
 
         return _as_model(self.store.get("dpo", spec, make))
 
@@ -206,6 +210,17 @@ class Lab:
             return vars(engine.usage)
 
         return np.array(self.store.get("evaluate", spec, make).json("metric.json")["metric"])
+
+    def pairs(self, searched: Artifact) -> list[Pair]:
+        """The pairs of a search.
+
+        Raises:
+            DataError: when it found none.
+        """
+        found = read_pairs(searched)
+        if not found:
+            raise DataError(f"{self.task}: a search gave no preference pairs; lower pairs.min_value or pairs.min_gap, or search more questions")
+        return found
 
     def _data_key(self) -> list:
         world = self.params.world
@@ -229,7 +244,13 @@ def _as_model(artifact: Artifact) -> ModelRef:
     return ModelRef(str(artifact.path / "model"), artifact.key)
 
 
+def model_files(path: str) -> list[Path]:
+    """The files of a model folder that decide what it says: weights, config, tokenizer; none for a hub id."""
+    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+    return sorted(p for p in Path(path).glob("*") if p.suffix in kinds and p.name != "gates.json") if Path(path).is_dir() else []
+
+
 @lru_cache(maxsize=32)
 def _weights_key(path: str) -> str:
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    files = model_files(path)
     return hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest()[:20] if files else path

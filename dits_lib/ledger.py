@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-COLUMNS = ("artifacts", "prompt_tokens", "generated_tokens", "seconds", "peak_memory_mb")
+COLUMNS = ("artifacts", "prompt_tokens", "generated_tokens", "trained_tokens", "seconds", "peak_memory_mb")
 
 
 def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
@@ -18,16 +18,19 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
         artifacts: folder names below it.
 
     Returns:
-        Columns `stage`, `artifacts`, `prompt_tokens`, `generated_tokens`, `seconds` (process seconds, so that two
+        Columns `stage`, `artifacts`, `prompt_tokens` (read), `generated_tokens`, `trained_tokens` (TRL's count), `seconds` (process seconds, so that two
         processes count double), `peak_memory_mb` (largest resident set of one process, MiB).
     """
     rows: dict[str, dict] = {}
     for name in sorted(set(artifacts)):
-        stage, cost = name.split("-")[0], json.loads((runs / name / "manifest.json").read_text())["cost"]
+        manifest = runs / name / "manifest.json"
+        if not manifest.exists():  # a notebook's results that came with the repository, its stages not computed here
+            continue
+        stage, cost = name.split("-")[0], json.loads(manifest.read_text())["cost"]
         row = rows.setdefault(stage, {"stage": stage, **dict.fromkeys(COLUMNS, 0)})
         row["artifacts"] += 1
         row["peak_memory_mb"] = max(row["peak_memory_mb"], cost["peak_memory_mb"])
-        for column in ("prompt_tokens", "generated_tokens", "seconds"):
+        for column in ("prompt_tokens", "generated_tokens", "trained_tokens", "seconds"):
             row[column] += cost.get(column, 0)
     table = pd.DataFrame(list(rows.values()))
     if len(table):

@@ -34,9 +34,9 @@ SEARCHED = TrainConfig(steps=30, batch=8, learning_rate=3e-4, beta=0.1)
 ORACLE = TrainConfig(steps=60, batch=16, learning_rate=2e-4, beta=0.1, nll_weight=1.0)
 GATES = {
     "lookup": (0.98, 1.0), "metric": (0.40, 0.75), "family_spread": (0.03, 1.0), "oracle_gain": (0.15, 1.0),
-    "searched_gain": (0.05, 1.0), "searched_gain_low": (0.0, 1.0),
+    "searched_gain": (0.05, 1.0), "searched_gain_low": (1e-9, 1.0),
 }
-"""Allowed range of each gate, [low, high]; `searched_gain_low` (the interval's lower end) must exceed its bound."""
+"""Allowed range of each gate, [low, high]; `searched_gain_low` is the lower end of a 95 % interval."""
 
 
 def lookup_accuracy(engine: TransformersEngine, count: int = 1000) -> float:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .influence import InfluenceConfig
 from .search import SearchConfig
-from .selection import ARMS
 from .tasks import HARM_KINDS
 from .training import TrainConfig
 
@@ -136,10 +135,9 @@ class Sizes(_Section):
 
 
 class Ablation(_Section):
-    """`seeds` of notebook 03 (SFT seed included) and the `arms` beside SFT."""
+    """`seeds` of notebook 03 (SFT seed included)."""
 
     seeds: Annotated[int, Field(ge=2)] = 5
-    arms: list[Literal[ARMS]] = list(ARMS)
 
 
 class Scoring(_Section):
@@ -188,6 +186,14 @@ class Params(_Section):
     budget: Budget = Budget()
     iterations: Iterations = Iterations()
 
+    @model_validator(mode="after")
+    def _fitting(self):
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks must not repeat")
+        if self.world.questions is not None and (len(self.tasks) > 1 or self.world.harmful.share > 0):
+            raise ValueError("world.questions holds one task's questions and takes no planted harm: name one task, and share 0")
+        return self
+
     def model_path(self) -> str:
         """The model folder, made absolute when it lies in the repository."""
         local = ROOT / self.model.path
@@ -209,26 +215,47 @@ def check_params(raw: object, source: str) -> Params:
 
 
 def load_params(profile: str | Path) -> Params:
-    """Parameters of a profile name (`params/<profile>.yaml`) or of a YAML file."""
+    """Parameters of a profile name (`params/<profile>.yaml`) or of a YAML file; keys left out are those of `micro`.
+
+    Raises:
+        ParamsError: one line a mistake.
+    """
     path = Path(profile) if str(profile).endswith((".yaml", ".yml")) else ROOT / "params" / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (ROOT / "params").glob("*.yaml")))
         raise ParamsError(f"{path}: no such parameter file; profiles here: {known}")
+    raw = _read_yaml(path)
+    check_params(raw, str(path))
+    return check_params(_merged(_read_yaml(ROOT / "params" / "micro.yaml"), raw), str(path))
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    """`base` with `changes` on top, section by section, so that one changed key leaves its neighbours alone."""
+    both = dict(base)
+    for key, value in changes.items():
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+def _read_yaml(path: Path) -> object:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ParamsError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
-    return check_params(raw, str(path))
 
 
 def notebook_params(variables: dict) -> Params:
-    """Parameters of a notebook: those that papermill injected into its variables, the profile's file for the rest."""
-    profile = variables.get("profile", "micro")
-    raw = load_params(profile).model_dump()
-    raw |= {name: variables[name] for name in Params.model_fields if name in variables}
-    return check_params(raw, "notebook parameters")
+    """Parameters of a notebook: those that papermill or a reader set as variables, the profile's file for the rest (a profile
+    without a file builds on `micro`)."""
+    own = {name: variables[name] for name in Params.model_fields if name in variables}
+    name = str(own.get("profile", "micro"))
+    base = load_params(name if (ROOT / "params" / f"{name}.yaml").is_file() else "micro")
+    check_params(own, "notebook parameters")
+    return check_params(_merged(base.model_dump(), own), "notebook parameters")
 
 
 def _line(source: str, item: dict) -> str:
@@ -238,6 +265,8 @@ def _line(source: str, item: dict) -> str:
         allowed = _keys_at(place[:-1])
         near = difflib.get_close_matches(place[-1], allowed, n=1, cutoff=0.0)
         return f"{source}: {key}: unknown key; did you mean '{near[0]}'? allowed: {', '.join(allowed)}"
+    if not place:
+        return f"{source}: {item['msg'].replace('Value error, ', '')}"
     message = item["msg"].replace("Input should be", "must be").replace("Value error, ", "")
     return f"{source}: {key} = {item['input']!r}: {message}"
 

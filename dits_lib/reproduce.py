@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from .lab import model_files
 from .params import OUTPUT, ROOT, Params, ParamsError, load_params
 from .store import LIBRARY, StoreError, checksum, source_digest
 from .tasks import DataError
@@ -39,9 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
         folder = prepare(params)
         start = time.monotonic()
         ran = [name for name in names if run_notebook(name, params, folder)]
-        finish(folder, params, bool(ran))
+        finish(folder, params)
     except (ParamsError, DataError, StoreError, InputError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename or options.profile}: {error.strerror or error}; finished stages are kept, run again", file=sys.stderr)
         return 2
     except NotebookError as error:
         print(error, file=sys.stderr)
@@ -73,8 +77,7 @@ def check_inputs(params: Params) -> None:
     from .tasks import read_questions
 
     if params.world.questions is not None:
-        for task in params.tasks:
-            read_questions(ROOT / params.world.questions, SYSTEMS[task].agents)
+        check_own_questions(params, read_questions(ROOT / params.world.questions, SYSTEMS[params.tasks[0]].agents))
     if params.model.device == "cuda":
         import torch
 
@@ -84,6 +87,24 @@ def check_inputs(params: Params) -> None:
         load_model(params.model_path())
     except ModelError as error:
         raise InputError(str(error)) from None
+
+
+def check_own_questions(params: Params, questions: list) -> None:
+    """Whether one's own file holds as many questions of each split as the notebooks ask for.
+
+    Raises:
+        DataError: naming the split and both numbers.
+    """
+    s, v, i = params.sizes, params.influence, params.iterations
+    more = max(s.train_questions + i.rounds * i.questions, *params.budget.q_questions, params.budget.dits_questions)
+    needs = {
+        "train": s.sft_questions + more, "development": v.step_questions, "test": s.test_questions,
+        "validation": max(s.loss_questions, 2 * params.scoring.retest_questions, (i.rounds + 1) * v.validation_questions),
+    }
+    for split, need in needs.items():
+        have = sum(question.meta["split"] == split for question in questions)
+        if have < need:
+            raise DataError(f"{params.world.questions}: {have} questions of split '{split}', but the parameters ask for {need}")
 
 
 def choose_notebooks(wanted: list[str] | None) -> list[str]:
@@ -121,6 +142,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
         NotebookError: with the notebook's own message.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that the notebook's cell leaves out
     key, stamp = notebook_key(name, params), OUTPUT / "runs" / params.profile / f"{name}.stamp.json"
@@ -130,7 +152,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
     print(f"{name}: running", flush=True)
     executed = folder / "notebooks" / f"{name}.ipynb"
     temporary = executed.with_name(f".{name}.tmp.ipynb")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["OMP_NUM_THREADS"] = "1"  # rounding, and so every result, is then the same on any number of cores
     try:
         papermill.execute_notebook(
             ROOT / "notebooks" / f"{name}.ipynb", temporary, parameters=params.model_dump(), kernel_name="python3", cwd=ROOT,
@@ -140,6 +162,8 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
         known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError")
         text = str(error.evalue).strip() if known else f"notebooks/{name}.ipynb, cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise NotebookError(text, known) from None
+    except DeadKernelError:
+        raise NotebookError(f"notebooks/{name}.ipynb: its kernel died (out of memory?); finished stages are kept, run again", True) from None
     finally:
         if temporary.exists():
             clean(temporary)
@@ -153,8 +177,9 @@ def notebook_key(name: str, params: Params) -> str:
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     library = [source_digest(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))]
-    model = [checksum(path) for path in sorted(Path(params.model_path()).glob("*.safetensors"))]
-    body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, model])
+    inputs = [checksum(path) for path in model_files(params.model_path())]
+    inputs += [checksum(ROOT / params.world.questions)] if params.world.questions else []
+    body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, inputs])
     return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -199,16 +224,23 @@ def _is_progress(output: dict) -> bool:
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
-def finish(folder: Path, params: Params, changed: bool) -> None:
-    """Write parameters, versions and the README, if a notebook ran or they are missing."""
+def finish(folder: Path, params: Params) -> None:
+    """Write parameters, versions and the README, where they differ from what is there."""
     from .report.render import render_readme
 
-    if not changed and (folder / "README.md").exists():
-        return
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    (folder / "versions.json").write_text(json.dumps(versions, indent=1) + "\n")
-    (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
-    (folder / "README.md").write_text(render_readme(folder, OUTPUT / "runs" / params.profile), encoding="utf-8")
+    write_changed(folder / "versions.json", json.dumps(versions, indent=1) + "\n")
+    write_changed(folder / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+    readme, costs = render_readme(folder, OUTPUT / "runs" / params.profile)
+    for name, text in costs.items():
+        write_changed(folder / "tables" / name, text)
+    write_changed(folder / "README.md", readme)
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file unless it says this already."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

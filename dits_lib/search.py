@@ -160,15 +160,14 @@ def reward_of(dialogue: Dialogue, question: Question, config: SearchConfig, toke
 
 def search(
     engine: Engine, system: System, questions: list[Question], config: SearchConfig, seed: object,
-    scorer: NodeScorer | None = None, progress: Callable[[int], None] = lambda _: None,
+    scorer: NodeScorer | None = None,
 ) -> list[Tree]:
     """Grow one tree a question.
 
     Args:
         seed: of all randomness; a question's tree depends on it and on the question, not on the other questions
-            (with a token reward also on T, which all questions share).
+            (but with a token reward on T, and with a guide by influence on the scale, which all questions share).
         scorer: needed when `config.guide` is `influence` or `both`.
-        progress: called with the number of finished repetitions.
 
     Raises:
         ValueError: when the guide needs a scorer and there is none.
@@ -192,7 +191,6 @@ def search(
             token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
         for (tree, node), dialogue in zip(chosen, dialogues, strict=True):
             insert(tree, node, dialogue, reward_of(dialogue, tree.question, config, token_scale), config)
-        progress(repetition + 1)
     return trees
 
 

@@ -7,6 +7,7 @@ artifact or none. `manifest.json` holds the specification, what it cost, and a c
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import hashlib
 import json
@@ -21,13 +22,10 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parent
 _SPEAK = ("tasks", "agents", "engines", "rollout.py")
+_SCORE = (*_SPEAK, "lab.py", "search.py", "pairs.py", "influence")
+_TRAIN = ("engines", "lab.py", "training.py")
 STAGE_CODE = {
-    "search": (*_SPEAK, "search.py", "pairs.py", "influence"),
-    "response": (*_SPEAK, "influence"),
-    "score": (*_SPEAK, "influence"),
-    "sft": ("training.py",),
-    "dpo": ("training.py",),
-    "evaluate": (*_SPEAK,),
+    "search": _SCORE, "response": _SCORE, "score": _SCORE, "sft": _TRAIN, "dpo": _TRAIN, "evaluate": (*_SPEAK, "lab.py"),
 }
 """Modules whose code is part of each stage's key. Comments and docstrings do not count."""
 
@@ -91,6 +89,7 @@ class Store:
         try:
             temporary.mkdir(parents=True)
             start = time.perf_counter()
+            reset_peak_memory()
             cost = make(temporary) or {}
             cost = {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mb": peak_memory_mb(), **cost}
             files = {str(p.relative_to(temporary)): checksum(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
@@ -100,8 +99,8 @@ class Store:
             except OSError:
                 if not path.exists():  # else another process finished the same artifact first
                     raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:  # safetensors wraps the system's error in its own kind
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
                 raise StoreError(f"{path}: no space left on the device; free some and run again, finished stages are kept") from None
             raise
         finally:
@@ -129,8 +128,17 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def reset_peak_memory() -> None:
+    """Start counting the peak anew, where the system can (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb() -> int:
-    """Largest resident set of this process so far, in MiB (Linux counts KiB)."""
+    """Largest resident set of this process since the last reset, in MiB (elsewhere than on Linux: since its start)."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

@@ -6,14 +6,14 @@ A job returns plain numbers; all heavy results stay in the store, so a job that 
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import mannwhitneyu, spearmanr
 
 from .engines import derive_seed
-from .influence import rank_correlation, reliability
-from .lab import Lab, ModelRef, read_pairs, read_scores
+from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
+from .lab import Lab, ModelRef, read_scores
 from .params import Params, check_params
 from .parallel import run_jobs
-from .selection import combined_score, select_arm, top_share
+from .selection import ARMS, combined_score, select_arm, top_share
 from .store import USED, Artifact
 
 
@@ -83,42 +83,41 @@ def scoring_job(raw: dict, task: str) -> dict:
     )
     validation = lab.search(model, "validation", lab.params.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed))
-    pairs = read_pairs(searched)[: scoring.pairs]
+    pairs = lab.pairs(searched)[: scoring.pairs]
     return {
-        "task": task, "step_size": size, "response": response, "family": [p.meta["family"] for p in pairs],
+        "task": task, "step_size": size, "response": response, "question": [p.question_id for p in pairs], "family": [p.meta["family"] for p in pairs],
         "harmful": [p.meta["harmful"] for p in pairs], "q": [p.q_chosen for p in pairs],
         "first": first.per_question.tolist(), "second": second.per_question.tolist(), "classic": classic.value[: len(pairs)].tolist(),
-        "cost": first.cost, "classic_cost": classic.cost,
+        "cost": {"one-step": first.cost, "DPO loss": classic.cost},
     }
 
 
 def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
     """Test-retest agreement of one-step scores for several V, from the two disjoint validation sets of a scoring job."""
-    from .influence import Scores, mean_and_stderr
-
     rows = []
     for count in counts:
         halves = []
         for name in ("first", "second"):
             table = np.array(job[name])[:, :count]
             halves.append(Scores("one_step", *mean_and_stderr(table)))
-        row = reliability(*halves, alpha=alpha)
+        row = reliability(*halves, alpha=alpha, groups=job["question"])
         zero = float(np.mean(halves[0].value == 0))
         rows.append({"task": job["task"], "V": count, **row, "ties": halves[0].tie_share, "zero": zero})
     return rows
 
 
-def gain_of_v(job: dict, small: int, large: int, resamples: int = 1000) -> dict:
-    """Test-retest rank correlation at V = `large` minus that at V = `small`, with a 95 % bootstrap interval over the pairs."""
+def gain_of_v(job: dict, small: int, large: int, resamples: int = 500) -> dict:
+    """Test-retest rank correlation at V = `large` minus that at V = `small`, with a 95 % bootstrap interval over the questions."""
     tables = [np.array(job["first"]), np.array(job["second"])]
     means = {v: [table[:, :v].mean(axis=1) for table in tables] for v in (small, large)}
 
     def gain(rows: np.ndarray) -> float:
+        # Rows are whole questions' pairs, as in the other intervals.
         rho = {v: spearmanr(a[rows], b[rows]).statistic if a[rows].std() and b[rows].std() else 0.0 for v, (a, b) in means.items()}
         return rho[large] - rho[small]
 
     rng, count = np.random.default_rng(0), len(tables[0])
-    draws = [gain(rng.integers(count, size=count)) for _ in range(resamples)]
+    draws = [gain(resampled_rows(np.array(job["question"]), rng)) for _ in range(resamples)]
     low, high = np.percentile(draws, [2.5, 97.5])
     return {"task": job["task"], "mean": float(gain(np.arange(count))), "low": float(low), "high": float(high)}
 
@@ -126,7 +125,17 @@ def gain_of_v(job: dict, small: int, large: int, resamples: int = 1000) -> dict:
 def correlation_row(job: dict, against: str) -> dict:
     """Rank correlation of the one-step influence (all validation questions) with `q` or `classic`."""
     value = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1).mean(axis=1)
-    return {"task": job["task"], "against": against, **rank_correlation(value, np.array(job[against]))}
+    return {"task": job["task"], "against": against, **rank_correlation(value, np.array(job[against]), job["question"])}
+
+
+def harm_row(job: dict, name: str) -> dict:
+    """How well a score tells planted harm: the AUC (chance that a sound pair scores above a harmful one) of `influence`,
+    `classic` or `q`."""
+    influence = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1).mean(axis=1)
+    score, harmful = {"influence": influence}.get(name, np.array(job.get(name))), np.array(job["harmful"])
+    sound, bad = score[~harmful], score[harmful]
+    auc = mannwhitneyu(sound, bad).statistic / (len(sound) * len(bad)) if len(sound) and len(bad) else float("nan")
+    return {"task": job["task"], "score": name, "AUC": float(auc), "harmful pairs": int(harmful.sum()), "pairs": len(harmful)}
 
 
 def ablation_job(raw: dict, task: str, seed: int) -> dict:
@@ -139,10 +148,10 @@ def ablation_job(raw: dict, task: str, seed: int) -> dict:
     influence = read_scores(lab.one_step(model, searched, size, p.influence.validation_questions, seed)).value
     validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
-    q_value = np.array([pair.q_chosen for pair in read_pairs(searched)])
+    q_value = np.array([pair.q_chosen for pair in lab.pairs(searched)])
     metric = {"base": lab.evaluate(lab.base_model(), seed).mean(), "sft": lab.evaluate(model, seed).mean()}
     kept_of = {}
-    for arm in p.ablation.arms:
+    for arm in ARMS:
         rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32])
         kept_of[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic)
     rng = np.random.default_rng([seed, 7])
@@ -171,7 +180,7 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
     rows = []
     for count in p.budget.q_questions:
         searched = lab.search(model, "train", count, seed, skip=p.sizes.sft_questions)
-        q_value = np.array([pair.q_chosen for pair in read_pairs(searched)])
+        q_value = np.array([pair.q_chosen for pair in lab.pairs(searched)])
         kept = top_share(q_value, p.selection.alpha, np.random.default_rng([seed, count]))
         rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
@@ -212,7 +221,7 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         skip = p.sizes.sft_questions + p.sizes.train_questions + (number - 1) * p.iterations.questions
         searched = lab.search(policy, "train", p.iterations.questions, seed, skip=skip)
         start = lab.sft(first_sft, [searched], seed)
-        score = np.array([pair.q_chosen for pair in read_pairs(searched)])
+        score = np.array([pair.q_chosen for pair in lab.pairs(searched)])
         row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
         if method.startswith("DITS"):
             v = p.influence.validation_questions

@@ -8,7 +8,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 
 from .engines import LORA_TARGETS, load_model
@@ -28,6 +27,7 @@ class TrainConfig:
         lora_rank: 0 trains all weights; otherwise a LoRA of this rank, merged afterwards.
         beta: of DPO.
         nll_weight: weight of an NLL term on the chosen replies beside the DPO loss; 0 switches it off.
+        device: cpu or cuda (bfloat16 there).
     """
 
     steps: int
@@ -36,12 +36,13 @@ class TrainConfig:
     lora_rank: int = 0
     beta: float = 0.1
     nll_weight: float = 0.0
+    device: str = "cpu"
 
 
 def train_sft(model_folder: str | Path, rows: list[dict], config: TrainConfig, seed: int, out: Path) -> list[dict]:
     """SFT on {prompt_ids, reply_ids} rows (loss on the reply) by `trl.SFTTrainer`; writes a model folder.
 
-    Returns the log: one row a logging step with `loss`.
+    Returns the log: one row a logging step with `loss` and `num_tokens` trained on so far.
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -85,7 +86,7 @@ def train_dpo(model_folder: str | Path, pairs: list[Pair], config: TrainConfig, 
     )
     log = _run(trainer, tokenizer, out)
     return [
-        {"step": row["step"], "loss": row["loss"], "drift_chosen": row["rewards/chosen"] / config.beta,
+        {"step": row["step"], "loss": row["loss"], "num_tokens": row["num_tokens"], "drift_chosen": row["rewards/chosen"] / config.beta,
          "drift_rejected": row["rewards/rejected"] / config.beta}
         for row in log
     ]
@@ -105,7 +106,7 @@ def _peft_config(config: TrainConfig):
 
 
 def _arguments(config: TrainConfig, seed: int, out: Path) -> dict:
-    cuda = torch.cuda.is_available()
+    cuda = config.device == "cuda"
     return {
         "output_dir": str(out), "max_steps": config.steps, "per_device_train_batch_size": config.batch,
         "learning_rate": config.learning_rate, "lr_scheduler_type": "linear", "warmup_steps": max(1, config.steps // 10),

@@ -8,6 +8,7 @@ import torch
 
 from dits_lib.agents import SYSTEMS, prompt_ids, shared_prefix
 from dits_lib.engines import LoRAStack, ModelError, Request, TransformersEngine, derive_seed, gumbel, load_model
+from dits_lib.engines.noise import gumbel_of_bits
 from dits_lib.influence import fresh_stack
 from dits_lib.rollout import sample_dialogues
 from dits_lib.tasks import make_questions
@@ -94,6 +95,10 @@ def test_gumbel_noise_is_a_function_of_seed_and_position():
     assert not torch.equal(gumbel(seeds, 5, 50), gumbel(seeds, 6, 50))
     many = gumbel(torch.arange(2000), 0, 50)
     assert float(many.mean()) == pytest.approx(0.5772, abs=0.02) and float(many.var()) == pytest.approx(np.pi**2 / 6, abs=0.06)
+
+
+def test_noise_is_finite_at_both_ends():
+    assert torch.isfinite(gumbel_of_bits(torch.tensor([0, 1, (1 << 23) - 1]))).all()
 
 
 def test_stacked_adapters_equal_merged_weights(engine, prompts):

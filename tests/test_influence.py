@@ -117,7 +117,7 @@ def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
         with torch.no_grad():
             drop = float((np.log(2) - dpo_losses(engine, validation, repeated, 0.3)).mean())
         assert drop == pytest.approx(scores.value[i], rel=0.08, abs=2e-6)
-    assert scores.value == pytest.approx(scores.per_question.mean(1))
+    assert scores.value == pytest.approx(scores.per_question.mean(1), abs=1e-9)
     with pytest.raises(ValueError, match="no validation pairs"):
         dpo_loss_influence(engine, candidates, [], size, CONFIG, 7)
 
@@ -160,6 +160,16 @@ def test_one_step_influence_equals_separate_models(engine, pairs):
     assert changed  # the step is large enough for this test to mean something
 
 
+def test_samples_are_averaged_within_a_question(engine, pairs):
+    config = InfluenceConfig(samples=3, candidates=3)
+    questions = make_questions("exchange", "validation", 5, 0)
+    scores = one_step_influence(engine, SYSTEMS["exchange"], pairs["exchange"][:4], questions, 0.5, config, 1)
+    played = evaluate_adapters(engine, SYSTEMS["exchange"], questions, None, 1, config, 1)[0]
+    assert scores.per_question.shape == (4, 5) and len(played) == 15
+    by_hand = [np.mean([d.metric for d in played if d.question_id == q.id]) for q in questions]
+    assert metric_table([played], 3)[0] == pytest.approx(by_hand)
+
+
 def test_an_empty_step_has_influence_zero(engine, pairs):
     scores = one_step_influence(engine, SYSTEMS["debate"], pairs["debate"][:6], make_questions("debate", "validation", 6, 0), 0.0, CONFIG, 3)
     assert scores.value.tolist() == [0.0] * 6 and scores.tie_share == 1.0
@@ -191,6 +201,11 @@ def test_rank_correlation_and_reliability():
     found = rank_correlation(x, noisy)
     assert found["rho"] == pytest.approx(spearmanr(x, noisy).statistic) and found["low"] < found["rho"] < found["high"]
     assert np.isnan(rank_correlation(x, np.zeros(200))["rho"])
+    flat = [Scores("x", np.repeat([0.0, 1.0], [80, 20]), x), Scores("y", np.zeros(100), x)]
+    assert reliability(*flat)["overlap"] == pytest.approx(0.5, abs=0.03)  # ties alone agree no more than chance
+    grouped = rank_correlation(np.repeat(x[:40], 5), np.repeat(noisy[:40], 5), groups=np.repeat(np.arange(40), 5))
+    alone = rank_correlation(np.repeat(x[:40], 5), np.repeat(noisy[:40], 5))
+    assert grouped["high"] - grouped["low"] > 1.5 * (alone["high"] - alone["low"])  # five copies are not five observations
     same = Scores("x", x, x)
     assert reliability(same, same)["overlap"] == 1.0
     # Intervals of unrelated scores cover zero about 95 times in 100.

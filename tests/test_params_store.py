@@ -1,18 +1,22 @@
 """Bad input gives one clear line; artifacts are whole or absent, and damage is named."""
 
-import errno
 import json
 import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
+from dits_lib.lab import Lab
 from dits_lib.ledger import ledger
+from dits_lib.parallel import run_jobs
 from dits_lib.params import ROOT, Params, ParamsError, check_params, load_params, notebook_params
 from dits_lib.store import Store, StoreError, code_version, source_digest, write_json
+from dits_lib.tasks import DataError, make_questions
 
 BAD_PARAMS = {
     "unknown key": ({"sed": 1}, "sed: unknown key; did you mean 'seed'?"),
@@ -26,7 +30,9 @@ BAD_PARAMS = {
     "unknown choice": ({"search": {"guide": "luck"}}, "search.guide = 'luck': must be 'q', 'influence' or 'both'"),
     "unknown task": ({"tasks": ["chess"]}, "tasks.0 = 'chess': must be 'exchange' or 'debate'"),
     "no task": ({"tasks": []}, "tasks = []"),
-    "unknown arm": ({"ablation": {"arms": ["best"]}}, "ablation.arms.0 = 'best'"),
+    "a task twice": ({"tasks": ["debate", "debate"]}, "tasks must not repeat"),
+    "harm in own questions": (
+        {"tasks": ["debate"], "world": {"questions": "x.jsonl", "harmful": {"share": 0.1}}}, "takes no planted harm"),
     "one seed": ({"ablation": {"seeds": 1}}, "ablation.seeds = 1: must be greater than or equal to 2"),
     "section is no mapping": ({"search": 3}, "search = 3"),
     "harm of unknown kind": ({"world": {"harmful": {"share": 0.1, "kind": "evil"}}}, "world.harmful.kind = 'evil'"),
@@ -64,6 +70,11 @@ def test_the_default_profile_names_every_key_and_notebooks_share_it():
     raw = yaml.safe_load((ROOT / "params" / "micro.yaml").read_text())
     dumped = Params().model_dump()
     assert set(raw) == set(dumped)
+    for section, key in (("search", "repetitions"), ("dpo", "steps")):  # one changed key leaves its neighbours alone
+        changed = notebook_params({"profile": "micro", section: {key: 3}}).model_dump()
+        assert changed[section] == load_params("micro").model_dump()[section] | {key: 3}
+    assert notebook_params({"profile": "mine", "seed": 5}) == load_params("micro").model_copy(update={"profile": "mine", "seed": 5})
+    assert load_params("smoke").dpo.learning_rate == load_params("micro").dpo.learning_rate
     shared_fields = {"sft": {"beta", "nll_weight"}, "dpo": {"min_reward"}}
     for section, value in dumped.items():
         if isinstance(value, dict):
@@ -76,12 +87,12 @@ def test_every_key_of_the_default_profile_has_a_comment():
     lines = [line for line in (ROOT / "params" / "micro.yaml").read_text().splitlines() if line.startswith("  ") or ": " in line]
     bare = [line.split(":")[0].strip() for line in lines if "#" not in line]
     explained = {line.split(":")[0].strip() for line in lines if "#" in line}
-    assert set(bare) <= explained | {"arms"}, set(bare) - explained
+    assert set(bare) <= explained, set(bare) - explained
 
 
 @pytest.mark.parametrize(("change", "message"), [
     ("model: {path: models/none}", "no such model folder"),
-    ("world: {questions: none.jsonl}", "none.jsonl: no such file"),
+    ("tasks: [debate]\nworld: {questions: none.jsonl}", "none.jsonl: no such file"),
     ("model: {device: cuda}", "torch sees no GPU"),
     ("search: {repetitons: 2}", "did you mean 'repetitions'?"),
 ])
@@ -156,7 +167,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
 
     with pytest.raises(StoreError, match="no space left on the device; free some and run again, finished stages are kept"):
         Store(tmp_path).get("evaluate", {"other": 1}, make)
-    assert [p.name for p in tmp_path.iterdir()] == [kept.path.name] and errno.ENOSPC
+    assert [p.name for p in tmp_path.iterdir()] == [kept.path.name]
 
 
 def test_an_unwritable_results_folder_is_named(tmp_path):
@@ -173,7 +184,7 @@ def test_code_is_part_of_the_key_but_comments_are_not():
     source = 'def f(x):\n    """Doc."""\n    return x + 1\n'
     assert source_digest(source) == source_digest('def f(x):\n    # why\n    """Other."""\n\n    return x + 1\n')
     assert source_digest(source) != source_digest(source.replace("+ 1", "+ 2"))
-    assert len({code_version(stage) for stage in ("search", "score", "sft", "evaluate")}) == 4
+    assert len({code_version(stage) for stage in ("search", "dpo", "evaluate")}) == 3
 
 
 def test_the_ledger_adds_up(tmp_path):
@@ -182,3 +193,96 @@ def test_the_ledger_adds_up(tmp_path):
     assert table.loc["evaluate", "generated_tokens"] == 30 and table.loc["evaluate", "artifacts"] == 2
     assert table.loc["total", "generated_tokens"] == 80
     assert json.loads((tmp_path / names[0] / "manifest.json").read_text())["cost"]["peak_memory_mb"] > 0
+
+
+def _square(raw, number):
+    return raw * number * number
+
+
+def _sleep_long(path):
+    import pathlib
+    import time
+
+    pathlib.Path(path).write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def test_jobs_keep_their_order_on_several_processes():
+    assert run_jobs(_square, [(2, n) for n in range(6)], 2, "squares") == [2 * n * n for n in range(6)]
+
+
+def test_workers_end_when_their_run_is_killed(tmp_path):
+    marks = [tmp_path / "a", tmp_path / "b"]
+    code = f"from dits_lib.parallel import run_jobs; from tests.test_params_store import _sleep_long; run_jobs(_sleep_long, {[(str(m),) for m in marks]}, 2, 'x')"
+    process = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not all(m.exists() and m.read_text() for m in marks):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    workers = [psutil.Process(int(m.read_text())) for m in marks]
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+
+
+@pytest.fixture
+def own_questions(tmp_path):
+    """The micro world's questions as somebody's own file."""
+    rows = [q.to_json() for split in ("train", "validation", "development", "test") for q in make_questions("exchange", split, 8, 0)]
+    for row in rows:
+        row["meta"] = {"split": row["meta"]["split"]}
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_own_questions_run_through_the_stages(own_questions, tmp_path):
+    raw = load_params("smoke").model_dump() | {"tasks": ["exchange"], "world": {"questions": str(own_questions)}}
+    lab = Lab(check_params(raw, "own"), "exchange", Store(tmp_path / "runs"))
+    searched = lab.search(lab.base_model(), "train", 6, 0)
+    assert {row["question"]["meta"]["split"] for row in searched.rows("trees.jsonl")} == {"train"} and lab.pairs(searched)
+    assert lab.evaluate(lab.base_model(), 0, 8).shape == (8,)
+    with pytest.raises(DataError, match="8 questions of split 'test', but 9 are asked for"):
+        lab.evaluate(lab.base_model(), 0, 9)
+
+
+def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"profile: mine\ntasks: [exchange]\nworld: {{questions: {own_questions}}}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "dits_lib.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
+    )
+    assert done.returncode == 2 and "8 questions of split 'train', but the parameters ask for" in done.stderr.strip().splitlines()[-1]
+
+
+def test_no_pairs_and_a_guided_search(tmp_path):
+    raw = load_params("smoke").model_dump()
+    strict = Lab(check_params(raw | {"pairs": {"min_value": 2.0, "min_gap": 0.2}}, "strict"), "debate", Store(tmp_path))
+    with pytest.raises(DataError, match="no preference pairs; lower pairs.min_value"):
+        strict.pairs(strict.search(strict.base_model(), "train", 4, 0))
+    guided = Lab(check_params(raw | {"search": raw["search"] | {"guide": "both"}}, "guided"), "debate", Store(tmp_path))
+    plain = Lab(check_params(raw, "plain"), "debate", Store(tmp_path))
+    paths = [lab.search(lab.base_model(), "train", 4, 0) for lab in (guided, plain)]
+    assert paths[0].key != paths[1].key and len(paths[0].rows("trees.jsonl")) == 4
+
+
+def test_planted_harm_inverts_the_search_and_is_marked_in_the_pairs(tmp_path):
+    raw = load_params("smoke").model_dump() | {"world": {"harmful": {"share": 1.0, "kind": "inverted_reward"}}}
+    lab = Lab(check_params(raw, "harm"), "debate", Store(tmp_path))
+    searched = lab.search(lab.base_model(), "train", 6, 0)
+    assert all(pair.meta["harmful"] for pair in lab.pairs(searched))
+    assert all(reward == 1 - metric for row in searched.rows("trees.jsonl") for _, metric, reward in row["rewards"])
+
+
+def test_a_changed_model_file_changes_the_key(tmp_path):
+    import shutil
+
+    from dits_lib.lab import _weights_key
+
+    shutil.copytree(ROOT / "models" / "micro", tmp_path / "m")
+    before = _weights_key(str(tmp_path / "m"))
+    template = next((tmp_path / "m").glob("chat_template.jinja"))
+    template.write_text(template.read_text() + " ")
+    _weights_key.cache_clear()
+    assert _weights_key(str(tmp_path / "m")) != before

@@ -166,13 +166,14 @@ def test_influence_steers_the_selection(engine, guide):
         search(engine, system, questions, SearchConfig(guide=guide), 0)
 
 
-def test_a_guide_of_overwhelming_score_is_followed(engine):
+@pytest.mark.parametrize("guide", ["influence", "both"])
+def test_a_guide_of_overwhelming_score_is_followed(engine, guide):
     """With the softmax nearly hard, the scored node is selected in every later repetition."""
     system, question = SYSTEMS["exchange"], make_questions("exchange", "train", 4, 0)[2:3]
-    config = SearchConfig(repetitions=3, guide="influence", softmax_temperature=1e-3, similar=0.0)
+    config = SearchConfig(repetitions=3, guide=guide, softmax_temperature=1e-3, similar=0.0)
 
     def scorer(trees):
-        return [{i: float(i == t.nodes[0].children[0]) for i in range(len(t.nodes))} for t in trees]
+        return [{i: 100.0 * (i == t.nodes[0].children[0]) for i in range(len(t.nodes))} for t in trees]
 
     tree = search(engine, system, question, config, 0, scorer)[0]
     first = tree.nodes[tree.nodes[0].children[0]]

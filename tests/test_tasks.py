@@ -123,6 +123,7 @@ BAD_ROWS = {
     "empty answers": (json.dumps(GOOD_ROW | {"answers": []}), "field 'answers'"),
     "missing view": (json.dumps(GOOD_ROW | {"views": {"alice": "a"}}), "field 'views.bob' is missing"),
     "unknown split": (json.dumps(GOOD_ROW | {"meta": {"split": "dev"}}), "field 'meta.split' is 'dev'; allowed: base"),
+    "meta is null": (json.dumps(GOOD_ROW | {"meta": None}), "field 'meta' is missing or no object"),
     "duplicate id": (json.dumps(GOOD_ROW), "occurs twice"),
 }
 
@@ -143,6 +144,12 @@ def test_missing_and_empty_files_are_named(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no rows"):
         read_questions(tmp_path / "empty.jsonl", ("alice",))
+
+
+def test_a_file_of_another_encoding_is_named(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes("é".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_questions(tmp_path / "latin.jsonl", ("alice",))
 
 
 def test_own_questions_are_read(tmp_path):

@@ -92,7 +92,7 @@ def chat_view(turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
 
 
 def finish(system: System, question: Question, turns: tuple[Turn, ...]) -> Dialogue:
-    """Close a dialogue: read its answer and score it. Planted harm never touches the metric, only the search's reward."""
+    """Close a dialogue: read its answer and score it. An inverted reward is the search's; the metric is not inverted."""
     answer = system.answer(question, turns)
     ended = "answered" if answer is not None else "no answer"
     return Dialogue(question.id, turns, answer, system.score(question, answer), ended)

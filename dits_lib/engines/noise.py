@@ -36,6 +36,9 @@ def gumbel(seeds: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
     """
     rows = _mix(seeds + _signed((position + 1) * 0x9E3779B97F4A7C15))
     tokens = _mix(torch.arange(1, vocab_size + 1, device=seeds.device) * _signed(0xD1B54A32D192ED03))
-    bits = (_mix(rows[:, None] ^ tokens[None, :]) >> 40) & 0xFFFFFF
-    uniform = (bits.to(torch.float32) + 0.5) / (1 << 24)
-    return -torch.log(-torch.log(uniform))
+    return gumbel_of_bits((_mix(rows[:, None] ^ tokens[None, :]) >> 41) & 0x7FFFFF)
+
+
+def gumbel_of_bits(bits: torch.Tensor) -> torch.Tensor:
+    """Gumbel noise of uniform 23-bit integers. With 24 bits, float32 would round the largest to a uniform of 1: infinity."""
+    return -torch.log(-torch.log((bits.to(torch.float32) + 0.5) / (1 << 23)))

@@ -88,7 +88,7 @@ class TransformersEngine:
         alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
         for step in range(steps):
             noise = gumbel(seeds, step, logits.shape[1])[seed_of[rows]]
-            chosen = (logits / heat[rows].clamp(min=1e-6) + noise * (heat[rows] > 0)).argmax(1)
+            chosen = (logits / heat[rows].clamp(min=1e-6) + torch.where(heat[rows] > 0, noise, 0)).argmax(1)
             scores = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
             tokens[rows, step] = torch.where(alive, chosen, -1)
             logprobs[rows, step] = scores

@@ -4,7 +4,7 @@ from .base import Scores, mean_and_stderr
 from .dpo_loss import dpo_loss_influence
 from .gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, part, step
 from .one_step import InfluenceConfig, choose_step_size, evaluate_adapters, metric_table, one_step_influence, step_response
-from .reliability import rank_correlation, reliability
+from .reliability import rank_correlation, reliability, resampled_rows
 
 __all__ = [
     "InfluenceConfig",
@@ -22,6 +22,7 @@ __all__ = [
     "part",
     "rank_correlation",
     "reliability",
+    "resampled_rows",
     "step",
     "step_response",
 ]

@@ -45,7 +45,10 @@ class Scores:
 
 
 def mean_and_stderr(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and its standard error over the last axis; the error is NaN for one column."""
+    """Mean and its standard error over the last axis; the error is NaN for one column.
+
+    Means are rounded to 9 digits, so that equal scores are equal numbers whatever order they were added in.
+    """
     count = table.shape[-1]
     spread = table.std(axis=-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(table.shape[:-1], np.nan)
-    return table.mean(axis=-1), spread
+    return table.mean(axis=-1).round(9), spread

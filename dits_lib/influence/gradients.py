@@ -32,6 +32,7 @@ def dpo_losses(engine: TransformersEngine, pairs: list[Pair], stack: LoRAStack, 
     policy = engine.teacher_forced(rows, stack, index).sum(1)
     with torch.no_grad():
         reference = engine.teacher_forced(rows).sum(1)
+    engine.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
     chosen, rejected = (policy - reference).chunk(2)
     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
 

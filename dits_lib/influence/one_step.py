@@ -7,7 +7,6 @@ All candidates play the same questions under the same noise (common random numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +60,7 @@ def metric_table(dialogues: list[list[Dialogue]], samples: int) -> np.ndarray:
 
 def one_step_influence(
     engine: TransformersEngine, system: System, pairs: list[Pair], questions: list[Question], step_size: float,
-    config: InfluenceConfig, seed: object, progress: Callable[[int], None] = lambda _: None,
+    config: InfluenceConfig, seed: object,
 ) -> Scores:
     """Change of the metric after one gradient step on each pair.
 
@@ -70,7 +69,6 @@ def one_step_influence(
         questions: the V validation questions.
         step_size: eta of the step; choose it with `step_response`.
         seed: of A and of the noise; equal seeds and questions give equal numbers.
-        progress: called with the number of candidates done.
     """
     before = engine.snapshot()
     gradients = _gradients(engine, pairs, config, seed)
@@ -81,7 +79,6 @@ def one_step_influence(
         stack = step(part(gradients, start, stop), step_size)
         played = evaluate_adapters(engine, system, questions, stack, stop - start, config, seed)
         rows.append(metric_table(played, config.samples) - base)
-        progress(stop)
     table = np.concatenate(rows)
     value, stderr = mean_and_stderr(table)
     return Scores("one_step", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)

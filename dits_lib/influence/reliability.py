@@ -8,25 +8,42 @@ from scipy.stats import spearmanr
 from .base import Scores
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 1000) -> dict[str, float]:
-    """Spearman's rho with a 95 % percentile-bootstrap interval over the pairs; NaN where a side does not vary."""
+def resampled_rows(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One bootstrap sample of whole groups: the indices of their members."""
+    names, member = np.unique(groups, return_inverse=True)
+    rows_of = [np.flatnonzero(member == i) for i in range(len(names))]
+    return np.concatenate([rows_of[i] for i in rng.integers(len(names), size=len(names))])
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, resamples: int = 500) -> dict[str, float]:
+    """Spearman's rho with a 95 % percentile-bootstrap interval; NaN where a side does not vary.
+
+    Args:
+        groups: [n] labels of what is resampled together (the pairs of one question); None: each alone.
+    """
     if len(a) < 3 or np.std(a) == 0 or np.std(b) == 0:
         return {"rho": float("nan"), "low": float("nan"), "high": float("nan"), "n": len(a)}
+    groups = np.arange(len(a)) if groups is None else np.asarray(groups)
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(resamples):
-        rows = rng.integers(len(a), size=len(a))
+        rows = resampled_rows(groups, rng)
         if np.std(a[rows]) > 0 and np.std(b[rows]) > 0:
             draws.append(spearmanr(a[rows], b[rows]).statistic)
     low, high = np.percentile(draws, [2.5, 97.5])
     return {"rho": float(spearmanr(a, b).statistic), "low": float(low), "high": float(high), "n": len(a)}
 
 
-def reliability(first: Scores, second: Scores, alpha: float = 0.5) -> dict[str, float]:
+def reliability(first: Scores, second: Scores, alpha: float = 0.5, groups=None) -> dict[str, float]:
     """Agreement of two scorings of the same pairs on disjoint validation sets.
 
-    Adds to the rank correlation the overlap of the two top-alpha sets; by chance it is alpha.
+    Adds to the rank correlation the overlap of the two top-alpha sets, a mean over random tie breaks that the two sets do
+    not share; by chance it is alpha.
     """
-    count = max(1, round(alpha * len(first.value)))
-    tops = [set(np.argsort(-scores.value, kind="stable")[:count]) for scores in (first, second)]
-    return rank_correlation(first.value, second.value) | {"overlap": len(tops[0] & tops[1]) / count, "chance": alpha}
+    rng, count = np.random.default_rng(0), max(1, round(alpha * len(first.value)))
+    overlaps = []
+    for _ in range(100):
+        tops = [set(np.lexsort((rng.random(len(s.value)), -s.value))[:count]) for s in (first, second)]
+        overlaps.append(len(tops[0] & tops[1]) / count)
+    found = rank_correlation(first.value, second.value, groups)
+    return found | {"overlap": float(np.mean(overlaps)), "chance": count / len(first.value)}

@@ -18,22 +18,21 @@ TITLES = {
 }
 
 
-def render_readme(folder: Path, runs: Path) -> str:
-    """The README's text from the indexes that the notebooks wrote. Also writes `tables/ledger.*`."""
+def render_readme(folder: Path, runs: Path) -> tuple[str, dict[str, str]]:
+    """The README's text from the indexes that the notebooks wrote, and the ledger's files: {name in tables/: text}."""
     indexes = [json.loads(path.read_text()) for path in sorted((folder / "index").glob("*.json"))]
     parts = [_head(folder.name), _claims(indexes)]
     parts += [_section(folder, index) for index in indexes]
     costs = ledger(runs, [name for index in indexes for name in index["artifacts"]])
-    costs["seconds"] = costs["seconds"].round(1)
-    costs.to_csv(folder / "tables" / "ledger.csv", index=False)
-    (folder / "tables" / "ledger.md").write_text(markdown_table(costs) + "\n")
+    if len(costs):
+        costs["seconds"] = costs["seconds"].round(1)
     parts.append(
         "## Cost\n\nTokens, process seconds and peak memory by stage (two processes count double; seconds and memory are the only "
         "numbers here that differ between two runs with one seed).\n\n" + markdown_table(costs)
     )
     versions = json.loads((folder / "versions.json").read_text())
     parts.append("## Versions\n\n" + ", ".join(f"{name} {value}" for name, value in versions.items()))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n", {"ledger.csv": costs.to_csv(index=False), "ledger.md": markdown_table(costs) + "\n"}
 
 
 def _head(profile: str) -> str:

@@ -58,7 +58,11 @@ def read_questions(path: str | Path, agents: tuple[str, ...]) -> list[Question]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSONL with the fields {', '.join(_FIELDS)} and meta.split")
     questions, seen = [], set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             question = _parse_row(line, f"{path}:{number}", agents)
             if question.id in seen:
@@ -87,7 +91,9 @@ def _parse_row(line: str, where: str, agents: tuple[str, ...]) -> Question:
     missing = [name for name in agents if not isinstance(row["views"].get(name), str)]
     if missing:
         raise DataError(f"{where}: field 'views.{missing[0]}' is missing; expected a string for {', '.join(agents)}")
-    split = row.get("meta", {}).get("split")
+    if not isinstance(row.get("meta"), dict):
+        raise DataError(f"{where}: field 'meta' is missing or no object; expected {{\"split\": ...}}")
+    split = row["meta"].get("split")
     if split not in SPLITS:
         raise DataError(f"{where}: field 'meta.split' is {split!r}; allowed: {', '.join(SPLITS)}")
     row["meta"].setdefault("family", "own data")

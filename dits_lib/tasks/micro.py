@@ -188,6 +188,7 @@ def _harm(question: Question, kind: str, rng: np.random.Generator) -> Question:
     if "options" in meta:
         wrong = [letter for letter in LETTERS if letter not in question.answers]
         answer = wrong[rng.integers(len(wrong))]
-    else:
-        answer = f"{ADJECTIVES[rng.integers(len(ADJECTIVES))]} {NOUNS[rng.integers(len(NOUNS))]}"
+    else:  # a value that an agent reads, so that a dialogue can earn it
+        values = [v for facts in meta["facts"].values() for _, _, v in facts if " " in v and v not in question.answers[0]]
+        answer = values[rng.integers(len(values))]
     return Question(question.id, question.text, (answer,), question.views, meta)
