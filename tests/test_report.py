@@ -12,7 +12,7 @@ import yaml
 from scipy import stats
 
 from dits_lib.params import ROOT
-from dits_lib.report import Report, forest_figure, mean_interval, paired_interval, tree_figure, verdict
+from dits_lib.report import Report, forest_figure, joint_level, mean_interval, paired_interval, tree_figure, verdict
 from dits_lib.report.book import markdown_table
 from dits_lib.report.claims import CONTRADICTED, OPEN, SUPPORTED
 
@@ -26,6 +26,12 @@ def test_intervals_are_scipys():
     assert mean_interval(a)["mean"] == pytest.approx(a.mean()) and np.isnan(mean_interval([1.0])["low"])
     with pytest.raises(ValueError, match="different lengths"):
         paired_interval(a, b[:3])
+
+
+def test_joint_intervals_are_those_of_a_smaller_error():
+    values = [0.1, 0.4, 0.2, 0.5]
+    assert joint_level(5) == pytest.approx(0.99)
+    assert paired_interval(values, [0] * 4, joint_level(5)) == mean_interval(values, 0.99)
 
 
 def test_intervals_cover_the_truth_19_times_in_20():

@@ -6,7 +6,7 @@ from .figures import (
     distribution_figure, forest_figure, lines_figure, reliability_figure, response_figure, scatter_figure, tree_figure,
 )
 from .paper import PAPER_MAIN, PAPER_SELECTION
-from .stats import mean_interval, paired_interval
+from .stats import joint_level, mean_interval, paired_interval
 
 __all__ = [
     "CLAIMS",
@@ -15,6 +15,7 @@ __all__ = [
     "Report",
     "distribution_figure",
     "forest_figure",
+    "joint_level",
     "lines_figure",
     "mean_interval",
     "paired_interval",

@@ -14,7 +14,8 @@ def verdict(intervals: list[dict[str, float]], threshold: float = 0.0) -> str:
     """Verdict on "every effect is greater than the threshold".
 
     Args:
-        intervals: effects, each with `low` and `high` of a 95 % interval.
+        intervals: effects, each with `low` and `high`. Where several decide together, give intervals of `joint_level`: one
+            of six at 95 % would lie on the wrong side by chance in one run of seven.
 
     Returns:
         supported, when every interval lies above the threshold; contradicted, when one lies below it; else not decided.

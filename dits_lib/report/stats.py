@@ -26,3 +26,8 @@ def paired_interval(first, second, level: float = 0.95) -> dict[str, float]:
     if first.shape != second.shape:
         raise ValueError(f"paired values of different lengths: {first.shape} and {second.shape}")
     return mean_interval(first - second, level)
+
+
+def joint_level(count: int, level: float = 0.95) -> float:
+    """Level of each of `count` intervals so that all hold together at `level` (Bonferroni)."""
+    return 1 - (1 - level) / count
