@@ -31,7 +31,7 @@ def test_intervals_are_scipys():
 def test_joint_intervals_are_those_of_a_smaller_error():
     values = [0.1, 0.4, 0.2, 0.5]
     assert joint_level(5) == pytest.approx(0.99)
-    assert paired_interval(values, [0] * 4, joint_level(5)) == mean_interval(values, 0.99)
+    assert paired_interval(values, [0] * 4, joint_level(5)) == pytest.approx(mean_interval(values, 0.99))
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
