@@ -207,13 +207,15 @@ def is_current(stamp: Path, key: str, folder: Path) -> bool:
 
 
 def clean(path: Path) -> None:
-    """Drop times, progress bars and machine paths from an executed notebook, so that equal runs give equal files."""
+    """Drop times, progress bars and random ids from an executed notebook, so that equal runs give equal files."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     notebook["metadata"].pop("papermill", None)
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         cell["metadata"].pop("papermill", None)
         cell["metadata"].pop("execution", None)
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["id"] = "injected-parameters"  # papermill draws one at random
         kept = [o for o in cell.get("outputs", []) if o.get("name") != "stderr" and not _is_progress(o)]
         if "outputs" in cell:
             cell["outputs"] = kept

@@ -28,6 +28,8 @@ def verdict(intervals: list[dict[str, float]], threshold: float = 0.0) -> str:
 
 
 def describe(name: str, interval: dict[str, float], digits: int = 3) -> str:
-    """`name: mean [low, high]`, with a sign."""
+    """`name: mean [low, high]`, with a sign; `no value` where there is none."""
     value = interval["mean"] if "mean" in interval else interval["rho"]
+    if math.isnan(value):
+        return f"{name}: no value"
     return f"{name}: {value:+.{digits}f} [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"

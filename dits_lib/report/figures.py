@@ -19,7 +19,7 @@ def _panels(count: int, width: float = 5.4, height: float = 3.9):
     return figure, axes[0]
 
 
-def tree_figure(tree: Tree, max_chars: int = 26) -> plt.Figure:
+def tree_figure(tree: Tree, max_chars: int = 34) -> plt.Figure:
     """A search tree, root on the left: colour is Q, size is visits; a text is the reply."""
     leaves: dict[int, float] = {}
 
@@ -31,7 +31,7 @@ def tree_figure(tree: Tree, max_chars: int = 26) -> plt.Figure:
     place(0)
     depth = max(node.depth for node in tree.nodes)
     height = max(3.0, 0.34 * (1 + max(leaves.values())))
-    figure, axis = plt.subplots(figsize=(3.1 * (depth + 1), height), layout="constrained")
+    figure, axis = plt.subplots(figsize=(3.4 * (depth + 1), height), layout="constrained")
     for index, node in enumerate(tree.nodes):
         if node.parent is not None:
             axis.plot([tree.nodes[node.parent].depth, node.depth], [leaves[node.parent], leaves[index]], color="0.75", lw=1, zorder=1)
@@ -125,10 +125,16 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
     """Lines with 95 % intervals, one panel a task; columns task, `x`, `hue`, mean, low, high."""
     tasks = list(dict.fromkeys(rows["task"]))
     figure, axes = _panels(len(tasks))
+    counted = (rows[x] == rows[x].round()).all()
     for axis, task in zip(axes, tasks, strict=True):
-        for name, part in rows[rows["task"] == task].groupby(hue, sort=False):
+        groups = list(rows[rows["task"] == task].groupby(hue, sort=False))
+        for index, (name, part) in enumerate(groups):
             error = [part["mean"] - part["low"], part["high"] - part["mean"]]
-            axis.errorbar(part[x], part["mean"], yerr=error, marker="o", capsize=3, label=name)
+            aside = 0.06 * index if counted else 0.0  # so that the bars of two lines can be told apart
+            axis.errorbar(part[x] + aside, part["mean"], yerr=error, marker="o", capsize=3, label=name)
         axis.set(title=TASK_NAMES[task], xlabel=xlabel, ylabel=ylabel or y)
-        axis.legend(fontsize=8)
+        if counted:
+            axis.set_xticks(sorted(rows[x].unique()))
+        if len(groups) > 1:
+            axis.legend(fontsize=8)
     return figure
