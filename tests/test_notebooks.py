@@ -141,7 +141,8 @@ def test_a_bad_artifact_stops_the_run_with_one_line(whole, tmp_path):
     import shutil
 
     shutil.copytree(whole[0], tmp_path / "copy")
-    damaged = next((tmp_path / "copy" / "runs" / "smoke").glob("search-*/trees.jsonl"))
+    used = json.loads((tmp_path / "copy" / "results" / "smoke" / "index" / "01_rollout.json").read_text())["artifacts"]
+    damaged = tmp_path / "copy" / "runs" / "smoke" / next(name for name in used if name.startswith("search")) / "trees.jsonl"
     damaged.write_text(damaged.read_text()[:100])
     (tmp_path / "copy" / "runs" / "smoke" / "01_rollout.stamp.json").unlink()
     process = start(tmp_path / "copy", "--profile", "smoke", "--notebook", "01_rollout")
