@@ -48,6 +48,10 @@ def _pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
     return lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
 
 
+def _q_values(lab: Lab, searched: Artifact) -> np.ndarray:
+    return np.array([pair.q_chosen for pair in lab.pairs(searched)])
+
+
 def _step_size(lab: Lab) -> tuple[float, list[dict]]:
     """The influence step of a task, chosen once, with the first seed's SFT model and pairs, on development questions; and
     the table behind the choice. All seeds and rounds take it, so that their influences have one unit."""
@@ -92,6 +96,11 @@ def scoring_job(raw: dict, task: str) -> dict:
     }
 
 
+def influence_table(job: dict) -> np.ndarray:
+    """One-step influence of a scoring job [pairs, questions], both validation sets side by side."""
+    return np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1)
+
+
 def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
     """Test-retest agreement of one-step scores for several V, from the two disjoint validation sets of a scoring job."""
     rows = []
@@ -124,14 +133,14 @@ def gain_of_v(job: dict, small: int, large: int, resamples: int = 500) -> dict:
 
 def correlation_row(job: dict, against: str) -> dict:
     """Rank correlation of the one-step influence (all validation questions) with `q` or `classic`."""
-    value = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1).mean(axis=1)
+    value = influence_table(job).mean(axis=1)
     return {"task": job["task"], "against": against, **rank_correlation(value, np.array(job[against]), job["question"])}
 
 
 def harm_row(job: dict, name: str) -> dict:
     """How well a score tells planted harm: the AUC (chance that a sound pair scores above a harmful one) of `influence`,
     `classic` or `q`."""
-    influence = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1).mean(axis=1)
+    influence = influence_table(job).mean(axis=1)
     score, harmful = {"influence": influence}.get(name, np.array(job.get(name))), np.array(job["harmful"])
     sound, bad = score[~harmful], score[harmful]
     auc = mannwhitneyu(sound, bad).statistic / (len(sound) * len(bad)) if len(sound) and len(bad) else float("nan")
@@ -148,7 +157,7 @@ def ablation_job(raw: dict, task: str, seed: int) -> dict:
     influence = read_scores(lab.one_step(model, searched, size, p.influence.validation_questions, seed)).value
     validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
-    q_value = np.array([pair.q_chosen for pair in lab.pairs(searched)])
+    q_value = _q_values(lab, searched)
     metric = {"base": lab.evaluate(lab.base_model(), seed).mean(), "sft": lab.evaluate(model, seed).mean()}
     kept_of = {}
     for arm in ARMS:
@@ -180,7 +189,7 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
     rows = []
     for count in p.budget.q_questions:
         searched = lab.search(model, "train", count, seed, skip=p.sizes.sft_questions)
-        q_value = np.array([pair.q_chosen for pair in lab.pairs(searched)])
+        q_value = _q_values(lab, searched)
         kept = top_share(q_value, p.selection.alpha, np.random.default_rng([seed, count]))
         rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
@@ -221,7 +230,7 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         skip = p.sizes.sft_questions + p.sizes.train_questions + (number - 1) * p.iterations.questions
         searched = lab.search(policy, "train", p.iterations.questions, seed, skip=skip)
         start = lab.sft(first_sft, [searched], seed)
-        score = np.array([pair.q_chosen for pair in lab.pairs(searched)])
+        score = _q_values(lab, searched)
         row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
         if method.startswith("DITS"):
             v = p.influence.validation_questions

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 
 from ..search import Tree
+from ..studies import influence_table
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 _LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
@@ -55,7 +56,7 @@ def scatter_figure(jobs: list[dict]) -> plt.Figure:
     """Influence against Q-value, one panel a task; a cross is the standard error of the influence."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
-        table = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1)
+        table = influence_table(job)
         value, error = table.mean(axis=1), table.std(axis=1, ddof=1) / np.sqrt(table.shape[1])
         families = np.array(job["family"])
         for family in dict.fromkeys(job["family"]):
@@ -71,7 +72,7 @@ def distribution_figure(jobs: list[dict], count: int) -> plt.Figure:
     """Histogram of the influence at the paper's V, and at all validation questions."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
-        table = np.concatenate([np.array(job["first"]), np.array(job["second"])], axis=1)
+        table = influence_table(job)
         for v, color in ((count, "C1"), (table.shape[1], "C0")):
             sns.histplot(table[:, :v].mean(axis=1), bins=31, ax=axis, color=color, alpha=0.5, label=f"V = {v}", element="step")
         axis.axvline(0, color="0.3", lw=1)
