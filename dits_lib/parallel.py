@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tqdm.auto import tqdm
+
+from .store import LISTENERS
 
 
 def _one_thread() -> None:
@@ -18,8 +21,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, stages) -> None:
     _one_thread()
+    LISTENERS.append(stages.put)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
@@ -30,6 +34,37 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
+class _Bar:
+    """A progress bar that ticks once a job and tells, between two ticks, which stages are being computed."""
+
+    def __init__(self, total: int, label: str):
+        self.bar, self.stages = tqdm(total=total, desc=label), 0
+
+    def stage(self, name: str) -> None:
+        self.stages += 1
+        self.bar.set_postfix_str(f"stage {self.stages}: {name}")
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear of the stages of this process."""
+        LISTENERS.append(self.stage)
+        try:
+            yield
+        finally:
+            LISTENERS.remove(self.stage)
+
+    @contextlib.contextmanager
+    def reading(self, stages) -> Iterator[None]:
+        """Hear of the stages that workers put into a queue."""
+        thread = threading.Thread(target=lambda: [self.stage(name) for name in iter(stages.get, None)], daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stages.put(None)
+            thread.join(timeout=5)
+
+
 def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str) -> list:
     """`[function(*job) for job in jobs]`, in that order, on `workers` processes, with a progress bar.
 
@@ -37,19 +72,30 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str) ->
         function: importable (a library function), since processes are started afresh.
         label: of the progress bar.
     """
-    if workers == 1:
-        _one_thread()
-        return [function(*job) for job in tqdm(jobs, desc=label)]
+    bar = _Bar(len(jobs), label)
     results: list = [None] * len(jobs)
-    context = multiprocessing.get_context("spawn")
-    # Threads are fixed by the environment before torch is imported: results then depend on no machine's core count.
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
-        waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
-        try:
-            for done in tqdm(as_completed(waiting), total=len(jobs), desc=label):
-                results[waiting[done]] = done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with bar.bar:
+        if workers == 1:
+            _one_thread()
+            with bar.listening():
+                for index, job in enumerate(jobs):
+                    results[index] = function(*job)
+                    bar.bar.update()
+            return results
+        context = multiprocessing.get_context("spawn")
+        stages = context.SimpleQueue()
+        # Threads are fixed by the environment before torch is imported: results then depend on no machine's core count.
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+        with (
+            bar.reading(stages),
+            ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), stages)) as pool,
+        ):
+            waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
+            try:
+                for done in as_completed(waiting):
+                    results[waiting[done]] = done.result()
+                    bar.bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return results

@@ -37,6 +37,9 @@ class StoreError(RuntimeError):
 USED: set[str] = set()
 """Folder names of the artifacts that this process has asked for; the ledger adds up what they cost."""
 
+LISTENERS: list[Callable[[str], None]] = []
+"""Called with a stage's name when this process begins to compute it: progress bars show it."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -84,6 +87,8 @@ class Store:
         return self._checked[key]
 
     def _make(self, path: Path, body: dict, make: Callable[[Path], dict]) -> None:
+        for listener in LISTENERS:
+            listener(body["stage"])
         temporary = self.root / f".{path.name}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         try:

@@ -195,6 +195,11 @@ def test_the_ledger_adds_up(tmp_path):
     assert json.loads((tmp_path / names[0] / "manifest.json").read_text())["cost"]["peak_memory_mb"] > 0
 
 
+def _two_stages(folder):
+    for stage in ("search", "score"):
+        Store(folder).get(stage, {}, lambda folder: {})
+
+
 def _square(raw, number):
     return raw * number * number
 
@@ -209,6 +214,13 @@ def _sleep_long(path):
 
 def test_jobs_keep_their_order_on_several_processes():
     assert run_jobs(_square, [(2, n) for n in range(6)], 2, "squares") == [2 * n * n for n in range(6)]
+
+
+def test_a_bar_tells_the_stages_of_its_workers(tmp_path, capfd):
+    for workers in (1, 2):
+        run_jobs(_two_stages, [(str(tmp_path / f"{workers}-{n}"),) for n in range(2)], workers, "studies")
+        told = capfd.readouterr().err
+        assert "stage 4: " in told and "100%" in told and ("search" in told or "score" in told)
 
 
 def test_workers_end_when_their_run_is_killed(tmp_path):

@@ -1,14 +1,38 @@
 """Multi-agent systems: who speaks, what each agent is shown, when a dialogue ends."""
 
-from .base import Dialogue, System, Turn, chat_view, finish, parse_answer
+from .base import ENDINGS, Dialogue, System, Turn, chat_messages, finish, parse_answer
 from .debate import Debate
 from .exchange import Exchange
+from .prompts import PROMPTS
 from .rendering import prompt_ids, rendered_turns, reply_ids, shared_prefix
 from .scripted import SCRIPTED, scripted_dialogue
 
-SYSTEMS: dict[str, System] = {"exchange": Exchange(), "debate": Debate()}
+LIMITS = {
+    "micro": {"exchange": {"max_turns": 6, "max_new_tokens": 10}, "debate": {"max_turns": 3, "max_new_tokens": 20}},
+    "chat": {"exchange": {"max_turns": 6, "max_new_tokens": 64}, "debate": {"max_turns": 3, "max_new_tokens": 128}},
+}
+"""Turns of a dialogue and tokens of a reply, at most, by the style of the prompts."""
+
+
+def make_system(task: str, prompts: str = "micro", **limits: int) -> System:
+    """The multi-agent system of a task.
+
+    Args:
+        task: `exchange` or `debate`.
+        prompts: `micro` (the micro world's few words) or `chat`.
+        limits: `max_turns`, `max_new_tokens`, where other than in `LIMITS`.
+    """
+    kind = {"exchange": Exchange, "debate": Debate}[task]
+    return kind(**PROMPTS[prompts][task], **LIMITS[prompts][task] | limits)
+
+
+SYSTEMS: dict[str, System] = {task: make_system(task) for task in ("exchange", "debate")}
+"""The systems of the micro world."""
 
 __all__ = [
+    "ENDINGS",
+    "LIMITS",
+    "PROMPTS",
     "SCRIPTED",
     "SYSTEMS",
     "Debate",
@@ -16,8 +40,9 @@ __all__ = [
     "Exchange",
     "System",
     "Turn",
-    "chat_view",
+    "chat_messages",
     "finish",
+    "make_system",
     "parse_answer",
     "prompt_ids",
     "rendered_turns",

@@ -12,6 +12,10 @@ from typing import Protocol
 
 from ..tasks.base import Question
 
+ENDINGS = ("answered", "no agreement", "no answer parsed")
+"""How a dialogue ends: with an answer; with answers that count for nothing (the agents differ, or the wrong agent gave it); with
+no reply that holds exactly one `<A>...</A>`."""
+
 _ANSWER = re.compile(r"<A>\s*(.*?)\s*</A>", re.DOTALL)
 
 
@@ -45,7 +49,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A finished dialogue: its turns, its answer (None: the agents gave none) and the metric of that answer in [0, 1]."""
+    """A finished dialogue: its turns, its answer (None: the agents gave none), the metric of that answer in [0, 1], and how it
+    ended (one of `ENDINGS`)."""
 
     question_id: str
     turns: tuple[Turn, ...]
@@ -86,13 +91,29 @@ def parse_answer(text: str) -> str | None:
     return found[0] if len(found) == 1 and found[0] else None
 
 
-def chat_view(turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
-    """The turns as chat messages: an agent's own replies are the assistant's, all others are the user's."""
-    return [{"role": "assistant" if turn.agent == agent else "user", "content": turn.text} for turn in turns]
+def chat_messages(system: System, question: Question, turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
+    """Chat messages of an agent of a system of two: its instructions, the opening, then the turns. An agent's own replies are the
+    assistant's, all others are the user's; the opening and a partner's first reply are one message, so that roles alternate."""
+    index = system.agents.index(agent)
+    known = {
+        "role": agent, "name": agent.capitalize(), "partner": system.agents[1 - index].capitalize(), "view": question.views[agent],
+        "question": question.text,
+    }
+    messages = [{"role": "system", "content": system.instructions[index].format(**known)}]
+    if system.opening:
+        messages.append({"role": "user", "content": system.opening.format(**known)})
+    for turn in turns:
+        role = "assistant" if turn.agent == agent else "user"
+        if messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{turn.agent.capitalize()}: {turn.text}"
+        else:
+            messages.append({"role": role, "content": turn.text})
+    return messages
 
 
 def finish(system: System, question: Question, turns: tuple[Turn, ...]) -> Dialogue:
     """Close a dialogue: read its answer and score it. An inverted reward is the search's; the metric is not inverted."""
     answer = system.answer(question, turns)
-    ended = "answered" if answer is not None else "no answer"
+    parsed = any(parse_answer(turn.text) is not None for turn in turns)
+    ended = "answered" if answer is not None else "no agreement" if parsed else "no answer parsed"
     return Dialogue(question.id, turns, answer, system.score(question, answer), ended)

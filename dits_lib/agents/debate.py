@@ -6,29 +6,29 @@ from dataclasses import dataclass
 
 from ..tasks.base import Question
 from ..tasks.metrics import choice_accuracy
-from .base import Turn, chat_view, parse_answer
+from .base import Turn, chat_messages, parse_answer
 
 
 @dataclass(frozen=True)
 class Debate:
     """Solver, critic, solver: it ends when the critic agrees or after `max_turns`; the solver's last answer counts
-    (accuracy)."""
+    (accuracy). `instructions` and `opening` are as in `Exchange`."""
 
-    max_turns: int = 3
-    max_new_tokens: int = 20
-    instruction: str = "{agent} : {view} ask {question}"
+    max_turns: int
+    max_new_tokens: int
+    instructions: tuple[str, str]
+    opening: str
     agreement: str = "agree"
     name: str = "debate"
     agents: tuple[str, ...] = ("solver", "critic")
     metric_name: str = "accuracy"
 
     def next_agent(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
-        agreed = bool(turns) and turns[-1].agent == "critic" and turns[-1].text.strip() == self.agreement
+        agreed = bool(turns) and turns[-1].agent == "critic" and turns[-1].text.strip(" .!\n").lower() == self.agreement
         return None if agreed or len(turns) >= self.max_turns else self.agents[len(turns) % 2]
 
     def messages(self, question: Question, turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
-        content = self.instruction.format(agent=agent, view=question.views[agent], question=question.text)
-        return [{"role": "system", "content": content}, *chat_view(turns, agent)]
+        return chat_messages(self, question, turns, agent)
 
     def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
         spoken = [turn for turn in turns if turn.agent == "solver"]

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 
 from ..tasks.base import Question
 from ..tasks.metrics import best_f1, normalize_answer
-from .base import Turn, chat_view, parse_answer
+from .base import Turn, chat_messages, parse_answer
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Two agents in turns, at most `max_turns`; the answer counts once both have given it (token F1)."""
+    """Two agents in turns, at most `max_turns`; the answer counts once both have given it (token F1).
 
-    max_turns: int = 6
-    max_new_tokens: int = 10
-    instruction: str = "{agent} : {view} ask {question}"
+    `instructions` (system message) and `opening` (first user message, if any) take {view}, {question}, {name} and {partner}.
+    """
+
+    max_turns: int
+    max_new_tokens: int
+    instructions: tuple[str, str]
+    opening: str
     name: str = "exchange"
     agents: tuple[str, ...] = ("alice", "bob")
     metric_name: str = "F1"
@@ -26,8 +30,7 @@ class Exchange:
         return self.agents[len(turns) % 2]
 
     def messages(self, question: Question, turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
-        content = self.instruction.format(agent=agent, view=question.views[agent], question=question.text)
-        return [{"role": "system", "content": content}, *chat_view(turns, agent)]
+        return chat_messages(self, question, turns, agent)
 
     def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
         if len(turns) < 2:

@@ -1,0 +1,244 @@
+"""What a public data set defines, and how its rows become questions of disjoint splits.
+
+A data set is one small class: where it lies, its licence, and how one row becomes a question. It is read from the hub by
+`datasets.load_dataset`, or from a folder of JSONL files in the same schema (`data.data_dir`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..base import DataError, Question
+
+SHARES = {"train": 0.4, "validation": 0.2, "development": 0.1, "test": 0.3}
+"""How the rows of one hub split are shared out among the splits that it serves."""
+
+
+class RowError(ValueError):
+    """A row that cannot be used: the field, and what is wrong with it."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(f"field '{field}': {message}")
+
+
+class PublicDataset:
+    """One data set. A subclass sets the attributes and defines `question`.
+
+    Attributes:
+        name: how parameters name it.
+        task: `exchange` or `debate`.
+        hub_id, config: of the hub.
+        licence: of the data, as its card names it.
+        hub_split: {split here: split of the hub}; splits here that share one are drawn from it without overlap.
+        fields: {field: type} of a row.
+    """
+
+    name: str
+    task: str
+    hub_id: str
+    config: str | None = None
+    licence: str
+    hub_split = {"train": "train", "validation": "train", "development": "train", "test": "validation"}
+    fields: dict[str, type]
+
+    def question(self, row: dict, words: int) -> Question:
+        """The question of a row; each agent reads at most `words` words of context.
+
+        Raises:
+            RowError: when a field cannot be used.
+        """
+        raise NotImplementedError
+
+    def checked(self, row: object, words: int, where: str) -> Question:
+        """As `question`, after a look at the fields.
+
+        Raises:
+            DataError: naming `where` the row stands, and the field.
+        """
+        try:
+            if not isinstance(row, dict):
+                raise RowError("(row)", f"a {type(row).__name__}; expected an object with {', '.join(self.fields)}")
+            for name, kind in self.fields.items():
+                if name not in row:
+                    raise RowError(name, f"missing; expected {', '.join(self.fields)}")
+                if not isinstance(row[name], kind):
+                    raise RowError(name, f"a {type(row[name]).__name__}; expected {kind.__name__}")
+            if not str(row["question"]).strip():
+                raise RowError("question", "empty")
+            return self.question(row, words)
+        except RowError as error:
+            raise DataError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What serves one split: its questions, where they come from, and how many rows were left out as repeats."""
+
+    split: str
+    source: str
+    questions: tuple[Question, ...]
+    repeats: int
+
+    @property
+    def digest(self) -> str:
+        """Hash of the questions."""
+        body = json.dumps([question.to_json() for question in self.questions], sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def load_splits(dataset: PublicDataset, data_dir: str | Path | None, words: int, max_rows: int) -> dict[str, Slice]:
+    """The questions of every split, disjoint by question text.
+
+    Args:
+        data_dir: folder of `<name>*.jsonl` files (a file whose name ends in the hub split serves that split; a single file
+            serves all); None reads the hub.
+        words: of context that an agent reads at most.
+        max_rows: rows of a hub split used at most, drawn by a hash of the question.
+
+    Raises:
+        DataError: for a missing file, a row that cannot be used (file, line, field), or splits that overlap.
+    """
+    served: dict[tuple[str, ...], list[str]] = {}
+    for split, hub_split in dataset.hub_split.items():
+        served.setdefault(_source(dataset, data_dir, hub_split), []).append(split)
+    taken: set[str] = set()
+    slices: dict[str, Slice] = {}
+    # The source that serves the test split comes first: what stands in it is not used for anything else.
+    for source, splits in sorted(served.items(), key=lambda item: "test" not in item[1]):
+        rows = _read_local(Path(source[0])) if data_dir is not None else _read_hub(dataset, source[1])
+        kept, repeats = _distinct(dataset, rows, words, max_rows, taken)
+        slices |= _share_out(kept, splits, " ".join(filter(None, source)), repeats)
+    check_disjoint(dataset.name, slices)
+    return {split: slices[split] for split in dataset.hub_split}
+
+
+def check_disjoint(name: str, slices: dict[str, Slice]) -> None:
+    """Raises DataError when a question text stands in two splits."""
+    owner: dict[str, str] = {}
+    for split, part in slices.items():
+        for question in part.questions:
+            if owner.setdefault(_key(question), split) != split:
+                raise DataError(f"{name}: question {question.id!r} is in '{split}' and in '{owner[_key(question)]}'; splits must be disjoint")
+
+
+def _source(dataset: PublicDataset, data_dir: str | Path | None, hub_split: str) -> tuple[str, ...]:
+    if data_dir is None:
+        return (dataset.hub_id, hub_split, dataset.config or "")
+    files = sorted(Path(data_dir).glob(f"{dataset.name}*.jsonl"))
+    if not files:
+        raise DataError(f"{data_dir}: no file {dataset.name}*.jsonl; expected rows in the schema of {dataset.hub_id}")
+    own = [path for path in files if path.stem.endswith(hub_split)]
+    if len(own or files) > 1:
+        raise DataError(f"{data_dir}: {len(files)} files {dataset.name}*.jsonl; expected one, or one a split, its name ending in train, validation or test")
+    return (str((own or files)[0]),)
+
+
+def _read_local(path: Path) -> list[tuple[str, object]]:
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append((f"{path}:{number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
+    if not rows:
+        raise DataError(f"{path}: no rows; expected one JSON object a line")
+    return rows
+
+
+def _read_hub(dataset: PublicDataset, split: str) -> list[tuple[str, object]]:
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(dataset.hub_id, dataset.config, split=split)
+    except Exception as error:  # no network, no such split, a hub that refuses: the user needs one line
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set data.data_dir to a folder of JSONL") from None
+    return [(f"{dataset.hub_id} {split} row {index}", row) for index, row in enumerate(table)]
+
+
+def _distinct(dataset: PublicDataset, rows, words: int, max_rows: int, taken: set[str]) -> tuple[list[Question], int]:
+    """Questions in the order of a hash of their text, each text once and none that is taken; and how many were left out."""
+    found: dict[str, Question] = {}
+    repeats = 0
+    ordered = sorted(rows, key=lambda item: stable_hash(str(item[1].get("question")) if isinstance(item[1], dict) else ""))
+    for where, row in ordered:
+        if len(found) == max_rows:
+            break
+        question = dataset.checked(row, words, where)
+        if _key(question) in found or _key(question) in taken:
+            repeats += 1
+        else:
+            found[_key(question)] = replace(question, meta=question.meta | {"dataset": dataset.name})
+    taken.update(found)
+    return list(found.values()), repeats
+
+
+def _share_out(questions: list[Question], splits: list[str], source: str, repeats: int) -> dict[str, Slice]:
+    edges = np.cumsum([0.0, *(SHARES[split] for split in splits)])
+    cuts = np.round(edges / edges[-1] * len(questions)).astype(int)
+    parts = {}
+    for split, start, stop in zip(splits, cuts[:-1], cuts[1:], strict=True):
+        own = tuple(replace(q, meta=q.meta | {"split": split}) for q in questions[start:stop])
+        parts[split] = Slice(split, source, own, repeats)
+    return parts
+
+
+def _key(question: Question) -> str:
+    return " ".join(question.text.lower().split())
+
+
+def stable_hash(*parts: object) -> int:
+    """A 64-bit hash that is the same in every process."""
+    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
+
+
+def first_words(text: str, count: int) -> str:
+    """The first `count` words of a text; line breaks stay."""
+    kept, left = [], count
+    for line in text.split("\n"):
+        words = line.split()
+        kept.append(" ".join(words[:left]))
+        left -= len(words)
+        if left <= 0:
+            break
+    return "\n".join(kept)
+
+
+def deal(passages: list[str], essential: list[int], words: int, seed: object) -> tuple[dict[str, str], dict[int, str]]:
+    """Share passages out between alice and bob.
+
+    Essential passages go to the two in turn, so that neither has them all when there are two or more; the others follow as
+    long as `words` allows. Which agent begins, and the order in a view, follow from the seed.
+
+    Returns the views, and who has which passage.
+    """
+    rng = np.random.default_rng(stable_hash("deal", seed))
+    agents = ["alice", "bob"] if rng.random() < 0.5 else ["bob", "alice"]
+    others = [i for i in rng.permutation(len(passages)).tolist() if i not in essential]
+    held: dict[str, list[int]] = {agent: essential[n::2] for n, agent in enumerate(agents)}
+    for n, index in enumerate(others):
+        agent = agents[(n + len(essential)) % 2]
+        if sum(len(passages[i].split()) for i in [*held[agent], index]) <= words:
+            held[agent].append(index)
+    views = {}
+    for agent in ("alice", "bob"):
+        order = [held[agent][i] for i in rng.permutation(len(held[agent]))]
+        share = words // max(1, len(order))
+        fits = sum(len(passages[i].split()) for i in order) <= words
+        views[agent] = "\n".join(passages[i] if fits else first_words(passages[i], share) for i in order)
+    return views, {i: agent for agent, indices in held.items() for i in indices}
+
+
+def option_lines(options: list[str]) -> str:
+    """Options as lettered lines."""
+    return "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))

@@ -1,0 +1,34 @@
+"""Children's Book Test: which word is missing from the sentence that follows twenty others; token F1."""
+
+from __future__ import annotations
+
+from ..base import Question
+from .base import PublicDataset, RowError, first_words, stable_hash
+
+
+class CBT(PublicDataset):
+    """Children's Book Test, named entities (Hill et al., 2016).
+
+    Alice reads the first half of the twenty sentences, Bob the second; the ten options stand in the question. The data do not
+    say which sentences are needed, so one half may suffice.
+    """
+
+    name, task = "cbt", "exchange"
+    hub_id, config, licence = "cam-cst/cbt", "NE", "GFDL 1.3"
+    fields = {"sentences": list, "question": str, "answer": str, "options": list}
+
+    def question(self, row: dict, words: int) -> Question:
+        if "XXXXX" not in row["question"]:
+            raise RowError("question", "no XXXXX stands for the missing word")
+        if row["answer"] not in row["options"]:
+            raise RowError("answer", f"{row['answer']!r} is not among the options")
+        if len(row["sentences"]) < 2:
+            raise RowError("sentences", f"{len(row['sentences'])} sentences; expected 2 or more, one at least for each agent")
+        half = (len(row["sentences"]) + 1) // 2
+        views = {
+            "alice": first_words("\n".join(row["sentences"][:half]), words),
+            "bob": first_words("\n".join(row["sentences"][half:]), words),
+        }
+        text = f"Which word is missing (XXXXX)? {row['question'].strip()} Options: {', '.join(row['options'])}."
+        identity = f"{stable_hash(row['question'], *row['sentences']):016x}"
+        return Question(f"{self.name}-{identity}", text, (row["answer"],), views, {"family": "cloze", "neither_suffices": False})
