@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -21,31 +22,35 @@ from dits_lib.search import SearchConfig, search  # noqa: E402
 from dits_lib.store import peak_memory_mb  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
-PAIRS, V, ONE_BY_ONE, QUESTIONS = 256, 20, 24, 96
+PAIRS, V, ONE_BY_ONE, QUESTIONS, REPEATS = 256, 20, 24, 96, 3
 STEP_SIZE = 0.1
 
 
 def engine() -> TransformersEngine:
-    return TransformersEngine.load(ROOT / "models" / "micro", max_rows=256)
+    return TransformersEngine.load(ROOT / "models" / "micro", max_rows=128)
 
 
 def bench_search(task: str):
-    """Generated tokens/s of a search, against the same requests as one plain batch."""
-    system, speaker, requests = SYSTEMS[task], engine(), []
-    generate = speaker.generate
+    """Generated tokens/s of a search, against the same requests as one plain batch: medians of REPEATS turns about."""
+    system, questions = SYSTEMS[task], make_questions(task, "train", QUESTIONS, 0)
+    speeds: dict[str, list[float]] = {"search": [], "plain": []}
+    for _ in range(REPEATS + 1):
+        speaker, requests = engine(), []
+        generate = speaker.generate
 
-    def recorded(batch, adapters=None):
-        requests.extend(batch)
-        return generate(batch, adapters)
+        def recorded(batch, adapters=None, generate=generate, requests=requests):
+            requests.extend(batch)
+            return generate(batch, adapters)
 
-    speaker.generate = recorded
-    start = time.perf_counter()
-    trees = search(speaker, system, make_questions(task, "train", QUESTIONS, 0), SearchConfig(), 0)
-    searching = speaker.usage.generated_tokens / (time.perf_counter() - start)
-    plain = engine()
-    start = time.perf_counter()
-    plain.generate(requests)
-    batch = plain.usage.generated_tokens / (time.perf_counter() - start)
+        speaker.generate = recorded
+        start = time.perf_counter()
+        trees = search(speaker, system, questions, SearchConfig(), 0)
+        speeds["search"].append(speaker.usage.generated_tokens / (time.perf_counter() - start))
+        plain = engine()
+        start = time.perf_counter()
+        plain.generate(requests)
+        speeds["plain"].append(plain.usage.generated_tokens / (time.perf_counter() - start))
+    searching, batch = (median(speeds[name][1:]) for name in ("search", "plain"))  # the first turn warms up
     return trees, {"search tokens/s": searching, "plain batch tokens/s": batch, "ratio": searching / batch}
 
 
@@ -63,7 +68,29 @@ def bench_scoring(task: str, trees) -> dict:
     for pair in pairs[:ONE_BY_ONE]:
         evaluate_adapters(speaker, system, questions, step(dpo_gradients(speaker, [pair], **options), STEP_SIZE), 1, config, 0)
     alone = (time.perf_counter() - start) / ONE_BY_ONE * len(pairs)
-    return {"pairs": len(pairs), "side by side s": together, "one after another s": alone, "ratio": alone / together}
+    reading = _reading_once(speaker, system, pairs[:ONE_BY_ONE], questions, config) / ONE_BY_ONE * len(pairs)
+    return {
+        "pairs": len(pairs), "side by side s": together, "one after another s": alone, "ratio": alone / together,
+        "reading each dialogue once under each adapter s": reading, "ratio if that were all": alone / reading,
+    }
+
+
+def _reading_once(speaker, system, pairs, questions, config) -> float:
+    """Seconds to read, not sample, the base model's dialogues once under each pair's adapter: what no method saves that runs
+    every candidate's own LoRA over every dialogue. An agent's last prompt holds all its earlier turns, so it is read alone."""
+    options = {"beta": config.beta, "rank": config.rank, "scaling": config.scaling, "seed": derive_seed(0, "lora")}
+    stack = step(dpo_gradients(speaker, pairs, **options), STEP_SIZE)
+    rows = []
+    for dialogue in evaluate_adapters(speaker, system, questions, None, 1, config, 0)[0]:
+        last = {turn.agent: turn for turn in dialogue.turns}
+        rows += [(turn.prompt_ids, turn.token_ids) for turn in last.values()]
+    rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for begin in range(0, len(rows), 4):  # passes of about a hundred rows of one length
+            part = rows[begin : begin + 4]
+            speaker.teacher_forced(part * len(pairs), stack, torch.arange(len(pairs)).repeat_interleave(len(part)))
+    return time.perf_counter() - start
 
 
 def main() -> None:

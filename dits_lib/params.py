@@ -40,7 +40,7 @@ class Model(_Section):
 
     path: str = "models/micro"
     device: Literal["cpu", "cuda"] = "cpu"
-    max_rows: Count = 256
+    max_rows: Count = 128
 
 
 class Harmful(_Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .agents import Dialogue, System, Turn, finish, prompt_ids, shared_prefix
+from .agents import Dialogue, System, Turn, finish, prompt_and_prefix
 from .engines import Engine, LoRAStack, Request, derive_seed
 from .tasks import Question
 
@@ -42,8 +42,7 @@ def play(engine: Engine, system: System, states: list[State], temperature: float
 
 
 def _request(engine: Engine, system: System, state: State, turns: tuple[Turn, ...], agent: str, temperature: float) -> Request:
-    prompt = prompt_ids(engine.tokenizer, system, state.question, turns, agent)
-    prefix = shared_prefix(engine.tokenizer, system, state.question, agent, prompt)
+    prompt, prefix = prompt_and_prefix(engine.tokenizer, system, state.question, turns, agent)
     seed = derive_seed(state.seed, len(turns))
     return Request(prompt, seed, system.max_new_tokens, temperature, state.adapter, prefix)
 

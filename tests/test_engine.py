@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dits_lib.agents import SYSTEMS, prompt_ids, shared_prefix
+from dits_lib.agents import SYSTEMS, prompt_and_prefix
 from dits_lib.engines import LoRAStack, ModelError, Request, TransformersEngine, derive_seed, gumbel, load_model
 from dits_lib.engines.noise import gumbel_of_bits
 from dits_lib.influence import fresh_stack
@@ -22,8 +22,7 @@ def prompts(engine):
     for task, system in SYSTEMS.items():
         for question in make_questions(task, "development", 12, 0):
             agent = system.agents[0]
-            prompt = prompt_ids(engine.tokenizer, system, question, (), agent)
-            rows.append((prompt, shared_prefix(engine.tokenizer, system, question, agent, prompt)))
+            rows.append(prompt_and_prefix(engine.tokenizer, system, question, (), agent))
     return rows
 
 

@@ -4,7 +4,7 @@ from .base import ENDINGS, Dialogue, System, Turn, chat_messages, finish, parse_
 from .debate import Debate
 from .exchange import Exchange
 from .prompts import PROMPTS
-from .rendering import prompt_ids, rendered_turns, reply_ids, shared_prefix
+from .rendering import prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
 from .scripted import SCRIPTED, scripted_dialogue
 
 LIMITS = {
@@ -44,9 +44,9 @@ __all__ = [
     "finish",
     "make_system",
     "parse_answer",
+    "prompt_and_prefix",
     "prompt_ids",
     "rendered_turns",
     "reply_ids",
     "scripted_dialogue",
-    "shared_prefix",
 ]

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from jinja2 import TemplateError
+
 from ..tasks.base import Question
 from .base import System, Turn
 
 
 @lru_cache(maxsize=200_000)
-def _encode(tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+def _encode(tokenizer, messages: tuple[tuple[str, str], ...], reply_follows: bool = True) -> tuple[int, ...]:
     chat = [{"role": role, "content": content} for role, content in messages]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    if chat[0]["role"] == "system" and not _knows_system(tokenizer):
+        first = chat.pop(0)
+        if chat:
+            chat[0] = {"role": "user", "content": f"{first['content']}\n\n{chat[0]['content']}"}
+        else:
+            chat = [{"role": "user", "content": first["content"]}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=reply_follows)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@lru_cache(maxsize=16)
+def _knows_system(tokenizer) -> bool:
+    """Whether the chat template takes a system message (Gemma's raises); if not, it goes into the first user message."""
+    try:
+        tokenizer.apply_chat_template([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}], tokenize=False)
+    except TemplateError:
+        return False
+    return True
 
 
 def prompt_ids(tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str) -> tuple[int, ...]:
     """Token ids that `agent` is shown for its next reply, by the model's own chat template."""
-    messages = system.messages(question, turns, agent)
-    return _encode(tokenizer, tuple((message["role"], message["content"]) for message in messages))
+    return prompt_and_prefix(tokenizer, system, question, turns, agent)[0]
 
 
-@lru_cache(maxsize=200_000)
-def _system_ids(tokenizer, system_message: str) -> tuple[int, ...]:
-    text = tokenizer.apply_chat_template([{"role": "system", "content": system_message}], tokenize=False)
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def shared_prefix(tokenizer, system: System, question: Question, agent: str, prompt: tuple[int, ...]) -> int:
-    """How many of the prompt's first tokens are the agent's system message, which all its turns share."""
-    first = system.messages(question, (), agent)[0]
-    ids = _system_ids(tokenizer, first["content"]) if first["role"] == "system" else ()
-    return len(ids) if prompt[: len(ids)] == ids else 0
+def prompt_and_prefix(tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str) -> tuple[tuple[int, ...], int]:
+    """The prompt, and how many of its first tokens are the agent's system message, which all its turns share."""
+    messages = tuple((message["role"], message["content"]) for message in system.messages(question, turns, agent))
+    prompt = _encode(tokenizer, messages)
+    shared = _encode(tokenizer, messages[:1], False) if messages[0][0] == "system" else ()
+    return prompt, len(shared) if prompt[: len(shared)] == shared else 0
 
 
 def reply_ids(tokenizer, text: str) -> tuple[int, ...]:

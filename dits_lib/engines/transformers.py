@@ -66,14 +66,19 @@ class TransformersEngine:
         """Sample all replies, in the order of the requests; requests of similar length share a forward pass."""
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
         completions: list[Completion | None] = [None] * len(requests)
-        for start in range(0, len(order), self.max_rows):
-            chunk = order[start : start + self.max_rows]
+        for chunk in self._chunks(order):
             for index, completion in zip(chunk, self._generate_chunk([requests[i] for i in chunk], adapters), strict=True):
                 completions[index] = completion
         self.usage.requests += len(requests)
         self.usage.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
         self.usage.generated_tokens += sum(len(completion.token_ids) for completion in completions)
         return completions
+
+    def _chunks(self, order: list[int]) -> list[list[int]]:
+        """Parts of at most `max_rows`, as equal as can be: a full pass and a remnant would cost more than two halves."""
+        count = -(-len(order) // self.max_rows)
+        edges = [len(order) * part // count for part in range(count + 1)] if count else []
+        return [order[start:stop] for start, stop in zip(edges, edges[1:])]
 
     def _generate_chunk(self, requests: list[Request], adapters: LoRAStack | None) -> list[Completion]:
         limits = torch.tensor([request.max_new_tokens for request in requests], device=self.device)
