@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from .engines import LORA_TARGETS, load_model
+from .engines import LORA_TARGETS, base_of, load_model
 from .pairs import Pair
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -24,10 +24,12 @@ class TrainConfig:
         steps: optimiser steps; equal for all arms of a comparison.
         batch: rows (SFT) or pairs (DPO) a step.
         learning_rate: peak; linear decay after 10 % warm-up.
-        lora_rank: 0 trains all weights; otherwise a LoRA of this rank, merged afterwards.
+        lora_rank: 0 trains all weights and writes a whole model; otherwise a LoRA of this rank, written as an adapter.
         beta: of DPO.
         nll_weight: weight of an NLL term on the chosen replies beside the DPO loss; 0 switches it off.
-        device: cpu or cuda (bfloat16 there).
+        device: cpu or cuda (autocast to bfloat16 there).
+        dtype: of the weights while training; a LoRA is kept in float32.
+        gradient_checkpointing: recompute activations, for less memory.
     """
 
     steps: int
@@ -37,6 +39,8 @@ class TrainConfig:
     beta: float = 0.1
     nll_weight: float = 0.0
     device: str = "cpu"
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
 
 
 def train_sft(model_folder: str | Path, rows: list[dict], config: TrainConfig, seed: int, out: Path) -> list[dict]:
@@ -46,7 +50,7 @@ def train_sft(model_folder: str | Path, rows: list[dict], config: TrainConfig, s
     """
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = load_model(model_folder)
+    model, tokenizer = load_model(model_folder, config.dtype, config.device)
     data = Dataset.from_list([_sft_row(row) for row in rows])
     longest = max(len(row["input_ids"]) for row in data)
     arguments = SFTConfig(
@@ -56,7 +60,7 @@ def train_sft(model_folder: str | Path, rows: list[dict], config: TrainConfig, s
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=_peft_config(config)
     )
-    return _run(trainer, tokenizer, out)
+    return _run(trainer, tokenizer, model_folder, out)
 
 
 def train_dpo(model_folder: str | Path, pairs: list[Pair], config: TrainConfig, seed: int, out: Path) -> list[dict]:
@@ -73,8 +77,8 @@ def train_dpo(model_folder: str | Path, pairs: list[Pair], config: TrainConfig, 
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset
 
-    model, tokenizer = load_model(model_folder)
-    reference = None if config.lora_rank else load_model(model_folder)[0]
+    model, tokenizer = load_model(model_folder, config.dtype, config.device)
+    reference = None if config.lora_rank else load_model(model_folder, config.dtype, config.device)[0]
     data = Dataset.from_list([
         {name: list(getattr(pair, name)) for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for pair in pairs
     ])
@@ -84,7 +88,7 @@ def train_dpo(model_folder: str | Path, pairs: list[Pair], config: TrainConfig, 
         model=model, ref_model=reference, args=arguments, train_dataset=data, processing_class=tokenizer,
         peft_config=_peft_config(config),
     )
-    log = _run(trainer, tokenizer, out)
+    log = _run(trainer, tokenizer, model_folder, out)
     return [
         {"step": row["step"], "loss": row["loss"], "num_tokens": row["num_tokens"], "drift_chosen": row["rewards/chosen"] / config.beta,
          "drift_rejected": row["rewards/rejected"] / config.beta}
@@ -112,22 +116,25 @@ def _arguments(config: TrainConfig, seed: int, out: Path) -> dict:
         "learning_rate": config.learning_rate, "lr_scheduler_type": "linear", "warmup_steps": max(1, config.steps // 10),
         "seed": seed % (1 << 31), "data_seed": seed % (1 << 31), "logging_steps": max(1, config.steps // 10),
         "logging_first_step": False, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "bf16": cuda, "use_cpu": not cuda,
-        "gradient_checkpointing": False, "dataloader_num_workers": 0, "dataloader_pin_memory": False, "max_grad_norm": 1.0,
+        "gradient_checkpointing": config.gradient_checkpointing, "dataloader_num_workers": 0, "dataloader_pin_memory": False, "max_grad_norm": 1.0,
     }
 
 
-def _run(trainer, tokenizer, out: Path) -> list[dict]:
+def _run(trainer, tokenizer, model_folder: str | Path, out: Path) -> list[dict]:
+    """Train, and write the model: an adapter that names the model it changes, or all weights."""
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     trainer.train()
-    model = trainer.model
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
     out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    trainer.model.save_pretrained(out)
+    if base_of(out) is None:
+        tokenizer.save_pretrained(out)
+    else:
+        config = out / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(model_folder)}, sort_keys=True))
+        (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     log = [row for row in trainer.state.log_history if "loss" in row]
     (out / "train_log.json").write_text(json.dumps(log))
     return log

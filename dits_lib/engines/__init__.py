@@ -1,9 +1,11 @@
 """Language models that speak."""
 
+from .adapters import add, base_of, chain_of, merge, rank_of, read_deltas, write_deltas
 from .base import Completion, Engine, LoRAStack, Request, Usage
 from .lora import RowLoRA, fresh_a
 from .noise import derive_seed, gumbel
-from .transformers import LORA_TARGETS, ModelError, TransformersEngine, load_model
+from .transformers import LORA_TARGETS, ModelError, TransformersEngine, check_model_folder, load_model
+from .vllm import VLLMEngine, asleep
 
 __all__ = [
     "LORA_TARGETS",
@@ -15,8 +17,18 @@ __all__ = [
     "RowLoRA",
     "TransformersEngine",
     "Usage",
+    "VLLMEngine",
+    "add",
+    "asleep",
+    "base_of",
+    "chain_of",
+    "check_model_folder",
     "derive_seed",
     "fresh_a",
     "gumbel",
     "load_model",
+    "merge",
+    "rank_of",
+    "read_deltas",
+    "write_deltas",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,11 +66,25 @@ class LoRAStack:
     def __len__(self) -> int:
         return next(iter(self.weights.values()))[1].shape[0]
 
+    def to(self, device) -> LoRAStack:
+        return LoRAStack({name: (a.to(device), b.to(device)) for name, (a, b) in self.weights.items()}, self.scaling)
+
 
 class Engine(Protocol):
-    """A language model that speaks."""
+    """A language model that speaks.
+
+    `tokenizer` is the model's; `stack_device` is where LoRA stacks for `generate` should lie.
+    """
 
     usage: Usage
+    tokenizer: object
+    stack_device: object
+
+    def snapshot(self) -> Usage:
+        """A copy of the usage so far."""
+
+    def learning(self) -> AbstractContextManager:
+        """The transformers engine of the same policy that takes gradients; its usage counts here."""
 
     def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
         """Sample all replies, in the order of the requests."""

@@ -7,12 +7,15 @@ The noise of a reply depends on its request alone. Its logits depend on the batc
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from .adapters import chain_of, merge, read_deltas
 from .base import Completion, LoRAStack, Request, Usage
 from .cache import PrefixStates, PreallocatedCache
 from .lora import RowLoRA
@@ -43,23 +46,28 @@ class TransformersEngine:
         """
         self.model, self.tokenizer, self.max_rows = model.eval(), tokenizer, max_rows
         self.prefill_rows = prefill_rows
-        self.device = next(model.parameters()).device
+        self.device = self.stack_device = next(model.parameters()).device
         self.lora = RowLoRA(model, lora_targets)
         self.prefixes = PrefixStates(prefix_tokens)
         self.usage = Usage()
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu", **options) -> TransformersEngine:
-        """Load a model folder (or hub id).
+    def load(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32", **options) -> TransformersEngine:
+        """Load a model folder (or hub id), or the folder of a LoRA adapter, which is merged into its model.
 
         Raises:
             ModelError: when the folder lacks a part or the tokenizer lacks a chat template.
         """
-        model, tokenizer = load_model(folder)
-        return cls(model.to(device), tokenizer, **options)
+        model, tokenizer = load_model(folder, dtype, device)
+        return cls(model, tokenizer, **options)
 
     def snapshot(self) -> Usage:
         return copy.copy(self.usage)
+
+    @contextmanager
+    def learning(self) -> Iterator[TransformersEngine]:
+        """The engine that takes gradients: this one."""
+        yield self
 
     @torch.inference_mode()
     def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
@@ -222,13 +230,36 @@ class TransformersEngine:
         return scores * valid
 
 
-def load_model(folder: str | Path):
-    """A causal LM (float32 on a CPU) and its tokenizer, from a folder or hub id.
+def load_model(folder: str | Path, dtype: str = "float32", device: str = "cpu"):
+    """A causal LM and its tokenizer, from a folder or hub id; a LoRA adapter is merged into the model that it names.
 
     Raises:
         ModelError: naming the folder and what it lacks.
     """
     transformers_logging.disable_progress_bar()
+    root, chain = chain_of(folder)
+    check_model_folder(root)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(root, padding_side="left")
+        # On a CPU plain products beat the fused attention at the sizes of the micro model; on a GPU they would not fit.
+        attention = "eager" if device == "cpu" else "sdpa"
+        model = AutoModelForCausalLM.from_pretrained(root, attn_implementation=attention, dtype=getattr(torch, dtype))
+    except Exception as error:  # transformers raises many kinds; the user needs one line
+        raise ModelError(f"{root}: transformers cannot load it: {str(error).splitlines()[0]}") from error
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{root}: the tokenizer has no chat template, which renders the agents' prompts")
+    model = model.to(device)
+    for adapter in chain:
+        merge(model, read_deltas(adapter))
+    return model, tokenizer
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Look whether a folder holds what a model needs, without loading it (a hub id passes).
+
+    Raises:
+        ModelError: naming the folder and what it lacks.
+    """
     path = Path(folder)
     if path.is_dir():
         for name, patterns in {
@@ -239,11 +270,3 @@ def load_model(folder: str | Path):
                 raise ModelError(f"{path}: no {name}; a model folder holds {' or '.join(patterns)}")
     elif str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
         raise ModelError(f"{folder}: no such model folder; give a folder of transformers files, or a hub id owner/name")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
-    except Exception as error:  # transformers raises many kinds; the user needs one line
-        raise ModelError(f"{folder}: transformers cannot load it: {str(error).splitlines()[0]}") from error
-    if tokenizer.chat_template is None:
-        raise ModelError(f"{folder}: the tokenizer has no chat template, which renders the agents' prompts")
-    return model, tokenizer

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-from ..engines import TransformersEngine, derive_seed
+from ..engines import Engine, derive_seed
 from ..pairs import Pair
 from .base import Scores, mean_and_stderr
 from .gradients import dpo_gradients, flatten
-from .one_step import InfluenceConfig
+from .one_step import InfluenceConfig, gradient_options
 
 
 def dpo_loss_influence(
-    engine: TransformersEngine, pairs: list[Pair], validation: list[Pair], step_size: float, config: InfluenceConfig, seed: object
+    engine: Engine, pairs: list[Pair], validation: list[Pair], step_size: float, config: InfluenceConfig, seed: object
 ) -> Scores:
     """First-order decrease of the mean DPO loss of the validation pairs, for a step of `step_size` on each pair.
 
@@ -23,9 +23,9 @@ def dpo_loss_influence(
     if not validation:
         raise ValueError("no validation pairs: the search on the validation questions gave none")
     before = engine.snapshot()
-    options = {"beta": config.beta, "rank": config.rank, "scaling": config.scaling, "seed": derive_seed(seed, "lora")}
-    candidates = flatten(dpo_gradients(engine, pairs, **options))
-    targets = flatten(dpo_gradients(engine, validation, **options))
+    with engine.learning() as learner:
+        both = [flatten(dpo_gradients(learner, part, seed=derive_seed(seed, "lora"), **gradient_options(config))) for part in (pairs, validation)]
+    candidates, targets = both
     table = step_size * (candidates @ targets.T).cpu().double().numpy()
     value, stderr = mean_and_stderr(table)
     return Scores("dpo_loss", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs) + len(validation)}, table)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ..agents import Dialogue, System
-from ..engines import LoRAStack, TransformersEngine, derive_seed
+from ..engines import Engine, LoRAStack, derive_seed
 from ..pairs import Pair
 from ..rollout import State, play
 from ..tasks import Question
@@ -31,6 +31,7 @@ class InfluenceConfig:
         samples: dialogues of each validation question.
         temperature: of those dialogues; 0 is greedy.
         candidates: adapters whose dialogues share a batch.
+        gradient_rows: pairs that share a forward and backward pass.
     """
 
     beta: float = 0.1
@@ -39,10 +40,11 @@ class InfluenceConfig:
     samples: int = 1
     temperature: float = 1.0
     candidates: int = 32
+    gradient_rows: int = 64
 
 
 def evaluate_adapters(
-    engine: TransformersEngine, system: System, questions: list[Question], stack: LoRAStack | None, count: int,
+    engine: Engine, system: System, questions: list[Question], stack: LoRAStack | None, count: int,
     config: InfluenceConfig, seed: object,
 ) -> list[list[Dialogue]]:
     """Dialogues [count][questions * samples] of each adapter (stack None: of the base model, count 1)."""
@@ -59,7 +61,7 @@ def metric_table(dialogues: list[list[Dialogue]], samples: int) -> np.ndarray:
 
 
 def one_step_influence(
-    engine: TransformersEngine, system: System, pairs: list[Pair], questions: list[Question], step_size: float,
+    engine: Engine, system: System, pairs: list[Pair], questions: list[Question], step_size: float,
     config: InfluenceConfig, seed: object,
 ) -> Scores:
     """Change of the metric after one gradient step on each pair.
@@ -84,13 +86,19 @@ def one_step_influence(
     return Scores("one_step", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)
 
 
-def _gradients(engine: TransformersEngine, pairs: list[Pair], config: InfluenceConfig, seed: object) -> LoRAStack:
-    adapter_seed = derive_seed(seed, "lora")
-    return dpo_gradients(engine, pairs, beta=config.beta, rank=config.rank, scaling=config.scaling, seed=adapter_seed)
+def _gradients(engine: Engine, pairs: list[Pair], config: InfluenceConfig, seed: object) -> LoRAStack:
+    with engine.learning() as learner:
+        stack = dpo_gradients(learner, pairs, seed=derive_seed(seed, "lora"), **gradient_options(config))
+    return stack.to(engine.stack_device)
+
+
+def gradient_options(config: InfluenceConfig) -> dict:
+    """The settings that `dpo_gradients` takes."""
+    return {"beta": config.beta, "rank": config.rank, "scaling": config.scaling, "rows": config.gradient_rows}
 
 
 def step_response(
-    engine: TransformersEngine, system: System, pairs: list[Pair], questions: list[Question], step_sizes: list[float],
+    engine: Engine, system: System, pairs: list[Pair], questions: list[Question], step_sizes: list[float],
     config: InfluenceConfig, seed: object,
 ) -> list[dict]:
     """How the policy answers to steps of each size, on questions that serve nothing else.

