@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .agents import SYSTEMS
-from .engines import TransformersEngine, derive_seed
+from .agents import ENDINGS, rendered_turns
+from .agents.warm_start import gold_dialogue
+from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_model
 from .influence import Scores, choose_step_size, dpo_loss_influence, one_step_influence, step_response
 from .pairs import Pair, best_dialogues, extract_pairs
 from .params import OUTPUT, ROOT, Params
@@ -43,7 +44,7 @@ class Lab:
     """
 
     def __init__(self, params: Params, task: str, store: Store | None = None):
-        self.params, self.task, self.system = params, task, SYSTEMS[task]
+        self.params, self.task, self.system = params, task, params.agents.system(task)
         self.store = store or Store(OUTPUT / "runs" / params.profile)
 
     # Questions and models
@@ -52,28 +53,70 @@ class Lab:
         """`count` questions of a split, after the first `skip`; each seed gives another sample.
 
         Raises:
-            DataError: when one's own file holds fewer.
+            DataError: when the data hold fewer.
         """
-        world = self.params.world
-        if world.questions is None:
+        world, data = self.params.world, self.params.data.splits(self.task)
+        if world.questions is None and data is None:
             harmful = world.harmful.model_dump() if world.harmful.share > 0 else None
             return make_questions(self.task, split, skip + count, seed, world.facts_per_view, harmful)[skip:]
-        path = ROOT / world.questions
-        own = [q for q in read_questions(path, self.system.agents) if q.meta["split"] == split]
+        if data is not None:
+            where, own = data[split].source, list(data[split].questions)
+        else:
+            where = str(ROOT / world.questions)
+            own = [q for q in read_questions(where, self.system.agents) if q.meta["split"] == split]
         if len(own) < skip + count:
-            raise DataError(f"{path}: {len(own)} questions of split '{split}', but {skip + count} are asked for")
+            raise DataError(f"{where}: {len(own)} questions of split '{split}', but {skip + count} are asked for")
         order = np.random.default_rng([seed, len(split)]).permutation(len(own))
         return [own[i] for i in order[skip : skip + count]]
 
     def base_model(self) -> ModelRef:
-        """The profile's base model."""
+        """The profile's base model, before any training."""
         path = self.params.model_path()
         return ModelRef(path, _weights_key(path))
 
-    def engine(self, model: ModelRef) -> TransformersEngine:
-        return TransformersEngine.load(model.path, self.params.model.device, max_rows=self.params.model.max_rows)
+    def engine(self, model: ModelRef) -> Engine:
+        p = self.params.model
+        if p.engine == "transformers":
+            return TransformersEngine.load(model.path, p.device, p.dtype, max_rows=p.max_rows)
+        options = p.model_dump(include={"device", "max_adapters", "max_rank", "memory", "max_length", "dtype", "eager"})
+        return VLLMEngine(model.path, **options)
 
     # Stages
+
+    def start_model(self, seed: int) -> ModelRef:
+        """The model that is searched first: the base model, or with `sft.warm_start` the base model after SFT on gold dialogues
+        of training questions that no search uses."""
+        p = self.params.sft
+        base = self.base_model()
+        if p.warm_start == "none":
+            return base
+        count, skip = p.warm_questions, self.params.questions_needed()["train"] - p.warm_questions
+        config = p.config(steps=p.warm_steps, **self._place())
+        spec = {"model": base.key, "questions": ["train", count, seed, skip, self._data_key()], "config": asdict(config), "seed": seed}
+
+        def make(folder: Path) -> dict:
+            rng, rows, tokenizer = np.random.default_rng([seed, 3]), [], load_model(base.path)[1]
+            for question in self.questions("train", count, seed, skip):
+                turns = gold_dialogue(self.system, question, rng)
+                rows += [{"prompt_ids": p, "reply_ids": r} for p, r in rendered_turns(tokenizer, self.system, question, turns)]
+            log = train_sft(base.path, rows, config, seed, folder / "model")
+            return {"trained_tokens": int(log[-1]["num_tokens"])}
+
+        return self._trained("sft", spec, make)
+
+    def _place(self) -> dict:
+        """Where and in what precision to train."""
+        return {"device": self.params.model.device, "dtype": self.params.model.dtype}
+
+    def _trained(self, stage: str, spec: dict, make) -> ModelRef:
+        """A trained model as an artifact; vLLM lends its memory to the training."""
+
+        def with_room(folder: Path) -> dict:
+            with asleep():
+                return make(folder)
+
+        artifact = self.store.get(stage, spec, with_room)
+        return ModelRef(str(artifact.path / "model"), artifact.key)
 
     def search(self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0) -> Artifact:
         """Trees, preference pairs and SFT rows of `count` questions."""
@@ -95,7 +138,7 @@ class Lab:
 
         return self.store.get("search", spec, make)
 
-    def _node_scorer(self, engine: TransformersEngine, seed: int):
+    def _node_scorer(self, engine: Engine, seed: int):
         """Influence of every state's current pair, for the guided search; each pair is scored once.
 
         The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The validation questions are another
@@ -172,7 +215,7 @@ class Lab:
 
     def sft(self, model: ModelRef, searched: list[Artifact], seed: int) -> ModelRef:
         """SFT on the best dialogues of one search or several."""
-        config = self.params.sft.config(device=self.params.model.device)
+        config = self.params.sft.config(**self._place())
         spec = {"model": model.key, "rows": [artifact.key for artifact in searched], "config": asdict(config), "seed": seed}
 
         def make(folder: Path) -> dict:
@@ -182,11 +225,11 @@ class Lab:
             log = train_sft(model.path, rows, config, seed, folder / "model")
             return {"trained_tokens": int(log[-1]["num_tokens"])}
 
-        return _as_model(self.store.get("sft", spec, make))
+        return self._trained("sft", spec, make)
 
     def dpo(self, model: ModelRef, searched: Artifact, kept: np.ndarray, seed: int) -> ModelRef:
         """DPO from `model` on the pairs with these indices."""
-        config = self.params.dpo.config(device=self.params.model.device)
+        config = self.params.dpo.config(**self._place())
         spec = {"model": model.key, "pairs": searched.key, "kept": kept.tolist(), "config": asdict(config), "seed": seed}
 
         def make(folder: Path) -> dict:
@@ -195,21 +238,29 @@ class Lab:
             write_json(folder / "drift.json", log)
             return {"trained_tokens": int(log[-1]["num_tokens"])}
 
-        return _as_model(self.store.get("dpo", spec, make))
+        return self._trained("dpo", spec, make)
 
-    def evaluate(self, model: ModelRef, seed: int, count: int | None = None, split: str = "test") -> np.ndarray:
-        """Metric of each test question, [count], at T = 1; equal seeds ask the same questions under the same noise."""
-        count = count or self.params.sizes.test_questions
-        spec = {"model": model.key, "questions": [self.task, split, count, seed, self._data_key()], "temperature": 1.0}
+    def evaluate(self, model: ModelRef, seed: int) -> np.ndarray:
+        """Metric of each test question, [test_questions], at T = 1; equal seeds ask the same questions under the same noise."""
+        return np.array(self._evaluated(model, seed)["metric"])
+
+    def endings(self, model: ModelRef, seed: int) -> dict[str, float]:
+        """Share of the test dialogues that ended in each way; what could not be parsed is counted, not dropped."""
+        return self._evaluated(model, seed)["endings"]
+
+    def _evaluated(self, model: ModelRef, seed: int) -> dict:
+        count, samples = self.params.sizes.test_questions, self.params.sizes.test_samples
+        spec = {"model": model.key, "questions": [self.task, "test", count, seed, self._data_key()], "samples": samples, "temperature": 1.0}
 
         def make(folder: Path) -> dict:
-            engine, questions = self.engine(model), self.questions(split, count, seed)
-            dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed))
-            unanswered = sum(dialogue.answer is None for dialogue in dialogues)
-            write_json(folder / "metric.json", {"metric": [d.metric for d in dialogues], "unanswered": unanswered})
+            engine, questions = self.engine(model), self.questions("test", count, seed)
+            dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed), samples)
+            metric = np.array([dialogue.metric for dialogue in dialogues]).reshape(count, samples).mean(axis=1)
+            endings = {name: float(np.mean([dialogue.ended == name for dialogue in dialogues])) for name in ENDINGS}
+            write_json(folder / "metric.json", {"metric": metric.tolist(), "endings": endings})
             return vars(engine.usage)
 
-        return np.array(self.store.get("evaluate", spec, make).json("metric.json")["metric"])
+        return self.store.get("evaluate", spec, make).json("metric.json")
 
     def pairs(self, searched: Artifact) -> list[Pair]:
         """The pairs of a search.
@@ -223,9 +274,12 @@ class Lab:
         return found
 
     def _data_key(self) -> list:
-        world = self.params.world
+        """What decides the questions and how they are asked, but for split, count and seed."""
+        world, data = self.params.world, self.params.data.splits(self.task)
         own = checksum(ROOT / world.questions) if world.questions and (ROOT / world.questions).is_file() else None
-        return [self.task, world.facts_per_view, world.harmful.model_dump(), own]
+        if data is not None:
+            own = [part.digest for part in data.values()]
+        return [asdict(self.system), world.facts_per_view, world.harmful.model_dump(), own]
 
 
 def read_pairs(searched: Artifact) -> list[Pair]:
@@ -238,10 +292,6 @@ def read_trees(searched: Artifact) -> list[Tree]:
 
 def read_scores(scored: Artifact) -> Scores:
     return Scores.from_json(scored.json("scores.json"))
-
-
-def _as_model(artifact: Artifact) -> ModelRef:
-    return ModelRef(str(artifact.path / "model"), artifact.key)
 
 
 def model_files(path: str) -> list[Path]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .agents import PROMPTS, System, make_system
 from .influence import InfluenceConfig
 from .search import SearchConfig
 from .tasks import HARM_KINDS
+from .tasks.public import PUBLIC, Slice, load_splits
 from .training import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +39,63 @@ class _Section(BaseModel):
 
 
 class Model(_Section):
-    """`path`: model folder or hub id. `device`: cpu or cuda. `max_rows`: replies sampled together."""
+    """The model and the engine that it speaks through; see `TransformersEngine` and `VLLMEngine`."""
 
     path: str = "models/micro"
+    engine: Literal["transformers", "vllm"] = "transformers"
     device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     max_rows: Count = 128
+    max_adapters: Count = 32
+    max_rank: Annotated[int, Field(ge=1, le=512)] = 64
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    max_length: Annotated[int, Field(ge=64)] = 4096
+    eager: bool = False
+
+
+class Limits(_Section):
+    """`max_turns` of a dialogue, `max_new_tokens` of a reply."""
+
+    max_turns: Annotated[int, Field(ge=2, le=100)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=32768)]
+
+
+class Agents(_Section):
+    """`prompts`: the style of what agents are told; limits of each task, null for those of the style."""
+
+    prompts: Literal[tuple(PROMPTS)] = "micro"
+    exchange: Limits | None = None
+    debate: Limits | None = None
+
+    def system(self, task: str) -> System:
+        """The multi-agent system of a task."""
+        limits = getattr(self, task)
+        return make_system(task, self.prompts, **(limits.model_dump() if limits else {}))
+
+
+class Data(_Section):
+    """`exchange`, `debate`: the data set of each task. `data_dir`: folder of local JSONL instead of the hub, or null.
+    `context_words`: words of context an agent reads at most. `max_rows`: rows of a hub split used at most."""
+
+    exchange: Literal["micro", *(name for name, d in PUBLIC.items() if d.task == "exchange")] = "micro"
+    debate: Literal["micro", *(name for name, d in PUBLIC.items() if d.task == "debate")] = "micro"
+    data_dir: str | None = None
+    context_words: Annotated[int, Field(ge=10, le=100_000)] = 300
+    max_rows: Annotated[int, Field(ge=10)] = 5000
+
+    def splits(self, task: str) -> dict[str, Slice] | None:
+        """The questions of a task's public data set by split; None for the micro world.
+
+        Raises:
+            DataError: for a row that cannot be used, or splits that overlap.
+        """
+        name = getattr(self, task)
+        return None if name == "micro" else _load_splits(name, self.data_dir, self.context_words, self.max_rows)
+
+
+@lru_cache(maxsize=8)
+def _load_splits(name: str, data_dir: str | None, words: int, max_rows: int) -> dict[str, Slice]:
+    return load_splits(PUBLIC[name], None if data_dir is None else ROOT / data_dir, words, max_rows)
 
 
 class Harmful(_Section):
@@ -98,9 +153,10 @@ class Influence(_Section):
     target_changed: Annotated[float, Field(gt=0, lt=1)] = 0.2
     step_questions: Annotated[int, Field(ge=2)] = 24
     step_pairs: Annotated[int, Field(ge=3)] = 32
+    gradient_rows: Count = 64
 
     def config(self) -> InfluenceConfig:
-        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates)
+        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates, self.gradient_rows)
 
 
 class Selection(_Section):
@@ -111,7 +167,8 @@ class Selection(_Section):
 
 
 class Train(_Section):
-    """See `dits_lib.training.TrainConfig`. `min_reward` (SFT only): dialogues above it are learned."""
+    """See `dits_lib.training.TrainConfig`. SFT only: dialogues above `min_reward` are learned; `warm_start` `scripted` first trains
+    the base model on `warm_questions` gold dialogues."""
 
     steps: Count = 40
     batch: Count = 16
@@ -119,19 +176,25 @@ class Train(_Section):
     lora_rank: Annotated[int, Field(ge=0, le=256)] = 0
     beta: Positive = 0.1
     nll_weight: Annotated[float, Field(ge=0, le=10)] = 0.0
+    gradient_checkpointing: bool = False
     min_reward: float = 0.5
+    warm_start: Literal["none", "scripted"] = "none"
+    warm_questions: Count = 1
+    warm_steps: Count = 1
 
     def config(self, **changes) -> TrainConfig:
-        return TrainConfig(**self.model_dump(exclude={"min_reward"}) | changes)
+        return TrainConfig(**self.model_dump(exclude={"min_reward", "warm_start", "warm_questions", "warm_steps"}) | changes)
 
 
 class Sizes(_Section):
-    """Numbers of questions: for the SFT search, the training search, the validation pairs, and each reported number."""
+    """Numbers of questions: for the SFT search, the training search, the validation pairs, and each reported number
+    (`test_samples` dialogues of each)."""
 
     sft_questions: Count = 60
     train_questions: Count = 120
     loss_questions: Count = 40
     test_questions: Count = 500
+    test_samples: Count = 1
 
 
 class Ablation(_Section):
@@ -173,6 +236,8 @@ class Params(_Section):
     tasks: Annotated[list[Task], Field(min_length=1)] = ["exchange", "debate"]
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     model: Model = Model()
+    agents: Agents = Agents()
+    data: Data = Data()
     world: World = World()
     search: Search = Search()
     pairs: Pairs = Pairs()
@@ -192,7 +257,26 @@ class Params(_Section):
             raise ValueError("tasks must not repeat")
         if self.world.questions is not None and (len(self.tasks) > 1 or self.world.harmful.share > 0):
             raise ValueError("world.questions holds one task's questions and takes no planted harm: name one task, and share 0")
+        if self.world.questions is not None and getattr(self.data, self.tasks[0]) != "micro":
+            raise ValueError(f"world.questions and data.{self.tasks[0]} both name questions; keep one")
+        if self.model.engine == "vllm":
+            if not (self.sft.lora_rank and self.dpo.lora_rank):
+                raise ValueError("model.engine is 'vllm', which serves trained models as adapters: set sft.lora_rank and dpo.lora_rank above 0")
+            # The longest chain: warm start, first SFT, a round's SFT, its DPO, and a candidate's step.
+            rank = (2 + (self.sft.warm_start != "none")) * self.sft.lora_rank + self.dpo.lora_rank + self.influence.rank
+            if rank > self.model.max_rank:
+                raise ValueError(f"model.max_rank is {self.model.max_rank}, but the adapters of a round and a step have rank {rank} together")
         return self
+
+    def questions_needed(self) -> dict[str, int]:
+        """How many questions of each split the notebooks ask for, at most."""
+        s, v, i = self.sizes, self.influence, self.iterations
+        more = max(s.train_questions + i.rounds * i.questions, *self.budget.q_questions, self.budget.dits_questions)
+        warm = self.sft.warm_questions if self.sft.warm_start != "none" else 0
+        return {
+            "train": s.sft_questions + more + warm, "development": v.step_questions, "test": s.test_questions,
+            "validation": max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions),
+        }
 
     def model_path(self) -> str:
         """The model folder, made absolute when it lies in the repository."""
@@ -214,8 +298,12 @@ def check_params(raw: object, source: str) -> Params:
         raise ParamsError("\n".join(_line(source, item) for item in error.errors())) from None
 
 
-def load_params(profile: str | Path) -> Params:
+def load_params(profile: str | Path, changes: list[str] = (), dataset: str | None = None) -> Params:
     """Parameters of a profile name (`params/<profile>.yaml`) or of a YAML file; keys left out are those of `micro`.
+
+    Args:
+        changes: `key=value`, keys with dots, on top of the file.
+        dataset: a public data set; its task is the only one, and the profile's name gets it as a suffix.
 
     Raises:
         ParamsError: one line a mistake.
@@ -225,8 +313,33 @@ def load_params(profile: str | Path) -> Params:
         known = ", ".join(sorted(p.stem for p in (ROOT / "params").glob("*.yaml")))
         raise ParamsError(f"{path}: no such parameter file; profiles here: {known}")
     raw = _read_yaml(path)
-    check_params(raw, str(path))
-    return check_params(_merged(_read_yaml(ROOT / "params" / "micro.yaml"), raw), str(path))
+    check_params(_merged(_base(path), raw) if isinstance(raw, dict) else raw, str(path))
+    for change in changes:
+        raw = _merged(raw, _change(change))
+    if dataset is not None:
+        if dataset not in PUBLIC:
+            raise ParamsError(f"--dataset {dataset}: unknown; allowed: {', '.join(PUBLIC)}")
+        task = PUBLIC[dataset].task
+        raw = _merged(raw, {"profile": f"{raw.get('profile', path.stem)}-{dataset}", "tasks": [task], "data": {task: dataset}})
+    return check_params(_merged(_base(path), raw), str(path))
+
+
+def _base(path: Path) -> dict:
+    return {} if path.stem == "micro" and path.parent == ROOT / "params" else _read_yaml(ROOT / "params" / "micro.yaml")
+
+
+def _change(text: str) -> dict:
+    """`a.b=value` as {"a": {"b": value}}."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ParamsError(f"--set {text}: expected KEY=VALUE, such as sizes.test_questions=90")
+    try:
+        found: object = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ParamsError(f"--set {text}: the value is not valid YAML") from None
+    for part in reversed(key.strip().split(".")):
+        found = {part: found}
+    return found
 
 
 def _merged(base: dict, changes: dict) -> dict:

@@ -14,15 +14,17 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
+from .engines import ModelError, load_model
 from .lab import model_files
 from .params import OUTPUT, ROOT, Params, ParamsError, load_params
 from .store import LIBRARY, StoreError, checksum, source_digest
-from .tasks import DataError
+from .tasks import DataError, read_questions
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "papermill", "rapidfuzz", "numpy", "scipy", "matplotlib", "seaborn")
 
@@ -31,10 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input (one line a mistake on stderr), 1 a notebook failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="micro", help="a name in params/, or a YAML file")
+    parser.add_argument("--dataset", help="a public data set: its task alone, results in <profile>-<dataset>")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one parameter, such as sizes.test_questions=90")
     parser.add_argument("--notebook", action="append", help="run just this one (may be repeated)")
     options = parser.parse_args(arguments)
     try:
-        params = load_params(options.profile)
+        params = load_params(options.profile, options.set, options.dataset)
         check_inputs(params)
         names = choose_notebooks(options.notebook)
         folder = prepare(params)
@@ -72,39 +76,37 @@ def check_inputs(params: Params) -> None:
     Raises:
         InputError, DataError: in one line.
     """
-    from .agents import SYSTEMS
-    from .engines import ModelError, load_model
-    from .tasks import read_questions
+    import torch
 
-    if params.world.questions is not None:
-        check_own_questions(params, read_questions(ROOT / params.world.questions, SYSTEMS[params.tasks[0]].agents))
-    if params.model.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+    if params.model.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+    check_questions(params)
     try:
         load_model(params.model_path())
     except ModelError as error:
         raise InputError(str(error)) from None
 
 
-def check_own_questions(params: Params, questions: list) -> None:
-    """Whether one's own file holds as many questions of each split as the notebooks ask for.
+def check_questions(params: Params) -> None:
+    """Read the questions of every task and see whether each split holds as many as the notebooks ask for.
 
     Raises:
-        DataError: naming the split and both numbers.
+        DataError: naming the data, the split and both numbers, or the row that cannot be used.
     """
-    s, v, i = params.sizes, params.influence, params.iterations
-    more = max(s.train_questions + i.rounds * i.questions, *params.budget.q_questions, params.budget.dits_questions)
-    needs = {
-        "train": s.sft_questions + more, "development": v.step_questions, "test": s.test_questions,
-        "validation": max(s.loss_questions, 2 * params.scoring.retest_questions, (i.rounds + 1) * v.validation_questions),
-    }
-    for split, need in needs.items():
-        have = sum(question.meta["split"] == split for question in questions)
-        if have < need:
-            raise DataError(f"{params.world.questions}: {have} questions of split '{split}', but the parameters ask for {need}")
+    for task in params.tasks:
+        data = params.data.splits(task)
+        if data is not None:
+            have = {split: len(part.questions) for split, part in data.items()}
+            where = {split: part.source for split, part in data.items()}
+        elif params.world.questions is not None:
+            own = read_questions(ROOT / params.world.questions, params.agents.system(task).agents)
+            have = Counter(question.meta["split"] for question in own)
+            where = dict.fromkeys(params.questions_needed(), params.world.questions)
+        else:
+            continue
+        for split, need in params.questions_needed().items():
+            if have.get(split, 0) < need:
+                raise DataError(f"{where[split]}: {have.get(split, 0)} questions of split '{split}', but the parameters ask for {need}")
 
 
 def choose_notebooks(wanted: list[str] | None) -> list[str]:

@@ -37,9 +37,10 @@ def _lab(raw: dict, task: str) -> Lab:
 
 
 def _sft_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact]:
-    """Search with the base model, then SFT on the best dialogues: where every DPO run starts."""
-    searched = lab.search(lab.base_model(), "train", lab.params.sizes.sft_questions, seed)
-    return lab.sft(lab.base_model(), [searched], seed), searched
+    """Search with the base model (after its warm start, if any), then SFT on the best dialogues: where every DPO run starts."""
+    start = lab.start_model(seed)
+    searched = lab.search(start, "train", lab.params.sizes.sft_questions, seed)
+    return lab.sft(start, [searched], seed), searched
 
 
 def _pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
@@ -58,6 +59,20 @@ def _step_size(lab: Lab) -> tuple[float, list[dict]]:
     seed = lab.params.seed
     model, _ = _sft_stage(lab, seed)
     return lab.step_size(model, _pair_stage(lab, model, seed), seed)
+
+
+def data_rows(params: Params) -> list[dict]:
+    """One row a task and split: which questions serve it, from where, and a hash of them (public data)."""
+    rows = []
+    for task in params.tasks:
+        data = params.data.splits(task)
+        own = params.world.questions or "the micro world, drawn by rule"
+        for split, need in params.questions_needed().items():
+            row = {"task": task, "split": split, "source": data[split].source if data else own, "asked_for": need}
+            if data is not None:
+                row |= {"there": len(data[split].questions), "left_out_as_repeats": data[split].repeats, "hash": data[split].digest}
+            rows.append(row)
+    return rows
 
 
 def rollout_job(raw: dict, task: str) -> dict:
@@ -158,7 +173,9 @@ def ablation_job(raw: dict, task: str, seed: int) -> dict:
     validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
     q_value = _q_values(lab, searched)
-    metric = {"base": lab.evaluate(lab.base_model(), seed).mean(), "sft": lab.evaluate(model, seed).mean()}
+    models = {"base": lab.base_model(), "sft": model}
+    if lab.params.sft.warm_start != "none":
+        models = {"base": lab.base_model(), "warm_start": lab.start_model(seed), "sft": model}
     kept_of = {}
     for arm in ARMS:
         rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32])
@@ -167,10 +184,13 @@ def ablation_job(raw: dict, task: str, seed: int) -> dict:
     kept_of["gamma_0_small"] = top_share(influence, p.selection.small_alpha, rng)
     drift = {}
     for arm, kept in kept_of.items():
-        trained = lab.dpo(model, searched, kept, seed)
-        metric[arm] = lab.evaluate(trained, seed).mean()
-        drift[arm] = _drift(trained)
-    return {"task": task, "seed": seed, "pairs": len(q_value), "metric": {k: float(v) for k, v in metric.items()}, "drift": drift}
+        models[arm] = lab.dpo(model, searched, kept, seed)
+        drift[arm] = _drift(models[arm])
+    return {
+        "task": task, "seed": seed, "pairs": len(q_value), "drift": drift,
+        "metric": {arm: float(lab.evaluate(trained, seed).mean()) for arm, trained in models.items()},
+        "endings": {arm: lab.endings(trained, seed) for arm, trained in models.items()},
+    }
 
 
 def _drift(trained: ModelRef) -> dict:

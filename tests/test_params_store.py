@@ -75,7 +75,7 @@ def test_the_default_profile_names_every_key_and_notebooks_share_it():
         assert changed[section] == load_params("micro").model_dump()[section] | {key: 3}
     assert notebook_params({"profile": "mine", "seed": 5}) == load_params("micro").model_copy(update={"profile": "mine", "seed": 5})
     assert load_params("smoke").dpo.learning_rate == load_params("micro").dpo.learning_rate
-    shared_fields = {"sft": {"beta", "nll_weight"}, "dpo": {"min_reward"}}
+    shared_fields = {"sft": {"beta", "nll_weight"}, "dpo": {"min_reward", "warm_start", "warm_questions", "warm_steps"}}
     for section, value in dumped.items():
         if isinstance(value, dict):
             assert set(raw[section]) == set(value) - shared_fields.get(section, set()), section
@@ -251,12 +251,15 @@ def own_questions(tmp_path):
 
 def test_own_questions_run_through_the_stages(own_questions, tmp_path):
     raw = load_params("smoke").model_dump() | {"tasks": ["exchange"], "world": {"questions": str(own_questions)}}
-    lab = Lab(check_params(raw, "own"), "exchange", Store(tmp_path / "runs"))
+    lab, greedy = (
+        Lab(check_params(raw | {"sizes": raw["sizes"] | {"test_questions": n}}, "own"), "exchange", Store(tmp_path / "runs")) for n in (8, 9)
+    )
     searched = lab.search(lab.base_model(), "train", 6, 0)
     assert {row["question"]["meta"]["split"] for row in searched.rows("trees.jsonl")} == {"train"} and lab.pairs(searched)
-    assert lab.evaluate(lab.base_model(), 0, 8).shape == (8,)
+    assert lab.evaluate(lab.base_model(), 0).shape == (8,)
+    assert sum(lab.endings(lab.base_model(), 0).values()) == pytest.approx(1)
     with pytest.raises(DataError, match="8 questions of split 'test', but 9 are asked for"):
-        lab.evaluate(lab.base_model(), 0, 9)
+        greedy.evaluate(greedy.base_model(), 0)
 
 
 def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path):

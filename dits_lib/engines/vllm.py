@@ -27,7 +27,7 @@ import torch
 
 from .adapters import Deltas, add, chain_of, rank_of, read_deltas, write_deltas
 from .base import Completion, LoRAStack, Request, Usage
-from .transformers import ModelError, TransformersEngine
+from .transformers import LORA_TARGETS, ModelError, TransformersEngine
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _IDS = itertools.count(1)
@@ -171,9 +171,13 @@ def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: fl
         raise ModelError(f"{root}: vLLM runs {next(iter(_SERVERS))[0]} in this process already, with other settings; one process serves one root model")
     try:
         from vllm import LLM
+        from vllm.engine.arg_utils import EngineArgs
     except ImportError as error:
         raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
-    own = {"gpu_memory_utilization": memory, "enable_sleep_mode": True} if device == "cuda" else {}
+    own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": True} if device == "cuda" else {}
+    if "lora_target_modules" in EngineArgs.__dataclass_fields__:
+        # Else the output layer takes part in every adapter, and log probabilities of prompts fail on a CPU (vLLM 0.32).
+        own["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
     try:
         _SERVERS[key] = LLM(
             root, dtype=dtype, max_model_len=max_length, enable_lora=True, max_loras=max_adapters, max_lora_rank=max_rank,
