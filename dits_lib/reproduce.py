@@ -20,9 +20,9 @@ from pathlib import Path
 
 import yaml
 
-from .engines import ModelError, load_model
+from .engines import ModelError, check_model_folder, load_tokenizer
 from .lab import model_files
-from .params import OUTPUT, ROOT, Params, ParamsError, load_params
+from .params import OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
 from .store import LIBRARY, StoreError, checksum, source_digest
 from .tasks import DataError, read_questions
 
@@ -32,13 +32,11 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "papermill", "ra
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input (one line a mistake on stderr), 1 a notebook failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="micro", help="a name in params/, or a YAML file")
-    parser.add_argument("--dataset", help="a public data set: its task alone, results in <profile>-<dataset>")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one parameter, such as sizes.test_questions=90")
+    add_profile_options(parser)
     parser.add_argument("--notebook", action="append", help="run just this one (may be repeated)")
     options = parser.parse_args(arguments)
     try:
-        params = load_params(options.profile, options.set, options.dataset)
+        params = profile_of(options)
         check_inputs(params)
         names = choose_notebooks(options.notebook)
         folder = prepare(params)
@@ -82,9 +80,27 @@ def check_inputs(params: Params) -> None:
         raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
     check_questions(params)
     try:
-        load_model(params.model_path())
+        check_model(params.model_path())
     except ModelError as error:
         raise InputError(str(error)) from None
+
+
+def check_model(path: str) -> None:
+    """Look at a model without loading its weights: configuration, tokenizer, chat template, and whether the weights are whole.
+
+    Raises:
+        ModelError: naming the folder and what is wrong.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_model_folder(path)
+    load_tokenizer(path)
+    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except SafetensorError as error:
+            raise ModelError(f"{file}: damaged or cut short ({error})") from None
 
 
 def check_questions(params: Params) -> None:

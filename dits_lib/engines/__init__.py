@@ -4,7 +4,7 @@ from .adapters import add, base_of, chain_of, merge, rank_of, read_deltas, write
 from .base import Completion, Engine, LoRAStack, Request, Usage
 from .lora import RowLoRA, fresh_a
 from .noise import derive_seed, gumbel
-from .transformers import LORA_TARGETS, ModelError, TransformersEngine, check_model_folder, load_model
+from .transformers import LORA_TARGETS, ModelError, TransformersEngine, check_model_folder, load_model, load_tokenizer
 from .vllm import VLLMEngine, asleep
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "fresh_a",
     "gumbel",
     "load_model",
+    "load_tokenizer",
     "merge",
     "rank_of",
     "read_deltas",

@@ -239,19 +239,32 @@ def load_model(folder: str | Path, dtype: str = "float32", device: str = "cpu"):
     transformers_logging.disable_progress_bar()
     root, chain = chain_of(folder)
     check_model_folder(root)
+    tokenizer = load_tokenizer(root)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(root, padding_side="left")
         # On a CPU plain products beat the fused attention at the sizes of the micro model; on a GPU they would not fit.
         attention = "eager" if device == "cpu" else "sdpa"
         model = AutoModelForCausalLM.from_pretrained(root, attn_implementation=attention, dtype=getattr(torch, dtype))
     except Exception as error:  # transformers raises many kinds; the user needs one line
         raise ModelError(f"{root}: transformers cannot load it: {str(error).splitlines()[0]}") from error
-    if tokenizer.chat_template is None:
-        raise ModelError(f"{root}: the tokenizer has no chat template, which renders the agents' prompts")
     model = model.to(device)
     for adapter in chain:
         merge(model, read_deltas(adapter))
     return model, tokenizer
+
+
+def load_tokenizer(folder: str | Path):
+    """The tokenizer of a model folder or hub id, padding on the left.
+
+    Raises:
+        ModelError: when it cannot be loaded or has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    except Exception as error:
+        raise ModelError(f"{folder}: transformers cannot load its tokenizer: {str(error).splitlines()[0]}") from error
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{folder}: the tokenizer has no chat template, which renders the agents' prompts")
+    return tokenizer
 
 
 def check_model_folder(folder: str | Path) -> None:

@@ -1,0 +1,265 @@
+"""What a profile would cost, before the money is spent: `python -m dits_lib.plan --profile llama3-8b` (or `make plan`).
+
+Checks the model folder, the data and the disk, counts the tokens that each notebook would read, write and train on, and turns them
+into hours and peak memory with the rates below. No GPU is needed. Tokens are counted from the parameters with the assumptions
+that are printed; hours are an estimate within a factor of two or three, not a promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from .engines import LORA_TARGETS, ModelError
+from .params import OUTPUT, Params, ParamsError, add_profile_options, profile_of
+from .report.book import markdown_table
+from .reproduce import InputError, check_model, check_questions
+from .selection import ARMS
+from .tasks import DataError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the estimate assumes of a machine.
+
+    Attributes:
+        memory: bytes. flops: peak a second, in bfloat16 (CPU: float32). bandwidth: bytes a second.
+        decode_cap: tokens a second that no batch exceeds, for vLLM and for transformers.
+        step: seconds that a decoding step takes beside reading the weights.
+        start: seconds to start vLLM in each notebook. setup: seconds to load and save a model around its training.
+    """
+
+    memory: float
+    flops: float
+    bandwidth: float
+    decode_cap: dict[str, float]
+    step: float
+    start: float
+    setup: float
+
+
+MACHINES = {
+    # Data sheets; the caps are those of SmolLM2-135M on an H100 at batch 512 (docs/log.md).
+    "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 26e3, "transformers": 7e3}, 0.004, 110, 15),
+    "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 26e3, "transformers": 7e3}, 0.004, 110, 15),
+    "a100": Machine(80e9, 312e12, 2.0e12, {"vllm": 20e3, "transformers": 5e3}, 0.005, 110, 15),
+    "cpu": Machine(16e9, 0.1e12, 2e10, {"vllm": 500, "transformers": 6e3}, 0.002, 40, 2),
+}
+PAIRS_A_QUESTION = 5
+FILL = 0.5
+TOKENS_A_WORD = 1.4
+INSTRUCTION = 150
+BATCH = 256
+EFFICIENCY = {"prefill": 0.4, "train": 0.35}
+LORA_SPEED = 0.7
+ASSUMED = (
+    f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues as long as allowed; {TOKENS_A_WORD} tokens a word; "
+    f"{INSTRUCTION} tokens of instruction; {BATCH} replies at once; no prompt served from the prefix cache; {EFFICIENCY['prefill']:.0%} of the peak "
+    f"when reading, {EFFICIENCY['train']:.0%} when training; adapters slow decoding to {LORA_SPEED:.0%}."
+)
+
+
+@dataclass
+class Work:
+    """Tokens of one stage: read and written when sampling (with or without adapters), read when training or taking gradients."""
+
+    read: float = 0.0
+    written: float = 0.0
+    written_with_adapters: float = 0.0
+    trained: float = 0.0
+    models: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+
+    def times(self, count: int) -> Work:
+        return Work(*(getattr(self, f.name) * count for f in fields(Work)))
+
+
+def count_work(params: Params) -> pd.DataFrame:
+    """Tokens by notebook and stage, over all tasks: columns `notebook`, `stage` and the fields of `Work`. Stages that two notebooks
+    share (the first seed's) are counted once."""
+    total: dict[tuple[str, str], Work] = {}
+    for task in params.tasks:
+        for name, stages in _notebooks(params, task).items():
+            for stage, work in stages.items():
+                total[name, stage] = total.get((name, stage), Work()) + work
+    return pd.DataFrame([{"notebook": name, "stage": stage, **vars(work)} for (name, stage), work in total.items()])
+
+
+def _lengths(params: Params, task: str) -> tuple[float, float, float]:
+    """Tokens of a dialogue: written, read as prompts; and those of one prompt with its reply in training."""
+    system = params.agents.system(task)
+    context = params.data.context_words if task == "exchange" else 80
+    reply = FILL * system.max_new_tokens
+    first = INSTRUCTION + TOKENS_A_WORD * context if params.agents.prompts == "chat" else 60
+    turns = system.max_turns
+    read = sum(first + turn * reply for turn in range(turns))
+    return turns * reply, read, first + turns / 2 * reply + reply
+
+
+def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
+    p, (written, read, row) = params, _lengths(params, task)
+    s, v, i = p.sizes, p.influence, p.iterations
+
+    def played(count: float, adapters: bool = False) -> Work:
+        return Work(count * read, 0 if adapters else count * written, count * written if adapters else 0)
+
+    def search(questions: int) -> Work:
+        return played(questions * p.search.repetitions * p.search.rollouts)
+
+    def gradients(pairs: float) -> Work:
+        return Work(trained=pairs * 2 * row)
+
+    def scored(pairs: float, questions: int) -> Work:
+        return played(pairs * questions * v.samples, adapters=True) + gradients(pairs)
+
+    sft = Work(trained=p.sft.steps * p.sft.batch * row, models=1)
+    warm = Work(trained=p.sft.warm_steps * p.sft.batch * row, models=1) if p.sft.warm_start != "none" else Work()
+    dpo = Work(trained=p.dpo.steps * p.dpo.batch * 2 * row * 4 / 3, models=1)  # and the reference's forward pass
+    evaluation = played(s.test_questions * s.test_samples)
+    start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
+    pairs, arms = PAIRS_A_QUESTION * s.train_questions, len(ARMS) + 1
+    rounds = 2 * i.seeds * i.rounds
+    more = p.ablation.seeds - 1
+    return {
+        "01_rollout": start,
+        "02_scoring": {
+            "response": scored(v.step_pairs, v.step_questions * len(v.step_sizes)),
+            "score": scored(min(p.scoring.pairs, pairs), 2 * p.scoring.retest_questions) + gradients(pairs),
+            "search": search(s.loss_questions),
+        },
+        "03_selection_ablation": {
+            "search": (start["search"] + search(s.loss_questions)).times(more), "sft": start["sft"].times(more),
+            "score": (scored(pairs, v.validation_questions) + gradients(pairs)).times(more + 1),
+            "dpo": dpo.times(arms * (more + 1)), "evaluate": evaluation.times((arms + 2) * (more + 1)),
+        },
+        "04_budget_scaling": {
+            "search": search(sum(p.budget.q_questions) + p.budget.dits_questions).times(p.budget.seeds),
+            "score": scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation)).times(p.budget.seeds),
+            "dpo": dpo.times((len(p.budget.q_questions) + len(p.budget.validation)) * p.budget.seeds),
+            "evaluate": evaluation.times((len(p.budget.q_questions) + len(p.budget.validation)) * p.budget.seeds),
+        },
+        "05_iterations": {
+            "search": search(i.questions).times(rounds), "sft": sft.times(rounds), "dpo": dpo.times(rounds),
+            "score": scored(PAIRS_A_QUESTION * i.questions, v.validation_questions).times(rounds // 2),
+            "evaluate": evaluation.times(rounds),
+        },
+    }
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """`parameters`; `layers`, `hidden`, `vocabulary`; `lora`: parameters of a LoRA of rank 1 on all targets."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    lora: int
+
+
+def model_size(path: str) -> ModelSize:
+    """Sizes from the configuration alone; no weights are read.
+
+    Raises:
+        InputError: when the configuration cannot be had.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except Exception as error:  # a hub that cannot be reached, a gated model: one line
+        raise InputError(f"{path}: no configuration to be had: {str(error).splitlines()[0]}") from None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    lora = sum(m.in_features + m.out_features for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in LORA_TARGETS)
+    return ModelSize(sum(p.numel() for p in model.parameters()), config.num_hidden_layers, config.hidden_size, config.vocab_size, lora)
+
+
+def hours(params: Params, work: pd.DataFrame, size: ModelSize, machine: Machine) -> pd.Series:
+    """Process hours of each row of `count_work`; loading and saving models included."""
+    width = 2 if params.model.dtype == "bfloat16" else 4
+    step = machine.step + width * size.parameters / (0.6 * machine.bandwidth)
+    decode = min(machine.decode_cap[params.model.engine], BATCH / step)
+    reading = 2 * size.parameters / (EFFICIENCY["prefill"] * machine.flops)
+    training = 6 * size.parameters / (EFFICIENCY["train"] * machine.flops)
+    seconds = work["read"] * reading + work["written"] / decode + work["written_with_adapters"] / (LORA_SPEED * decode) + work["trained"] * training
+    return (seconds + work["models"] * machine.setup) / 3600
+
+
+def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
+    """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or of the gradients."""
+    width = 2 if params.model.dtype == "bfloat16" else 4
+    row = max(_lengths(params, task)[2] for task in params.tasks)
+    rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
+    kept = 2 if params.dpo.gradient_checkpointing else 34  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
+    activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
+    rank = max(params.dpo.lora_rank, params.sft.lora_rank)
+    states = 16 * (rank * size.lora if rank else size.parameters)
+    learning = width * size.parameters + states + activations
+    speaking = params.model.memory * machine.memory if params.model.engine == "vllm" else 2 * width * size.parameters
+    return max(learning, speaking)
+
+
+def disk_needed(params: Params, work: pd.DataFrame, size: ModelSize) -> float:
+    """Bytes of the trained models and of the dialogues."""
+    rank = max(params.dpo.lora_rank, params.sft.lora_rank)
+    model = 4 * (rank * size.lora if rank else size.parameters)
+    return work["models"].sum() * model + 40 * (work["written"] + work["written_with_adapters"]).sum()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 it fits, 2 it cannot run as it is (one line a reason on stderr)."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_profile_options(parser)
+    parser.add_argument("--gpu", choices=[name for name in MACHINES if name != "cpu"], default="h100", help="what model.device cuda would be")
+    options = parser.parse_args(arguments)
+    try:
+        params = profile_of(options)
+        check_model(params.model_path())
+        check_questions(params)
+        size = model_size(params.model_path())
+    except (ParamsError, DataError, ModelError, InputError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    name = options.gpu if params.model.device == "cuda" else "cpu"
+    return report(params, size, name)
+
+
+def report(params: Params, size: ModelSize, name: str) -> int:
+    """Print the plan; tells whether it fits, as an exit status."""
+    machine, work = MACHINES[name], count_work(params)
+    work["hours"] = hours(params, work, size, machine)
+    if params.model.engine == "vllm":
+        starts = work["notebook"].nunique()
+        work.loc[len(work)] = {"notebook": "all", "stage": "starting vLLM", **dict.fromkeys(work.columns[2:], 0), "hours": starts * machine.start / 3600}
+    shown = pd.concat([work, pd.DataFrame([{"notebook": "total", "stage": "", **work.drop(columns=["notebook", "stage"]).sum()}])])
+    for column in ("read", "written", "written_with_adapters", "trained"):
+        shown[column] = (shown[column] / 1e6).map("{:.2f}".format)
+    shown["hours"] = shown["hours"].map("{:.3f}".format)
+    print(f"profile {params.profile}: {params.model.path}, {size.parameters / 1e6:.0f} M parameters, engine {params.model.engine}, on one {name}\n")
+    print(markdown_table(shown.rename(columns={c: f"{c} (M tokens)" for c in ("read", "written", "written_with_adapters", "trained")}).astype({"models": int})))
+    print(f"\nAssumed: {ASSUMED}")
+    peak, need = peak_memory(params, size, machine), disk_needed(params, work, size)
+    folder = Path(OUTPUT)
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    print(f"\npeak memory: {peak / 1e9:.1f} GB of {machine.memory / 1e9:.0f} GB; disk: {need / 1e9:.2f} GB of {free / 1e9:.0f} GB free in {folder}")
+    reasons = []
+    if peak > 0.95 * machine.memory:
+        reasons.append("memory: lower influence.gradient_rows, dpo.batch or sft.batch, set gradient_checkpointing, or use LoRA and bfloat16")
+    if need > 0.9 * free:
+        reasons.append("disk: free some, or point DITS_OUTPUT elsewhere; LoRA models (lora_rank above 0) take far less")
+    for reason in reasons:
+        print(f"{params.profile}: does not fit the {reason}", file=sys.stderr)
+    return 2 if reasons else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,342 @@
+"""Public data sets on rows written here in their schema; chat prompts; warm start; adapters on disk; the plan."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dits_lib.agents import finish, make_system, parse_answer, prompt_ids, rendered_turns
+from dits_lib.agents.rendering import _encode, _knows_system
+from dits_lib.agents.warm_start import gold_dialogue
+from dits_lib.engines import TransformersEngine, add, chain_of, load_model, merge, read_deltas, write_deltas
+from dits_lib.lab import Lab
+from dits_lib.pairs import extract_pairs
+from dits_lib.params import ROOT, ParamsError, check_params, load_params
+from dits_lib.plan import MACHINES, count_work, main, model_size, report
+from dits_lib.rollout import sample_dialogues
+from dits_lib.search import SearchConfig, search
+from dits_lib.store import Store
+from dits_lib.tasks import DataError
+from dits_lib.tasks.public import PUBLIC, SHARES, Slice, check_disjoint, load_splits
+from dits_lib.tasks.public.base import deal, first_words
+from dits_lib.training import TrainConfig, train_sft
+
+from .conftest import MODEL
+
+
+def hotpot_row(n):
+    titles = [f"Tower {n}", f"Builder {n}", f"River {n}", f"Town {n}"]
+    sentences = [[f"Tower {n} was built by builder {n}.", " It is tall."], [f"Builder {n} was born in year {1800 + n}."], ["A river flows."], ["A town sleeps."]]
+    return {
+        "id": f"h{n}", "question": f"When was the builder of tower {n} born?", "answer": str(1800 + n), "type": "bridge", "level": "easy",
+        "supporting_facts": {"title": titles[:2], "sent_id": [0, 0]}, "context": {"title": titles, "sentences": sentences},
+    }
+
+
+def trivia_row(n):
+    found = {"title": [f"Page {n}", "Other"], "search_context": [f"The capital of land {n} is city {n}. " + "More words. " * 80, "Nothing here."]}
+    return {
+        "question": f"What is the capital of land {n}?", "question_id": f"t{n}", "search_results": found,
+        "entity_pages": {"title": [], "wiki_context": []}, "answer": {"value": f"City {n}", "aliases": [f"City {n}", f"Town of {n}"]},
+    }
+
+
+def cbt_row(n):
+    return {"sentences": [f"{i} Sentence {i} of story {n}." for i in range(1, 21)], "question": f"21 Then XXXXX went home in story {n}.",
+            "answer": "Ann", "options": ["Ann", "Bob", "Cat"]}
+
+
+def arc_row(n):
+    return {"id": f"a{n}", "question": f"What falls down, number {n}?", "choices": {"text": ["stone", "smoke", "light"], "label": ["1", "2", "3"]}, "answerKey": "1"}
+
+
+def mmlu_row(n):
+    return {"question": f"How much is {n} plus 1?", "subject": "elementary_mathematics", "choices": [str(n), str(n + 1), "0", "9"], "answer": 1}
+
+
+ROWS = {"hotpotqa": hotpot_row, "2wikimultihopqa": hotpot_row, "triviaqa": trivia_row, "cbt": cbt_row, "arc_challenge": arc_row, "mmlu": mmlu_row}
+
+
+def write(folder, name, rows):
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("name", list(PUBLIC))
+def test_every_data_set_gives_disjoint_splits(name, tmp_path):
+    write(tmp_path, name, [ROWS[name](n) for n in range(50)] + [ROWS[name](3)])
+    dataset = PUBLIC[name]
+    slices = load_splits(dataset, tmp_path, 40, 5000)
+    texts = [q.text for part in slices.values() for q in part.questions]
+    assert len(texts) == len(set(texts)) == 50 and slices["train"].repeats == 1
+    assert {split: len(part.questions) for split, part in slices.items()} == {split: round(50 * share) for split, share in SHARES.items()}
+    system = make_system(dataset.task, "chat")
+    for part in slices.values():
+        for question in part.questions:
+            assert question.meta["split"] == part.split and set(question.views) == set(system.agents) and question.answers
+            assert all(len(view.split()) <= 40 for view in question.views.values())
+            assert system.score(question, question.answers[0]) == 1.0
+    assert load_splits(dataset, tmp_path, 40, 5000)["test"].digest == slices["test"].digest
+    assert len(load_splits(dataset, tmp_path, 40, 20)["train"].questions) == 8
+    assert dataset.hub_id and dataset.licence and set(dataset.hub_split) == set(SHARES)
+
+
+def test_neither_half_of_a_multi_hop_context_suffices(tmp_path):
+    write(tmp_path, "hotpotqa", [hotpot_row(n) for n in range(50)])
+    first = set()
+    for part in load_splits(PUBLIC["hotpotqa"], tmp_path, 40, 5000).values():
+        for question in part.questions:
+            number = int(question.answers[0]) - 1800
+            tower, builder = f"Tower {number} was built", f"was born in year {1800 + number}"
+            holders = [next(a for a, view in question.views.items() if fact in view) for fact in (tower, builder)]
+            assert sorted(holders) == ["alice", "bob"] and question.meta["neither_suffices"]
+            assert question.meta["script"][holders[1]] == [f"Builder {number} was born in year {1800 + number}."]
+            first.add(holders[0])
+    assert first == {"alice", "bob"}  # which agent has which follows from the question
+
+
+def test_hub_splits_in_files_of_their_own_and_overlap(tmp_path):
+    write(tmp_path, "hotpotqa_train", [hotpot_row(n) for n in range(30)])
+    write(tmp_path, "hotpotqa_validation", [hotpot_row(n) for n in range(25, 40)])
+    slices = load_splits(PUBLIC["hotpotqa"], tmp_path, 100, 5000)
+    assert len(slices["test"].questions) == 15 and slices["test"].source.endswith("hotpotqa_validation.jsonl")
+    assert sum(len(slices[s].questions) for s in ("train", "validation", "development")) == 25 and slices["train"].repeats == 5
+    question = slices["test"].questions[0]
+    with pytest.raises(DataError, match="is in 'train' and in 'test'; splits must be disjoint"):
+        check_disjoint("hotpotqa", {"test": slices["test"], "train": Slice("train", "x", (replace(question, id="other"),), 0)})
+
+
+def changed(row, **fields):
+    return {k: v for k, v in (row | fields).items() if v is not None}
+
+
+@pytest.mark.parametrize(("name", "row", "message"), [
+    ("hotpotqa", '{"id": ', "not valid JSON"),
+    ("hotpotqa", "[1]", "field '(row)': a list"),
+    ("hotpotqa", changed(hotpot_row(1), answer=None), "field 'answer': missing"),
+    ("hotpotqa", changed(hotpot_row(1), answer=" "), "field 'answer': empty"),
+    ("hotpotqa", changed(hotpot_row(1), question=""), "field 'question': empty"),
+    ("hotpotqa", changed(hotpot_row(1), context=[]), "field 'context': a list; expected dict"),
+    ("hotpotqa", changed(hotpot_row(1), context={"title": ["a"], "sentences": []}), "field 'context': 1 titles but 0 lists"),
+    ("2wikimultihopqa", changed(hotpot_row(1), supporting_facts={"title": ["Nowhere"], "sent_id": [0]}), "field 'supporting_facts': names no paragraph"),
+    ("triviaqa", changed(trivia_row(1), answer={"aliases": []}), "field 'answer': neither"),
+    ("triviaqa", changed(trivia_row(1), search_results=["x"]), "field 'search_results': a list"),
+    ("cbt", changed(cbt_row(1), question="21 Nobody is missing."), "field 'question': no XXXXX"),
+    ("cbt", changed(cbt_row(1), answer="Zoe"), "field 'answer': 'Zoe' is not among the options"),
+    ("cbt", changed(cbt_row(1), sentences=["one"]), "field 'sentences': 1 sentences"),
+    ("arc_challenge", changed(arc_row(1), answerKey="D"), "field 'answerKey': 'D'; allowed: 1, 2, 3"),
+    ("arc_challenge", changed(arc_row(1), choices={"text": ["a"], "label": []}), "field 'choices': 0 labels and 1 texts"),
+    ("mmlu", changed(mmlu_row(1), answer=4), "field 'answer': 4; allowed: 0 to 3"),
+    ("mmlu", changed(mmlu_row(1), subject=3), "field 'subject': a int; expected str"),
+])
+def test_a_malformed_row_is_named_by_file_line_and_field(name, row, message, tmp_path):
+    path = write(tmp_path, name, [ROWS[name](0), "", row])
+    with pytest.raises(DataError) as caught:
+        load_splits(PUBLIC[name], tmp_path, 100, 5000)
+    assert str(caught.value).startswith(f"{path}:3: ") and message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_data_and_too_few_questions_give_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"no file cbt\*.jsonl"):
+        load_splits(PUBLIC["cbt"], tmp_path, 100, 5000)
+    write(tmp_path, "arc_challenge", [arc_row(n) for n in range(20)])
+    done = subprocess.run(
+        [sys.executable, "-m", "dits_lib.reproduce", "--dataset", "arc_challenge", "--set", f"data.data_dir={tmp_path}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )
+    assert done.returncode == 2 and "arc_challenge.jsonl: 8 questions of split 'train', but the parameters ask for 220" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_word_limit_drops_distractors_first():
+    passages = ["needed one " * 10, "needed two " * 10, "far " * 30, "further " * 30]
+    views, holder = deal(passages, [0, 1], 25, "seed")
+    assert sorted(holder) == [0, 1] and all("needed" in view for view in views.values())
+    assert first_words("a b\nc d", 3) == "a b\nc"
+
+
+def test_set_and_dataset_change_the_parameters():
+    params = load_params("micro", ["search.repetitions=3", "tasks=[debate]"])
+    assert params.search.repetitions == 3 and params.tasks == ["debate"] and params.search.depth == 3
+    params = load_params("llama3-8b", (), "triviaqa")
+    assert (params.profile, params.tasks, params.data.exchange) == ("llama3-8b-triviaqa", ["exchange"], "triviaqa")
+    for change, message in (("search.repetitions", "expected KEY=VALUE"), ("search.repetitons=3", "did you mean 'repetitions'"), ("seed=[1", "not valid YAML")):
+        with pytest.raises(ParamsError, match=message):
+            load_params("micro", [change])
+    with pytest.raises(ParamsError, match="--dataset squad: unknown; allowed: hotpotqa"):
+        load_params("micro", (), "squad")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (["model.engine=vllm"], "set sft.lora_rank and dpo.lora_rank above 0"),
+    (["model.engine=vllm", "sft.lora_rank=16", "dpo.lora_rank=32", "model.max_rank=64"], "have rank 72 together"),
+    (["data.exchange=hotpotqa", "world.questions=x.jsonl", "tasks=[exchange]"], "both name questions; keep one"),
+    (["data.exchange=mmlu"], "data.exchange"),
+    (["agents.prompts=formal"], "agents.prompts"),
+])
+def test_parameters_that_do_not_fit_together(change, message):
+    with pytest.raises(ParamsError, match=message):
+        load_params("micro", change)
+
+
+# Prompts
+
+CHAT = {"exchange": ("hotpotqa", hotpot_row), "debate": ("arc_challenge", arc_row)}
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Two questions of each task from public rows."""
+    found = {}
+    for task, (name, row) in CHAT.items():
+        write(tmp_path, name, [row(n) for n in range(20)])
+        found[task] = list(load_splits(PUBLIC[name], tmp_path, 40, 5000)["train"].questions[:2])
+    return found
+
+
+@pytest.mark.parametrize("task", list(CHAT))
+def test_sampling_scoring_and_training_see_the_same_prompt(engine, asked, task):
+    system = make_system(task, "chat", max_turns=3, max_new_tokens=6)
+    sampled = []
+    generate = engine.generate
+
+    def recorded(requests, adapters=None):
+        sampled.extend(request.prompt_ids for request in requests)
+        return generate(requests, adapters)
+
+    engine.generate = recorded
+    try:
+        trees = search(engine, system, asked[task], SearchConfig(repetitions=2, rollouts=3), 0)
+    finally:
+        engine.generate = generate
+    for pair in extract_pairs(engine.tokenizer, system, trees, -1.0, -1.0):
+        assert pair.prompt_ids in sampled
+    for question, dialogue in zip(asked[task], sample_dialogues(engine, system, asked[task], 0), strict=True):
+        rows = rendered_turns(engine.tokenizer, system, question, dialogue.turns)
+        assert [tuple(prompt) for prompt, _ in rows] == [turn.prompt_ids for turn in dialogue.turns]
+
+
+@pytest.mark.parametrize("task", list(CHAT))
+def test_chat_messages_alternate_and_show_only_what_an_agent_may_read(asked, task):
+    system, question = make_system(task, "chat"), asked[task][0]
+    turns = gold_dialogue(system, question, np.random.default_rng(0))
+    for agent in system.agents:
+        messages = system.messages(question, turns, agent)
+        assert messages[0]["role"] == "system" and question.text in messages[1]["content"]
+        assert all(a["role"] != b["role"] for a, b in zip(messages, messages[1:]))
+        assert question.views[agent] in messages[0]["content"]
+        other = next(a for a in system.agents if a != agent)
+        assert not question.views[other] or all(question.views[other] not in m["content"] for m in messages)
+
+
+def test_a_template_without_a_system_role_gets_it_in_the_first_user_message(engine):
+    import copy
+
+    tokenizer = copy.deepcopy(engine.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }} {% endfor %}"
+    )
+    assert not _knows_system(tokenizer) and _knows_system(engine.tokenizer)
+    text = tokenizer("alice : ask\n\nbob", add_special_tokens=False)["input_ids"]
+    assert _encode(tokenizer, (("system", "alice : ask"), ("user", "bob")))[: len(text)] == tuple(text)
+
+
+@pytest.mark.parametrize("task", list(CHAT))
+def test_gold_dialogues_hold_the_protocol(asked, task):
+    system, lengths = make_system(task, "chat"), set()
+    for seed in range(6):
+        for question in asked[task]:
+            turns = gold_dialogue(system, question, np.random.default_rng(seed))
+            assert finish(system, question, turns).metric == 1.0 and system.next_agent(question, turns) is None
+            assert all(system.next_agent(question, turns[:i]) == turn.agent for i, turn in enumerate(turns))
+            lengths.add(len(turns))
+    assert lengths == ({2, 3} if task == "debate" else {3})
+
+
+def test_endings_tell_no_agreement_from_nothing_parsed(asked):
+    from dits_lib.agents import Turn
+
+    system, question = make_system("exchange", "chat", max_turns=2), asked["exchange"][0]
+    for texts, ended in ((("<A>x</A>", "<A>x</A>"), "answered"), (("<A>x</A>", "<A>y</A>"), "no agreement"), (("<A></A>", "<A>x</A> <A>y</A>"), "no answer parsed")):
+        turns = tuple(Turn(agent, text) for agent, text in zip(system.agents, texts))
+        assert finish(system, question, turns).ended == ended
+    assert parse_answer("<A>x</A>!") == "x"
+
+
+def test_a_warm_start_uses_questions_that_no_search_uses(tmp_path, asked):
+    write(tmp_path / "data", "arc_challenge", [arc_row(n) for n in range(60)])
+    raw = load_params("smoke", [
+        f"data.data_dir={tmp_path / 'data'}", "data.debate=arc_challenge", "tasks=[debate]", "agents.prompts=chat",
+        "agents.debate={max_turns: 3, max_new_tokens: 6}", "sft.warm_start=scripted", "sft.warm_questions=4", "sft.lora_rank=4", "sft.warm_steps=2",
+        "sizes={sft_questions: 4, train_questions: 4}", "budget={q_questions: [4], dits_questions: 4}", "iterations={rounds: 1, questions: 2}",
+    ]).model_dump()
+    lab = Lab(check_params(raw, "warm"), "debate", Store(tmp_path / "runs"))
+    needed = lab.params.questions_needed()["train"]
+    warm = lab.start_model(0)
+    assert chain_of(warm.path)[1] and lab.start_model(0) == warm and warm.key != lab.base_model().key
+    searched = {q.id for q in lab.questions("train", needed - 4, 0)}
+    assert not searched & {q.id for q in lab.questions("train", 4, 0, skip=needed - 4)}
+
+
+# Adapters on disk
+
+def test_a_chain_of_adapters_loads_as_peft_would_and_adds_up(tmp_path):
+    from peft import PeftModel
+
+    base = TransformersEngine.load(MODEL)
+    rows = [{"prompt_ids": list(range(5, 15)), "reply_ids": list(range(20, 26))}] * 4
+    config = TrainConfig(steps=3, batch=2, learning_rate=1e-2, lora_rank=4)
+    train_sft(MODEL, rows, config, 0, tmp_path / "one")
+    train_sft(tmp_path / "one", rows, config, 1, tmp_path / "two")
+    assert not list((tmp_path / "one").glob("model*.safetensors"))
+    by_peft = PeftModel.from_pretrained(load_model(MODEL)[0], tmp_path / "one").merge_and_unload()
+    by_peft = PeftModel.from_pretrained(by_peft, tmp_path / "two").merge_and_unload()
+    ids = [(tuple(range(5, 15)), tuple(range(20, 26)))]
+    expected = TransformersEngine(by_peft, base.tokenizer).logprobs(ids)[0]
+    assert TransformersEngine.load(tmp_path / "two").logprobs(ids)[0] == pytest.approx(expected, abs=1e-5)
+    assert base.logprobs(ids)[0] != pytest.approx(expected, abs=1e-2)
+    root, chain = chain_of(tmp_path / "two")
+    assert root == str(MODEL) and [path.name for path in chain] == ["one", "two"]
+    write_deltas(tmp_path / "sum", add(*map(read_deltas, chain)), str(MODEL))
+    summed = load_model(MODEL)[0]
+    merge(summed, read_deltas(tmp_path / "sum"))
+    assert TransformersEngine(summed, base.tokenizer).logprobs(ids)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_adapters_of_different_modules_and_ranks_add_up(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    one = {"a": (torch.randn(2, 5, generator=generator), torch.randn(4, 2, generator=generator))}
+    two = {"a": (torch.randn(3, 5, generator=generator), torch.randn(4, 3, generator=generator)), "b": (torch.ones(1, 5), torch.ones(4, 1))}
+    write_deltas(tmp_path, add(one, two), "base")
+    found = read_deltas(tmp_path)
+    for name in ("a", "b"):
+        expected = sum(part[name][1] @ part[name][0] for part in (one, two) if name in part)
+        assert torch.allclose(found[name][1] @ found[name][0], expected, atol=1e-6)
+
+
+# The plan
+
+def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
+    params = load_params("micro")
+    work = count_work(params).set_index(["notebook", "stage"])
+    dialogues = params.ablation.seeds * 10 * params.sizes.test_questions  # base, SFT and eight arms, for each task
+    tokens = sum(system.max_turns * system.max_new_tokens / 2 for system in map(params.agents.system, params.tasks))
+    assert work.loc[("03_selection_ablation", "evaluate"), "written"] == pytest.approx(dialogues * tokens)
+    doubled = count_work(load_params("micro", ["influence.samples=2"])).set_index(["notebook", "stage"])
+    score = ("03_selection_ablation", "score")
+    assert doubled.loc[score, "written_with_adapters"] == pytest.approx(2 * work.loc[score, "written_with_adapters"])
+    assert main(["--profile", "micro"]) == 0 and "peak memory" in capsys.readouterr().out
+    size = replace(model_size(str(MODEL)), parameters=80_000_000_000, layers=80, hidden=8192)
+    assert report(params, size, "h100") == 2 and "does not fit the memory" in capsys.readouterr().err
+    assert set(MACHINES) >= {"h100", "cpu"}
+
+
+def test_the_plan_names_a_model_that_is_not_there(capsys):
+    assert main(["--profile", "smollm2", "--set", "model.path=models/none"]) == 2
+    assert "no such model folder" in capsys.readouterr().err
