@@ -241,7 +241,8 @@ class Lab:
         return self._trained("dpo", spec, make)
 
     def evaluate(self, model: ModelRef, seed: int) -> np.ndarray:
-        """Metric of each test question, [test_questions], at T = 1; equal seeds ask the same questions under the same noise."""
+        """Metric of each test question, [test_questions], sampled as in the search; equal seeds ask the same questions under the same
+        noise."""
         return np.array(self._evaluated(model, seed)["metric"])
 
     def endings(self, model: ModelRef, seed: int) -> dict[str, float]:
@@ -249,12 +250,12 @@ class Lab:
         return self._evaluated(model, seed)["endings"]
 
     def _evaluated(self, model: ModelRef, seed: int) -> dict:
-        count, samples = self.params.sizes.test_questions, self.params.sizes.test_samples
-        spec = {"model": model.key, "questions": [self.task, "test", count, seed, self._data_key()], "samples": samples, "temperature": 1.0}
+        count, samples, heat = self.params.sizes.test_questions, self.params.sizes.test_samples, self.params.search.temperature
+        spec = {"model": model.key, "questions": [self.task, "test", count, seed, self._data_key()], "samples": samples, "temperature": heat}
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions("test", count, seed)
-            dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed), samples)
+            dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed), samples, heat)
             metric = np.array([dialogue.metric for dialogue in dialogues]).reshape(count, samples).mean(axis=1)
             endings = {name: float(np.mean([dialogue.ended == name for dialogue in dialogues])) for name in ENDINGS}
             write_json(folder / "metric.json", {"metric": metric.tolist(), "endings": endings})

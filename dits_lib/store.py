@@ -25,7 +25,7 @@ _SPEAK = ("tasks", "agents", "engines", "rollout.py")
 _SCORE = (*_SPEAK, "lab.py", "search.py", "pairs.py", "influence")
 _TRAIN = ("engines", "lab.py", "training.py")
 STAGE_CODE = {
-    "search": _SCORE, "response": _SCORE, "score": _SCORE, "sft": _TRAIN, "dpo": _TRAIN, "evaluate": (*_SPEAK, "lab.py"),
+    "search": _SCORE, "response": _SCORE, "score": _SCORE, "sft": (*_TRAIN, "agents", "tasks"), "dpo": _TRAIN, "evaluate": (*_SPEAK, "lab.py"),
 }
 """Modules whose code is part of each stage's key. Comments and docstrings do not count."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dits_lib.agents import finish, make_system, parse_answer, prompt_ids, rendered_turns
+from dits_lib.agents import finish, make_system, parse_answer, rendered_turns
 from dits_lib.agents.rendering import _encode, _knows_system
 from dits_lib.agents.warm_start import gold_dialogue
 from dits_lib.engines import TransformersEngine, add, chain_of, load_model, merge, read_deltas, write_deltas
@@ -152,6 +152,21 @@ def test_missing_data_and_too_few_questions_give_one_line(tmp_path):
     )
     assert done.returncode == 2 and "arc_challenge.jsonl: 8 questions of split 'train', but the parameters ask for 220" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_hub_is_read_by_the_datasets_library(tmp_path, monkeypatch):
+    """The same call that reads the hub, on a folder that `datasets` takes for one; and its refusal in one line."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    dataset = type(PUBLIC["hotpotqa"])()
+    dataset.hub_id, dataset.config = str(tmp_path / "hub"), None
+    write(tmp_path / "hub", "train", [hotpot_row(n) for n in range(30)])
+    write(tmp_path / "hub", "validation", [hotpot_row(n) for n in range(30, 40)])
+    slices = load_splits(dataset, None, 100, 5000)
+    assert len(slices["test"].questions) == 10 and slices["test"].source == f"{tmp_path / 'hub'} validation"
+    assert sum(len(slices[s].questions) for s in ("train", "validation", "development")) == 30
+    dataset.hub_id = str(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"nowhere \((train|validation)\): cannot be loaded from the hub: .*; or set data.data_dir"):
+        load_splits(dataset, None, 100, 5000)
 
 
 def test_the_word_limit_drops_distractors_first():
@@ -340,3 +355,25 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
 def test_the_plan_names_a_model_that_is_not_there(capsys):
     assert main(["--profile", "smollm2", "--set", "model.path=models/none"]) == 2
     assert "no such model folder" in capsys.readouterr().err
+
+
+# The guide
+
+def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "guide.md").read_text()
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(compile(block, "docs/guide.md", "exec"), names)
+    try:
+        rows = [{"id": str(n), "question": f"Who sang song {n}?", "answer": "Ann", "notes": ["one", "two"]} for n in range(20)]
+        write(tmp_path, "musicquiz", rows)
+        assert len(load_splits(PUBLIC["musicquiz"], tmp_path, 10, 5000)["train"].questions) == 8
+        write(tmp_path, "musicquiz", [*rows, rows[0] | {"notes": []}])
+        with pytest.raises(DataError, match=r"musicquiz.jsonl:21: field 'notes': 0 notes"):
+            load_splits(PUBLIC["musicquiz"], tmp_path, 10, 5000)
+    finally:
+        PUBLIC.pop("musicquiz")
+    assert len(names["scores"].value) == len(names["pairs"][:4]) > 0 and capsys.readouterr().out

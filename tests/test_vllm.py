@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from dits_lib import smollm2  # noqa: E402
 from dits_lib.agents import make_system, prompt_and_prefix  # noqa: E402
 from dits_lib.engines import LoRAStack, ModelError, Request, TransformersEngine, VLLMEngine, derive_seed  # noqa: E402
+from dits_lib.engines.vllm import stop  # noqa: E402
 from dits_lib.influence import InfluenceConfig, fresh_stack, one_step_influence  # noqa: E402
 from dits_lib.pairs import extract_pairs  # noqa: E402
 from dits_lib.params import ROOT  # noqa: E402
@@ -37,7 +38,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(folder):
-    return VLLMEngine(folder, **SETTINGS)
+    yield VLLMEngine(folder, **SETTINGS)
+    stop()
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,12 @@ def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: fl
     return _SERVERS[key]
 
 
+def stop() -> None:
+    """End the vLLM of this process."""
+    while _SERVERS:
+        _SERVERS.popitem()[1].llm_engine.engine_core.shutdown()
+
+
 @contextmanager
 def asleep() -> Iterator[None]:
     """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main memory, its cache is dropped."""

@@ -1,0 +1,255 @@
+"""vLLM against transformers, and the paper's scale, as ratios measured in one run: `python -m benchmarks.gpu`.
+
+    python -m benchmarks.gpu engines --model models/smollm2          # search and scoring through both engines
+    python -m benchmarks.gpu scale --model models/random-8b          # one search batch, 64 pairs at V = 20, DPO steps
+    python -m benchmarks.gpu random --like models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights
+
+Writes benchmarks/gpu-<part>.md and .json. The questions are the micro world's as text, so no data set is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dits_lib.agents import make_system
+from dits_lib.engines import Request, TransformersEngine, VLLMEngine, asleep
+from dits_lib.influence import InfluenceConfig, dpo_gradients, evaluate_adapters, part, step
+from dits_lib.influence.one_step import gradient_options
+from dits_lib.pairs import Pair, extract_pairs
+from dits_lib.search import SearchConfig, search
+from dits_lib.tasks import make_questions
+from dits_lib.training import TrainConfig, train_dpo
+
+PAPER = {"tokens": 2.0e7, "pairs": 8500, "gpu_hours": 106}
+"""The paper's budget on 2WikiMultiHopQA (its cost table)."""
+
+
+@dataclass
+class Timed:
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed():
+    found, start = Timed(), time.perf_counter()
+    yield found
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    found.seconds = time.perf_counter() - start
+
+
+class Recorder:
+    """An engine that keeps the requests it is asked."""
+
+    def __init__(self, engine):
+        self.engine, self.requests, self.inner = engine, [], engine.generate
+
+    def __enter__(self):
+        def recorded(requests, adapters=None):
+            self.requests += requests
+            return self.inner(requests, adapters)
+
+        self.engine.generate = recorded
+        return self
+
+    def __exit__(self, *_):
+        self.engine.generate = self.inner
+
+
+class MemoryWatch:
+    """The most memory in use on the GPU, all processes together, in GB, sampled twice a second."""
+
+    def __enter__(self):
+        self.peak, self.running = 0.0, torch.cuda.is_available()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while self.running:
+            free, total = torch.cuda.mem_get_info()
+            self.peak = max(self.peak, (total - free) / 1e9)
+            time.sleep(0.5)
+
+    def __exit__(self, *_):
+        self.running = False
+        self.thread.join()
+
+
+def speed(engine, work) -> tuple[float, float, object]:
+    """Generated tokens a second of `work()`, its seconds, and what it returned."""
+    before = engine.snapshot()
+    with timed() as clock:
+        result = work()
+    return engine.usage.minus(before)["generated_tokens"] / clock.seconds, clock.seconds, result
+
+
+def searched(engine, system, questions, seed):
+    """Tokens/s of a search, and of the same requests in one plain batch."""
+    config = SearchConfig(repetitions=8, rollouts=1)
+    with Recorder(engine) as recorder:
+        rate, seconds, trees = speed(engine, lambda: search(engine, system, questions, config, seed))
+    fresh = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in recorder.requests]
+    plain, _, _ = speed(engine, lambda: engine.generate(fresh))
+    return {"tokens/s": rate, "seconds": seconds, "plain tokens/s": plain, "search / plain": rate / plain}, trees
+
+
+def made_pairs(engine, system, trees, count) -> list[Pair]:
+    """`count` pairs of the trees, repeated if they hold fewer; any two replies to one state will do for timing."""
+    found = extract_pairs(engine.tokenizer, system, trees, -10.0, -10.0)
+    if not found:
+        raise SystemExit("the search gave no state with two replies; ask for more dialogues")
+    return (found * (count // len(found) + 1))[:count]
+
+
+def scored(engine, system, pairs, questions, config, alone: int):
+    """Scoring through adapters in one batch, one adapter after another (timed on `alone`), and plain generation of that size."""
+    with timed() as gradient_clock, engine.learning() as learner:
+        stack = step(dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01).to(engine.stack_device)
+    evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)  # first adapters compile kernels
+    with Recorder(engine) as recorder:
+        together, seconds, _ = speed(engine, lambda: evaluate_adapters(engine, system, questions, stack, len(pairs), config, 0))
+    singles = [part(stack, i, i + 1) for i in range(alone)]
+    _, one, _ = speed(engine, lambda: [evaluate_adapters(engine, system, questions, single, 1, config, 0) for single in singles])
+    plain = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in recorder.requests]
+    rate, _, _ = speed(engine, lambda: engine.generate(plain))
+    after = one / alone * len(pairs)
+    return {
+        "pairs": len(pairs), "V": len(questions), "gradient seconds": gradient_clock.seconds, "seconds": seconds, "tokens/s": together,
+        "one after another, seconds": after, "one after another / together": after / seconds, "plain tokens/s": rate,
+        "scoring / plain": together / rate,
+    }
+
+
+def engines_part(options) -> dict:
+    """Both engines on one model: search, scoring."""
+    system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
+    questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
+    validation = make_questions("exchange", "validation", options.v, 0)
+    config = InfluenceConfig(candidates=options.adapters, gradient_rows=16)
+    found: dict = {}
+    plain = TransformersEngine.load(options.model, options.device, options.dtype, max_rows=512)
+    plain.generate([Request(tuple(range(5, 50)), 0, 4)] * 4)
+    found["transformers search"], _ = searched(plain, system, questions, 0)
+    del plain
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
+    with timed() as clock:
+        engine = vllm_engine(options)
+    found["vllm start"] = {"seconds": clock.seconds}
+    engine.generate([Request(tuple(range(5, 50)), 0, 4)] * 4)
+    found["vllm search"], trees = searched(engine, system, questions, 0)
+    found["vllm / transformers in search"] = {"ratio": found["vllm search"]["tokens/s"] / found["transformers search"]["tokens/s"]}
+    found["vllm scoring"] = scored(engine, system, made_pairs(engine, system, trees, options.pairs), validation, config, options.alone)
+    return found
+
+
+def scale_part(options) -> dict:
+    """The paper's scale: one search batch, pairs scored at V, LoRA DPO steps, and what its budget would take."""
+    system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
+    questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
+    validation = make_questions("exchange", "validation", options.v, 0)
+    config = InfluenceConfig(candidates=options.adapters, gradient_rows=options.gradient_rows)
+    found: dict = {}
+    with MemoryWatch() as memory:
+        engine = vllm_engine(options)
+        found["search"], trees = searched(engine, system, questions, 0)
+        pairs = made_pairs(engine, system, trees, options.pairs)
+        found["scoring"] = scored(engine, system, pairs, validation, config, options.alone)
+        train = TrainConfig(
+            steps=options.steps, batch=8, learning_rate=1e-5, lora_rank=16, device=options.device, dtype=options.dtype, gradient_checkpointing=True,
+        )
+        with asleep(), timed() as clock:
+            train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo")
+        found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step (loading included)": clock.seconds / options.steps}
+    found["memory"] = {"peak GB": memory.peak}
+    rate = min(found["search"]["tokens/s"], found["scoring"]["tokens/s"])
+    hours = {
+        "sampling": PAPER["tokens"] / rate / 3600,
+        "gradients": PAPER["pairs"] * found["scoring"]["gradient seconds"] / options.pairs / 3600,
+        "DPO": 2 * PAPER["pairs"] / 8 * found["dpo"]["seconds a step (loading included)"] / 3600,
+    }
+    found["the paper's 2WikiMultiHopQA budget"] = {**{f"{k}, hours": v for k, v in hours.items()}, "GPU hours": sum(hours.values()), "paper's GPU hours": PAPER["gpu_hours"]}
+    return found
+
+
+def vllm_engine(options) -> VLLMEngine:
+    return VLLMEngine(
+        options.model, device=options.device, dtype=options.dtype, max_adapters=options.adapters, max_rank=8, memory=options.memory,
+        max_length=2048, eager=options.eager,
+    )
+
+
+def random_part(options) -> dict:
+    """Write a Llama-3-8B configuration with random weights and another model's tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer, small = AutoTokenizer.from_pretrained(options.like), AutoConfig.from_pretrained(options.like)
+    config = LlamaConfig(
+        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=options.layers, num_attention_heads=32, num_key_value_heads=8,
+        max_position_embeddings=8192, tie_word_embeddings=False, bos_token_id=small.bos_token_id, eos_token_id=small.eos_token_id, pad_token_id=small.eos_token_id,
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(options.device):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(before)
+    model.save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    return {"model": {"parameters": float(sum(p.numel() for p in model.parameters()))}}
+
+
+def write(name: str, found: dict, options) -> None:
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    vllm = subprocess.run([sys.executable, "-c", "import vllm; print(vllm.__version__)"], capture_output=True, text=True, check=False).stdout.strip().splitlines()
+    lines = [f"# Benchmarks on {card}: {name}", "", f"Written by `python -m benchmarks.gpu {name}`, one run; torch {torch.__version__}, vLLM {vllm[-1] if vllm else 'missing'}.", ""]
+    lines += [f"Settings: {', '.join(f'{k} {v}' for k, v in vars(options).items() if k not in ('part', 'work', 'out', 'like'))}.", ""]
+    lines += ["| what | measured |", "|---|---|"]
+    lines += [f"| {key} | {', '.join(f'{k} {v:.4g}' for k, v in row.items())} |" for key, row in found.items()]
+    folder = Path(options.out or Path(__file__).parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"gpu-{name}.md").write_text("\n".join(lines) + "\n")
+    (folder / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["engines", "scale", "random"])
+    parser.add_argument("--model", default="models/smollm2")
+    parser.add_argument("--like", default="models/smollm2", help="random: whose tokenizer to take")
+    parser.add_argument("--layers", type=int, default=32, help="random: layers")
+    parser.add_argument("--out", default=None, help="folder to write to")
+    parser.add_argument("--work", default="runs/benchmarks")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--dialogues", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--alone", type=int, default=4, help="adapters timed one after another")
+    parser.add_argument("--v", type=int, default=20)
+    parser.add_argument("--reply", type=int, default=48)
+    parser.add_argument("--adapters", type=int, default=64)
+    parser.add_argument("--gradient-rows", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--memory", type=float, default=0.5)
+    parser.add_argument("--eager", action="store_true")
+    options = parser.parse_args()
+    if options.part == "random":
+        print(random_part(options))
+    else:
+        write(options.part, {"engines": engines_part, "scale": scale_part}[options.part](options), options)
+
+
+if __name__ == "__main__":
+    main()
