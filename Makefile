@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) | sha256sum | cut -c1-16
 SET ?=
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
-.PHONY: help setup reproduce plan test lab micro-model smollm2-model bench clean
+.PHONY: help setup reproduce fidelity plan test lab micro-model smollm2-model bench clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
@@ -41,6 +41,9 @@ $(STAMP): $(PINS)
 
 reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE
 	@$(RUN) -m dits_lib.reproduce $(OPTIONS)
+
+fidelity: setup ## how far each influence estimator can be trusted, and its cost: writes results/fidelity (20 minutes)
+	@$(RUN) -m dits_lib.reproduce --profile fidelity $(foreach change,$(SET),--set "$(change)")
 
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
 	@$(RUN) -m dits_lib.plan $(OPTIONS)

@@ -16,7 +16,7 @@ import numpy as np
 from .agents import ENDINGS, rendered_turns
 from .agents.warm_start import gold_dialogue
 from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer
-from .influence import Scores, choose_step_size, dpo_loss_influence, one_step_influence, step_response
+from .influence import ESTIMATORS, Scores, Setting, choose_step_size, dpo_loss_influence, one_step_influence, step_response
 from .pairs import Pair, best_dialogues, extract_pairs
 from .params import OUTPUT, ROOT, Params
 from .rollout import sample_dialogues
@@ -177,23 +177,27 @@ class Lab:
         table = self.store.get("response", spec, make).json("response.json")
         return table["chosen"], table["rows"]
 
-    def one_step(
-        self, model: ModelRef, searched: Artifact, step_size: float, count: int, seed: int, skip: int = 0, limit: int | None = None
+    def score(
+        self, model: ModelRef, searched: Artifact, step_size: float, count: int, seed: int, skip: int = 0, limit: int | None = None,
+        estimator: str | None = None,
     ) -> Artifact:
-        """One-step influence of the pairs (the first `limit`) on `count` validation questions after the first `skip`."""
+        """Influence of the pairs (the first `limit`) on `count` validation questions after the first `skip`, by an estimator (that of
+        the parameters)."""
         p = self.params.influence
-        used = {name: value for name, value in p.model_dump().items() if not name.startswith(("step_", "target", "validation"))}
+        name = estimator or p.estimator
+        unused = ("step_", "target", "validation", "estimator") + (("policy_samples",) if name == "one_step" else ())
+        used = {key: value for key, value in p.model_dump().items() if not key.startswith(unused)}
         spec = {
-            "estimator": "one_step", "model": model.key, "pairs": searched.key, "step": step_size, "limit": limit,
+            "estimator": name, "model": model.key, "pairs": searched.key, "step": step_size, "limit": limit,
             "questions": [count, seed, skip, self._data_key()], "influence": used,
         }
 
         def make(folder: Path) -> dict:
-            engine, questions = self.engine(model), self.questions("validation", count, seed, skip)
-            pairs = self.pairs(searched)[:limit]
-            scores = one_step_influence(engine, self.system, pairs, questions, step_size, p.config(), derive_seed("one_step", seed, skip))
+            setting = Setting(self.engine(model), self.system, step_size, p.config())
+            questions, pairs = self.questions("validation", count, seed, skip), self.pairs(searched)[:limit]
+            scores = ESTIMATORS[name](setting, pairs, questions, derive_seed(name, seed, skip))
             write_json(folder / "scores.json", scores.to_json())
-            return vars(engine.usage)
+            return vars(setting.engine.usage)
 
         return self.store.get("score", spec, make)
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .agents import PROMPTS, System, make_system
-from .influence import InfluenceConfig
+from .influence import ESTIMATORS, InfluenceConfig
 from .search import SearchConfig
 from .tasks import HARM_KINDS
 from .tasks.public import PUBLIC, Slice, load_splits
@@ -155,9 +155,11 @@ class Influence(_Section):
     step_questions: Annotated[int, Field(ge=2)] = 24
     step_pairs: Annotated[int, Field(ge=3)] = 32
     gradient_rows: Count = 64
+    estimator: Literal[tuple(ESTIMATORS)] = "one_step"
+    policy_samples: Annotated[int, Field(ge=2)] = 16
 
     def config(self) -> InfluenceConfig:
-        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates, self.gradient_rows)
+        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates, self.gradient_rows, self.policy_samples)
 
 
 class Selection(_Section):
@@ -229,6 +231,14 @@ class Iterations(_Section):
     gamma: Annotated[float, Field(ge=0)] = 1.0
 
 
+class Fidelity(_Section):
+    """Notebook 06: `pairs` of `questions` searched; validation questions of each of two disjoint sets, by estimator."""
+
+    pairs: Annotated[int, Field(ge=4)] = 300
+    questions: Count = 80
+    validation: dict[Literal[tuple(ESTIMATORS)], Annotated[int, Field(ge=2)]] = {"one_step": 60, "policy_gradient": 300}
+
+
 class Params(_Section):
     """All parameters of a profile."""
 
@@ -251,6 +261,10 @@ class Params(_Section):
     ablation: Ablation = Ablation()
     budget: Budget = Budget()
     iterations: Iterations = Iterations()
+    fidelity: Fidelity = Fidelity()
+    notebooks: Annotated[list[Annotated[str, Field(pattern=r"^[0-9]{2}_[a-z_]+$")]], Field(min_length=1)] = [
+        "01_rollout", "02_scoring", "03_selection_ablation", "04_budget_scaling", "05_iterations"
+    ]
 
     @model_validator(mode="after")
     def _fitting(self):
@@ -274,9 +288,11 @@ class Params(_Section):
         s, v, i = self.sizes, self.influence, self.iterations
         more = max(s.train_questions + i.rounds * i.questions, *self.budget.q_questions, self.budget.dits_questions)
         warm = self.sft.warm_questions if self.sft.warm_start != "none" else 0
+        fidelity = max(self.fidelity.validation.values()) if "06_influence_fidelity" in self.notebooks else 0
+        more = max(more, self.fidelity.questions if fidelity else 0)
         return {
             "train": s.sft_questions + more + warm, "development": v.step_questions, "test": s.test_questions,
-            "validation": max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions),
+            "validation": max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions, 2 * fidelity),
         }
 
     def model_path(self) -> str:

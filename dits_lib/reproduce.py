@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         params = profile_of(options)
         check_inputs(params)
-        names = choose_notebooks(options.notebook)
+        names = choose_notebooks(options.notebook, params)
         folder = prepare(params)
         start = time.monotonic()
         ran = [name for name in names if run_notebook(name, params, folder)]
@@ -125,17 +125,18 @@ def check_questions(params: Params) -> None:
                 raise DataError(f"{where[split]}: {have.get(split, 0)} questions of split '{split}', but the parameters ask for {need}")
 
 
-def choose_notebooks(wanted: list[str] | None) -> list[str]:
-    """Names of the notebooks to run, in order.
+def choose_notebooks(wanted: list[str] | None, params: Params) -> list[str]:
+    """Names of the notebooks to run, in order: those asked for, else those of the parameters.
 
     Raises:
         InputError: for an unknown name.
     """
     names = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    for name in wanted or []:
-        if name not in names:
-            raise InputError(f"--notebook {name}: no such notebook; allowed: {', '.join(names)}")
-    return [name for name in names if not wanted or name in wanted]
+    for place, chosen in (("--notebook", wanted or []), ("notebooks:", params.notebooks)):
+        for name in chosen:
+            if name not in names:
+                raise InputError(f"{place} {name}: no such notebook; allowed: {', '.join(names)}")
+    return [name for name in names if name in (wanted or params.notebooks)]
 
 
 def prepare(params: Params) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
 
 from .engines import derive_seed
-from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
+from .influence import Scores, by_group, mean_and_stderr, rank_correlation, reliability, resampled_rows
 from .lab import Lab, ModelRef, read_scores
 from .params import Params, check_params
 from .parallel import run_jobs
@@ -96,9 +96,9 @@ def scoring_job(raw: dict, task: str) -> dict:
     model, _ = _sft_stage(lab, seed)
     searched = _pair_stage(lab, model, seed)
     size, response = _step_size(lab)
-    first = read_scores(lab.one_step(model, searched, size, scoring.retest_questions, seed, limit=scoring.pairs))
+    first = read_scores(lab.score(model, searched, size, scoring.retest_questions, seed, limit=scoring.pairs, estimator="one_step"))
     second = read_scores(
-        lab.one_step(model, searched, size, scoring.retest_questions, seed, skip=scoring.retest_questions, limit=scoring.pairs)
+        lab.score(model, searched, size, scoring.retest_questions, seed, skip=scoring.retest_questions, limit=scoring.pairs, estimator="one_step")
     )
     validation = lab.search(model, "validation", lab.params.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed))
@@ -169,7 +169,7 @@ def ablation_job(raw: dict, task: str, seed: int) -> dict:
     model, _ = _sft_stage(lab, seed)
     searched = _pair_stage(lab, model, seed)
     size, _ = _step_size(lab)
-    influence = read_scores(lab.one_step(model, searched, size, p.influence.validation_questions, seed)).value
+    influence = read_scores(lab.score(model, searched, size, p.influence.validation_questions, seed)).value
     validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
     q_value = _q_values(lab, searched)
@@ -215,7 +215,7 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
     size, _ = _step_size(lab)
     for count in p.budget.validation:
-        scored = lab.one_step(model, searched, size, count, seed)
+        scored = lab.score(model, searched, size, count, seed)
         kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count]))
         tokens = _tokens(searched) + _tokens(scored)
         rows.append(_budget_row(lab, "influence", p.budget.dits_questions, count, model, searched, kept, seed, tokens))
@@ -254,10 +254,86 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
         if method.startswith("DITS"):
             v = p.influence.validation_questions
-            influence = read_scores(lab.one_step(start, searched, size, v, seed, skip=number * v)).value
+            influence = read_scores(lab.score(start, searched, size, v, seed, skip=number * v)).value
             score = combined_score(influence, score, p.iterations.gamma)
             row |= {"influence_mean": float(influence.mean()), "influence_variance": float(influence.var(ddof=1)), "step_size": size}
         kept = top_share(score, p.selection.alpha, np.random.default_rng([seed, number]))
         policy = lab.dpo(start, searched, kept, seed)
         rows.append(row | {"metric": float(lab.evaluate(policy, seed).mean())})
     return rows
+
+
+def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
+    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets."""
+    lab = _lab(raw, task)
+    p, seed = lab.params, lab.params.seed
+    model, _ = _sft_stage(lab, seed)
+    searched = lab.search(model, "train", p.fidelity.questions, seed, skip=p.sizes.sft_questions)
+    size, _ = _step_size(lab)
+    count = p.fidelity.validation[estimator]
+    widest = max(p.fidelity.validation.values())
+    scored = lab.score(model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator)
+    scores, cost = read_scores(scored), scored.manifest["cost"]
+    return {
+        "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
+        "seconds": cost["seconds"], "question": [pair.question_id for pair in lab.pairs(searched)[: p.fidelity.pairs]], "step_size": size,
+    }
+
+
+def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> list[dict]:
+    """Test-retest rank correlation of every estimator, a pair and a question's pairs together, for several V.
+
+    Seconds are those of one scoring, for 1000 pairs: of estimators whose cost grows with pairs times V both are scaled; of those that
+    sample once for all pairs, V alone (their gradients, a part of the cost, do not shrink with V: the smaller V are a little too cheap).
+    """
+    rows = []
+    for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
+        first, second = (next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side)) for side in (0, 1))
+        tables, groups = [np.array(job["table"]) for job in (first, second)], first["question"]
+        for share in shares:
+            count = max(2, round(share * first["V"]))
+            columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
+            seconds = share * (first["seconds"] + second["seconds"]) / 2
+            if name in ("one_step", "importance"):
+                seconds *= 1000 / len(groups)
+            scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]
+            for unit, (a, b) in {"pair": scored, "question": [by_group(s, groups) for s in scored]}.items():
+                labels = groups if unit == "pair" else None
+                found = rank_correlation(a.value, b.value, labels)
+                rows.append({
+                    "task": task, "estimator": name, "unit": unit, "V": count, "mean": found["rho"], "low": found["low"], "high": found["high"],
+                    "n": found["n"], "seconds_per_1000_pairs": seconds, "ties": a.tie_share,
+                })
+    return rows
+
+
+def agreement_rows(jobs: list[dict]) -> list[dict]:
+    """Rank correlation of every estimator with one-step influence, both validation sets pooled, a question's pairs together."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        pooled = {}
+        for job in jobs:
+            if job["task"] == task:
+                table = np.array(job["table"])
+                scores = by_group(Scores(job["estimator"], *mean_and_stderr(table), per_question=table), job["question"])
+                pooled[job["estimator"]] = pooled.get(job["estimator"], 0) + scores.value / 2
+        reference = pooled.get("one_step")
+        rows += [
+            {"task": task, "estimator": name, "against": "one_step", **rank_correlation(value, reference)}
+            for name, value in pooled.items() if name != "one_step" and reference is not None
+        ]
+    return rows
+
+
+def cheapest_rows(rows: list[dict], wanted: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8)) -> list[dict]:
+    """The cheapest estimator whose reliability reaches each wanted value; empty where none did."""
+    found = []
+    for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in rows):
+        for value in wanted:
+            able = [row for row in rows if (row["task"], row["unit"]) == (task, unit) and row["mean"] >= value]
+            best = min(able, key=lambda row: row["seconds_per_1000_pairs"], default=None)
+            found.append({
+                "task": task, "unit": unit, "reliability": value, "estimator": best["estimator"] if best else "none here",
+                "V": best["V"] if best else None, "seconds_per_1000_pairs": best["seconds_per_1000_pairs"] if best else float("nan"),
+            })
+    return found

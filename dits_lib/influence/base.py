@@ -6,6 +6,43 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..agents import System
+from ..engines import Engine
+
+
+@dataclass(frozen=True)
+class InfluenceConfig:
+    """Settings of the influence step; the ranges are checked in `params`.
+
+    Attributes:
+        beta: of the DPO loss.
+        rank, scaling: of the LoRA adapters.
+        samples: dialogues of each validation question.
+        temperature: of those dialogues; 0 is greedy.
+        candidates: adapters whose dialogues share a batch.
+        gradient_rows: pairs that share a forward and backward pass.
+        policy_samples: dialogues of each validation question, for the estimators that do not play under each candidate.
+    """
+
+    beta: float = 0.1
+    rank: int = 8
+    scaling: float = 2.0
+    samples: int = 1
+    temperature: float = 1.0
+    candidates: int = 32
+    gradient_rows: int = 64
+    policy_samples: int = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every estimator is given beside pairs and questions: the policy, the agents, the size of the step, the settings."""
+
+    engine: Engine
+    system: System
+    step_size: float
+    config: InfluenceConfig
+
 
 @dataclass
 class Scores:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from ..engines import Engine, derive_seed
-from ..pairs import Pair
-from .base import Scores, mean_and_stderr
+from ..pairs import Pair, extract_pairs
+from ..search import SearchConfig, search
+from ..tasks import Question
+from .base import InfluenceConfig, Scores, Setting, mean_and_stderr
 from .gradients import dpo_gradients, flatten
-from .one_step import InfluenceConfig, gradient_options
+from .one_step import gradient_options
 
 
 def dpo_loss_influence(
@@ -29,3 +31,13 @@ def dpo_loss_influence(
     table = step_size * (candidates @ targets.T).cpu().double().numpy()
     value, stderr = mean_and_stderr(table)
     return Scores("dpo_loss", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs) + len(validation)}, table)
+
+
+def dpo_loss(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
+    """`dpo_loss_influence` as an estimator: the validation pairs come from a search on the validation questions."""
+    engine, before = setting.engine, setting.engine.snapshot()
+    trees = search(engine, setting.system, questions, SearchConfig(), derive_seed(seed, "trees"))
+    validation = extract_pairs(engine.tokenizer, setting.system, trees, 0.4, 0.2)
+    scores = dpo_loss_influence(engine, pairs, validation, setting.step_size, setting.config, seed)
+    scores.cost |= engine.usage.minus(before)
+    return scores

@@ -7,8 +7,6 @@ All candidates play the same questions under the same noise (common random numbe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -17,30 +15,8 @@ from ..engines import Engine, LoRAStack, derive_seed
 from ..pairs import Pair
 from ..rollout import State, play
 from ..tasks import Question
-from .base import Scores, mean_and_stderr
+from .base import InfluenceConfig, Scores, Setting, mean_and_stderr
 from .gradients import dpo_gradients, part, step
-
-
-@dataclass(frozen=True)
-class InfluenceConfig:
-    """Settings of the influence step; the ranges are checked in `params`.
-
-    Attributes:
-        beta: of the DPO loss.
-        rank, scaling: of the LoRA adapters.
-        samples: dialogues of each validation question.
-        temperature: of those dialogues; 0 is greedy.
-        candidates: adapters whose dialogues share a batch.
-        gradient_rows: pairs that share a forward and backward pass.
-    """
-
-    beta: float = 0.1
-    rank: int = 8
-    scaling: float = 2.0
-    samples: int = 1
-    temperature: float = 1.0
-    candidates: int = 32
-    gradient_rows: int = 64
 
 
 def evaluate_adapters(
@@ -84,6 +60,11 @@ def one_step_influence(
     table = np.concatenate(rows)
     value, stderr = mean_and_stderr(table)
     return Scores("one_step", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)
+
+
+def one_step(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
+    """`one_step_influence` as an estimator."""
+    return one_step_influence(setting.engine, setting.system, pairs, questions, setting.step_size, setting.config, seed)
 
 
 def _gradients(engine: Engine, pairs: list[Pair], config: InfluenceConfig, seed: object) -> LoRAStack:

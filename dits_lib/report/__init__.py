@@ -3,7 +3,7 @@
 from .book import Report
 from .claims import CLAIMS, verdict
 from .figures import (
-    distribution_figure, forest_figure, lines_figure, reliability_figure, response_figure, scatter_figure, tree_figure,
+    distribution_figure, forest_figure, lines_figure, reliability_cost_figure, reliability_figure, response_figure, scatter_figure, tree_figure,
 )
 from .paper import PAPER_MAIN, PAPER_SELECTION
 from .stats import joint_level, mean_interval, paired_interval
@@ -19,6 +19,7 @@ __all__ = [
     "lines_figure",
     "mean_interval",
     "paired_interval",
+    "reliability_cost_figure",
     "reliability_figure",
     "response_figure",
     "scatter_figure",

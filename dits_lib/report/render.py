@@ -17,6 +17,7 @@ TITLES = {
     "03_selection_ablation": "3 Selection",
     "04_budget_scaling": "4 Budget",
     "05_iterations": "5 Iterations",
+    "06_influence_fidelity": "6 How far each estimator can be trusted",
 }
 
 

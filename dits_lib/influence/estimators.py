@@ -1,0 +1,40 @@
+"""Every estimator by name. A new one is a file with one function and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..pairs import Pair
+from ..tasks import Question
+from .base import Scores, Setting, mean_and_stderr
+from .dpo_loss import dpo_loss
+from .importance import importance
+from .likelihood import likelihood, likelihood_adam
+from .one_step import one_step
+from .policy_gradient import policy_gradient, tree_policy_gradient
+
+Estimator = Callable[[Setting, list[Pair], list[Question], object], Scores]
+"""(setting, pairs, validation questions, seed) -> scores of the pairs."""
+
+ESTIMATORS: dict[str, Estimator] = {
+    "one_step": one_step,
+    "policy_gradient": policy_gradient,
+    "tree_policy_gradient": tree_policy_gradient,
+    "importance": importance,
+    "dpo_loss": dpo_loss,
+    "likelihood": likelihood,
+    "likelihood_adam": likelihood_adam,
+}
+
+
+def by_group(scores: Scores, groups: list) -> Scores:
+    """Scores of groups of pairs (all pairs of one question): the sum of theirs, as for one step on all at once, to first order.
+
+    Returns scores in the order in which the groups first occur.
+    """
+    names = list(dict.fromkeys(groups))
+    member = np.array([[group == name for group in groups] for name in names], dtype=float)
+    table = member @ scores.per_question
+    return Scores(f"{scores.estimator} by group", *mean_and_stderr(table), scores.cost, table)

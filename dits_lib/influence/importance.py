@@ -1,0 +1,59 @@
+"""Influence by importance sampling: validation dialogues sampled once, reweighted under each candidate's step; nothing is generated.
+
+For question q with dialogues d_1 ... d_S of the base policy, `F_z(q) = sum_s w_s F(d_s) / sum_s w_s` with `w_s = pi_z(d_s) / pi(d_s)`, by
+teacher-forced passes. The effective sample size `(sum w)^2 / sum w^2` tells how far the reweighting can be trusted: near S little
+moved, near 1 the step has left the samples behind.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..engines import derive_seed
+from ..pairs import Pair
+from ..tasks import Question
+from .base import Scores, Setting, mean_and_stderr
+from .gradients import dpo_gradients, part, step
+from .one_step import gradient_options
+from .targets import play_samples
+
+
+def importance(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
+    """Change of the self-normalised reweighted metric; `cost` holds the mean and the least effective sample size."""
+    before, config = setting.engine.snapshot(), setting.config
+    played = play_samples(setting.engine, setting.system, questions, config.policy_samples, config.temperature or 1.0, derive_seed(seed, "importance"))
+    metric = np.array([[dialogue.metric for dialogue in dialogues] for dialogues in played])
+    with setting.engine.learning() as learner:
+        steps = step(dpo_gradients(learner, pairs, seed=derive_seed(seed, "lora"), **gradient_options(config)), setting.step_size)
+        ratios = _log_ratios(learner, steps, [d for dialogues in played for d in dialogues])
+    weights = np.exp(ratios.reshape(len(pairs), *metric.shape))
+    table = (weights * metric).sum(2) / weights.sum(2) - metric.mean(1)
+    size = weights.sum(2) ** 2 / (weights**2).sum(2)
+    value, stderr = mean_and_stderr(table)
+    spent = {"gradients": len(pairs), "effective_samples_mean": float(size.mean()), "effective_samples_least": float(size.min())}
+    return Scores("importance", value, stderr, setting.engine.usage.minus(before) | spent, table)
+
+
+def _log_ratios(learner, steps, dialogues) -> np.ndarray:
+    """log pi_z(d) - log pi(d), [pairs, dialogues]: summed over the replies of a dialogue."""
+    rows, owner = [], []
+    for index, dialogue in enumerate(dialogues):
+        for turn in dialogue.turns:
+            if turn.trainable:
+                rows.append((turn.prompt_ids, turn.token_ids))
+                owner.append(index)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    found, block = np.zeros((len(steps), len(dialogues))), 8
+    with torch.inference_mode():
+        for start in range(0, len(order), learner.max_rows // block):
+            chunk = order[start : start + learner.max_rows // block]
+            texts = [rows[i] for i in chunk]
+            base = learner.teacher_forced(texts).sum(1)
+            for first in range(0, len(steps), block):
+                some = part(steps, first, min(first + block, len(steps)))
+                index = torch.arange(len(some), device=learner.device).repeat_interleave(len(texts))
+                moved = learner.teacher_forced(texts * len(some), some, index).sum(1).reshape(len(some), -1)
+                np.add.at(found[first : first + len(some)].T, [owner[i] for i in chunk], (moved - base).T.cpu().double().numpy())
+    learner.usage.prompt_tokens += (len(steps) + 1) * sum(len(p) + len(r) for p, r in rows)
+    return found

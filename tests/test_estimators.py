@@ -1,0 +1,247 @@
+"""The estimators against exact references: autograd through merged weights, and a system whose expected metric can be enumerated."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from dits_lib.agents import Turn
+from dits_lib.engines import Request
+from dits_lib.influence import ESTIMATORS, InfluenceConfig, Scores, Setting, by_group, dpo_gradients, flatten, fresh_stack, mean_and_stderr, step
+from dits_lib.influence.likelihood import preconditioned
+from dits_lib.influence.policy_gradient import leave_one_out_rows, policy_gradient, tree_rows
+from dits_lib.influence.targets import logprob_gradients, play_samples
+from dits_lib.pairs import Pair
+from dits_lib.search import SearchConfig, search
+from dits_lib.studies import cheapest_rows, fidelity_rows
+from dits_lib.tasks import make_questions
+
+CONFIG = InfluenceConfig(rank=4, policy_samples=4)
+
+
+@dataclass(frozen=True)
+class OneToken:
+    """One agent says one token; its metric is a fixed number of that token, so the expected metric is a sum over the vocabulary."""
+
+    max_new_tokens: int = 1
+    name: str = "one_token"
+    agents: tuple[str, ...] = ("solo",)
+    metric_name: str = "score"
+
+    def next_agent(self, question, turns):
+        return None if turns else "solo"
+
+    def messages(self, question, turns, agent):
+        return [{"role": "system", "content": f"alice : {question.views['alice']} ask {question.text}"}]
+
+    def answer(self, question, turns):
+        return turns[0].text
+
+    def score(self, question, answer):
+        return value_of(answer)
+
+
+def value_of(text):
+    return (sum(map(ord, text)) * 37 % 101) / 100
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return make_questions("exchange", "validation", 6, 0)
+
+
+def prompts_of(engine, questions):
+    from dits_lib.agents import prompt_ids
+
+    return [prompt_ids(engine.tokenizer, OneToken(), q, (), "solo") for q in questions]
+
+
+def expected_metric(engine, prompts, stack=None, index=0):
+    """Exact: sum over the vocabulary of probability times metric, [questions]; differentiable."""
+    texts = engine.decode([(token,) for token in range(engine.model.config.vocab_size)])
+    values = torch.tensor([value_of(text) for text in texts])
+    found = []
+    for prompt in prompts:
+        engine.lora.use(stack, None if stack is None else torch.tensor([index]))
+        logits = engine.model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        engine.lora.use(None)
+        found.append((logits.softmax(-1) * values).sum())
+    return torch.stack(found)
+
+
+@pytest.fixture(scope="module")
+def token_pairs(engine, questions):
+    """Pairs of one-token replies to the validation prompts themselves, so that a step on them matters."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for n, prompt in enumerate(prompts_of(engine, questions) * 2):
+        a, b = (int(t) for t in rng.choice(engine.model.config.vocab_size, 2, replace=False))
+        pairs.append(Pair(f"p{n}", f"q{n % 6}", prompt, (a,), (b,), "", "", 1.0, 0.0, {"family": "own"}))
+    return pairs
+
+
+def exact_change(engine, questions, pairs, size, seed):
+    from dits_lib.engines import derive_seed
+
+    prompts = prompts_of(engine, questions)
+    steps = step(dpo_gradients(engine, pairs, beta=CONFIG.beta, rank=CONFIG.rank, scaling=CONFIG.scaling, seed=derive_seed(seed, "lora")), size)
+    with torch.no_grad():
+        base = expected_metric(engine, prompts)
+        return np.array([(expected_metric(engine, prompts, steps, i) - base).mean().item() for i in range(len(pairs))])
+
+
+def test_log_probability_gradients_equal_autograd(engine, questions):
+    played = play_samples(engine, OneToken(), questions[:3], 2, 1.0, 0)
+    rows = [(d.turns[0].prompt_ids, d.turns[0].token_ids) for part in played for d in part]
+    weights, owners = [0.5, -1.0, 0.0, 2.0, 1.0, 1.0], [0, 0, 1, 1, 2, 2]
+    found = logprob_gradients(engine, rows, weights, owners, 3, rank=4, scaling=2.0, seed=1, batch=4)
+    for owner in range(3):
+        stack = fresh_stack(engine, 1, 4, 2.0, 1)
+        leaves = [b.requires_grad_() for _, b in stack.weights.values()]
+        total = sum(w * engine.teacher_forced([row], stack, torch.zeros(1, dtype=torch.long)).sum() for row, w, o in zip(rows, weights, owners) if o == owner)
+        for (_, b), expected in zip(found.weights.values(), torch.autograd.grad(total, leaves)):
+            assert torch.allclose(b[owner], expected[0], atol=1e-5)
+
+
+def test_the_policy_gradient_tends_to_the_gradient_of_the_expected_metric(engine, questions):
+    stack = fresh_stack(engine, 1, 4, 2.0, 3)
+    leaves = [b.requires_grad_() for _, b in stack.weights.values()]
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(expected_metric(engine, prompts_of(engine, questions), stack).mean(), leaves)])
+    cosines = []
+    for samples in (8, 600):
+        rows = leave_one_out_rows(play_samples(engine, OneToken(), questions, samples, 1.0, samples))
+        found = flatten(logprob_gradients(engine, *rows, len(questions), rank=4, scaling=2.0, seed=3)).mean(0)
+        cosines.append(torch.nn.functional.cosine_similarity(found, exact, dim=0).item())
+    assert cosines[1] > 0.95 and cosines[1] > cosines[0]
+
+
+def test_policy_gradient_and_importance_are_on_the_scale_of_the_step(engine, questions, token_pairs):
+    """Against the exact change of the expected metric; the size is small enough for first order."""
+    for name, samples in (("policy_gradient", 400), ("importance", 60)):
+        setting = Setting(engine, OneToken(), 0.02, replace(CONFIG, policy_samples=samples))
+        scores = ESTIMATORS[name](setting, token_pairs, questions, 5)
+        exact = exact_change(engine, questions, token_pairs, 0.02, 5)
+        assert spearmanr(scores.value, exact).statistic > 0.8
+        assert np.polyfit(exact, scores.value, 1)[0] == pytest.approx(1, abs=0.3)
+        assert scores.stderr.shape == (len(token_pairs),) and scores.per_question.shape == (len(token_pairs), len(questions))
+
+
+def test_leave_one_out_advantages_by_hand():
+    from dits_lib.agents import Dialogue
+
+    def spoken(metric):
+        return Dialogue("q", (Turn("solo", "x", (1,), (2,)), Turn("tool", "y", (3,), (4,), trainable=False)), "x", metric)
+
+    rows, weights, owners = leave_one_out_rows([[spoken(1.0), spoken(0.0), spoken(0.5)]])
+    assert rows == [((2,), (1,))] * 3 and owners == [0, 0, 0]
+    assert weights == pytest.approx([(1 - 0.25) / 3, (0 - 0.75) / 3, (0.5 - 0.5) / 3])
+
+
+def test_tree_advantages_by_hand(engine):
+    tree = search(engine, OneToken(), make_questions("exchange", "validation", 1, 0), SearchConfig(repetitions=2, rollouts=3, merge=0.0), 0)[0]
+    rows, weights, owners = tree_rows([tree])
+    root = tree.nodes[0]
+    assert len(rows) == len(tree.nodes) - 1 and set(owners) == {0}
+    for node, weight in zip(tree.nodes[1:], weights):
+        assert weight == pytest.approx((node.q - root.q) * node.visits / root.visits)
+    assert sum(weights) == pytest.approx(0, abs=1e-9)  # a depth of one: the advantages average out
+
+
+def test_preconditioning_keeps_lengths_and_evens_coordinates_out():
+    gradients = torch.randn(50, 20, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 20)
+    found = preconditioned(gradients)
+    assert torch.allclose(found.norm(dim=1), gradients.norm(dim=1), rtol=1e-4)
+    directions = found / found.norm(dim=1, keepdim=True)
+    spread = directions.square().mean(0).sqrt()
+    assert spread.max() / spread.min() < 3 < (gradients.square().mean(0).sqrt().max() / gradients.square().mean(0).sqrt().min())
+
+
+def test_groups_add_their_pairs_up(engine, questions, token_pairs):
+    """A step on all pairs of a group moves the exact metric by the sum of the pairs' effects, to first order."""
+    table = np.arange(12.0).reshape(4, 3)
+    scores = by_group(Scores("x", table.mean(1), np.zeros(4), {}, table), ["a", "b", "a", "b"])
+    assert scores.value.tolist() == [table[[0, 2]].sum(0).mean(), table[[1, 3]].sum(0).mean()]
+    assert scores.per_question.tolist() == [(table[0] + table[2]).tolist(), (table[1] + table[3]).tolist()]
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+@pytest.mark.parametrize("task", ["exchange", "debate"])
+def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
+    from dits_lib.agents import SYSTEMS
+
+    questions = make_questions(task, "validation", 6, 0)
+    setting = Setting(engine, SYSTEMS[task], 0.3, CONFIG)
+    some = pairs[task][:5]
+    scores = ESTIMATORS[name](setting, some, questions, 0)
+    assert scores.estimator == name and scores.value.shape == scores.stderr.shape == (len(some),)
+    assert np.isfinite(scores.value).all() and scores.value.std() >= 0 and scores.per_question.shape[0] == len(some)
+    assert scores.cost["prompt_tokens"] > 0 and scores.cost["gradients"] >= len(some)
+    again = ESTIMATORS[name](setting, some, questions, 0)
+    assert again.value.tolist() == pytest.approx(scores.value.tolist(), abs=1e-6)
+    assert Scores.from_json(scores.to_json()).value.tolist() == scores.value.tolist()
+
+
+def test_an_empty_step_scores_zero(engine, pairs):
+    from dits_lib.agents import SYSTEMS
+
+    setting = Setting(engine, SYSTEMS["exchange"], 0.0, CONFIG)
+    questions = make_questions("exchange", "validation", 4, 0)
+    for name, estimate in ESTIMATORS.items():
+        assert np.allclose(estimate(setting, pairs["exchange"][:4], questions, 0).value, 0, atol=1e-6), name
+
+
+def test_one_sample_has_no_baseline(engine, pairs, questions):
+    setting = Setting(engine, OneToken(), 0.1, replace(CONFIG, policy_samples=1))
+    with pytest.raises(ValueError, match="baseline needs 2 or more"):
+        policy_gradient(setting, pairs["exchange"][:2], questions, 0)
+
+
+def test_requests_of_the_toy_system(engine, questions):
+    """The enumerated distribution is the one that the engine samples."""
+    prompt = prompts_of(engine, questions)[0]
+    drawn = engine.generate([Request(prompt, seed, 1) for seed in range(2000)])
+    mean = np.mean([value_of(c.text) for c in drawn])
+    assert mean == pytest.approx(expected_metric(engine, [prompt])[0].item(), abs=0.03)
+
+
+# The study of notebook 06
+
+def noisy_jobs(spread, noise, count=400, width=64, seed=0):
+    """Two scorings of pairs whose true scores have this spread, each question adding independent noise; one pair a question."""
+    rng = np.random.default_rng(seed)
+    true = spread * rng.normal(size=count)
+    return [
+        {"task": "exchange", "estimator": "one_step", "side": side, "V": width, "seconds": 40.0, "question": [f"q{i}" for i in range(count)],
+         "table": (true[:, None] + noise * rng.normal(size=(count, width))).tolist()}
+        for side in (0, 1)
+    ]
+
+
+def test_reliability_follows_the_closed_form():
+    """Test-retest correlation of means over V is var / (var + noise^2 / V) (Spearman-Brown)."""
+    rows = [row for row in fidelity_rows(noisy_jobs(1.0, 4.0)) if row["unit"] == "pair"]
+    assert [row["V"] for row in rows] == [8, 16, 32, 64]
+    for row in rows:
+        pearson = 1 / (1 + 16 / row["V"])
+        assert row["mean"] == pytest.approx(6 / np.pi * np.arcsin(pearson / 2), abs=0.06) and row["low"] < row["mean"] < row["high"]
+    assert [row["seconds_per_1000_pairs"] for row in rows] == pytest.approx([12.5, 25, 50, 100])  # 40 s for 400 pairs at V = 64
+
+
+def test_groups_of_pairs_are_more_repeatable():
+    jobs = noisy_jobs(1.0, 8.0)
+    for job in jobs:
+        job["question"] = [f"q{i // 8}" for i in range(400)]
+    table = np.array(jobs[0]["table"])
+    assert [row["n"] for row in fidelity_rows(jobs)][:2] == [400, 50]
+    assert by_group(Scores("x", *mean_and_stderr(table), per_question=table), jobs[0]["question"]).per_question.shape == (50, 64)
+
+
+def test_the_cheapest_estimator_is_the_brute_force_one():
+    rows = [
+        {"task": "t", "unit": "pair", "estimator": name, "V": 1, "mean": mean, "seconds_per_1000_pairs": seconds}
+        for name, mean, seconds in (("a", 0.75, 9.0), ("b", 0.72, 3.0), ("c", 0.4, 1.0))
+    ]
+    found = {row["reliability"]: row["estimator"] for row in cheapest_rows(rows)}
+    assert found == {0.3: "c", 0.5: "b", 0.7: "b", 0.8: "none here"}
