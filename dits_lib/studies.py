@@ -152,14 +152,17 @@ def correlation_row(job: dict, against: str) -> dict:
     return {"task": job["task"], "against": against, **rank_correlation(value, np.array(job[against]), job["question"])}
 
 
+def auc(score: np.ndarray, harmful: np.ndarray) -> float:
+    """Chance that a sound item scores above a harmful one, ties counted half; NaN without both kinds."""
+    sound, bad = score[~harmful], score[harmful]
+    return float(mannwhitneyu(sound, bad).statistic / (len(sound) * len(bad))) if len(sound) and len(bad) else float("nan")
+
+
 def harm_row(job: dict, name: str) -> dict:
-    """How well a score tells planted harm: the AUC (chance that a sound pair scores above a harmful one) of `influence`,
-    `classic` or `q`."""
+    """How well a score tells planted harm: the AUC of `influence`, `classic` or `q`."""
     influence = influence_table(job).mean(axis=1)
     score, harmful = {"influence": influence}.get(name, np.array(job.get(name))), np.array(job["harmful"])
-    sound, bad = score[~harmful], score[harmful]
-    auc = mannwhitneyu(sound, bad).statistic / (len(sound) * len(bad)) if len(sound) and len(bad) else float("nan")
-    return {"task": job["task"], "score": name, "AUC": float(auc), "harmful pairs": int(harmful.sum()), "pairs": len(harmful)}
+    return {"task": job["task"], "score": name, "AUC": auc(score, harmful), "harmful pairs": int(harmful.sum()), "pairs": len(harmful)}
 
 
 def ablation_job(raw: dict, task: str, seed: int) -> dict:
@@ -273,10 +276,11 @@ def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
     count = p.fidelity.validation[estimator]
     widest = max(p.fidelity.validation.values())
     scored = lab.score(model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator)
-    scores, cost = read_scores(scored), scored.manifest["cost"]
+    scores, cost, pairs = read_scores(scored), scored.manifest["cost"], lab.pairs(searched)[: p.fidelity.pairs]
     return {
         "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
-        "seconds": cost["seconds"], "question": [pair.question_id for pair in lab.pairs(searched)[: p.fidelity.pairs]], "step_size": size,
+        "seconds": cost["seconds"], "step_size": size, "question": [pair.question_id for pair in pairs],
+        "harmful": [pair.meta["harmful"] for pair in pairs], "q": [pair.q_chosen for pair in pairs],
     }
 
 
@@ -307,20 +311,46 @@ def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.
     return rows
 
 
-def agreement_rows(jobs: list[dict]) -> list[dict]:
-    """Rank correlation of every estimator with one-step influence, both validation sets pooled, a question's pairs together."""
+def pooled_scores(jobs: list[dict], task: str) -> dict[str, Scores]:
+    """Scores of every estimator on both validation sets pooled; Q-values beside them."""
+    own = [job for job in jobs if job["task"] == task]
+    found = {}
+    for name in dict.fromkeys(job["estimator"] for job in own):
+        table = np.concatenate([np.array(job["table"]) for job in own if job["estimator"] == name], axis=1)
+        found[name] = Scores(name, *mean_and_stderr(table), per_question=table)
+    q = np.array(own[0]["q"])
+    return found | {"q_value": Scores("q_value", q, np.full(len(q), np.nan), per_question=q[:, None])}
+
+
+def fidelity_harm_rows(jobs: list[dict], resamples: int = 500) -> list[dict]:
+    """AUC of every estimator (both sets pooled) and of Q against planted harm, a pair and a question's pairs together, with 95 %
+    bootstrap intervals over questions."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
-        pooled = {}
-        for job in jobs:
-            if job["task"] == task:
-                table = np.array(job["table"])
-                scores = by_group(Scores(job["estimator"], *mean_and_stderr(table), per_question=table), job["question"])
-                pooled[job["estimator"]] = pooled.get(job["estimator"], 0) + scores.value / 2
-        reference = pooled.get("one_step")
+        job = next(j for j in jobs if j["task"] == task)
+        groups, harmful = job["question"], np.array(job["harmful"])
+        names = list(dict.fromkeys(groups))
+        of_group = np.array([harmful[groups.index(name)] for name in names])
+        for name, scores in pooled_scores(jobs, task).items():
+            units = {"pair": (scores.value, harmful, np.array(groups)), "question": (by_group(scores, groups).value, of_group, np.array(names))}
+            for unit, (value, bad, labels) in units.items():
+                rng = np.random.default_rng(0)
+                drawn = [resampled_rows(labels, rng) for _ in range(resamples)]
+                draws = [auc(value[rows_], bad[rows_]) for rows_ in drawn]
+                low, high = np.nanpercentile(draws, [2.5, 97.5])
+                rows.append({"task": task, "score": name, "unit": unit, "AUC": auc(value, bad), "low": low, "high": high, "harmful": int(bad.sum()), "n": len(bad)})
+    return rows
+
+
+def agreement_rows(jobs: list[dict]) -> list[dict]:
+    """Rank correlation of every estimator and of Q with one-step influence, both validation sets pooled, a question's pairs together."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        groups = next(job["question"] for job in jobs if job["task"] == task)
+        pooled = {name: by_group(scores, groups).value for name, scores in pooled_scores(jobs, task).items()}
         rows += [
-            {"task": task, "estimator": name, "against": "one_step", **rank_correlation(value, reference)}
-            for name, value in pooled.items() if name != "one_step" and reference is not None
+            {"task": task, "estimator": name, "against": "one_step", **rank_correlation(value, pooled["one_step"])}
+            for name, value in pooled.items() if name != "one_step" and "one_step" in pooled
         ]
     return rows
 

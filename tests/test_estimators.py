@@ -15,7 +15,7 @@ from dits_lib.influence.policy_gradient import leave_one_out_rows, policy_gradie
 from dits_lib.influence.targets import logprob_gradients, play_samples
 from dits_lib.pairs import Pair
 from dits_lib.search import SearchConfig, search
-from dits_lib.studies import cheapest_rows, fidelity_rows
+from dits_lib.studies import cheapest_rows, fidelity_harm_rows, fidelity_rows
 from dits_lib.tasks import make_questions
 
 CONFIG = InfluenceConfig(rank=4, policy_samples=4)
@@ -245,3 +245,17 @@ def test_the_cheapest_estimator_is_the_brute_force_one():
     ]
     found = {row["reliability"]: row["estimator"] for row in cheapest_rows(rows)}
     assert found == {0.3: "c", 0.5: "b", 0.7: "b", 0.8: "none here"}
+
+
+def test_auc_and_harm_rows_by_brute_force():
+    rng = np.random.default_rng(0)
+    jobs = noisy_jobs(1.0, 1.0, count=60, width=4)
+    harmful = np.repeat(rng.random(20) < 0.4, 3)
+    for job in jobs:
+        job |= {"question": [f"q{i // 3}" for i in range(60)], "harmful": harmful.tolist(), "q": rng.random(60).tolist()}
+    value = np.concatenate([np.array(job["table"]) for job in jobs], axis=1).mean(1)
+    brute = np.mean([(s > b) + 0.5 * (s == b) for s in value[~harmful] for b in value[harmful]])
+    rows = {(row["score"], row["unit"]): row for row in fidelity_harm_rows(jobs, 50)}
+    assert rows["one_step", "pair"]["AUC"] == pytest.approx(brute) and set(rows) == {(s, u) for s in ("one_step", "q_value") for u in ("pair", "question")}
+    assert rows["one_step", "question"]["n"] == 20 and rows["one_step", "question"]["harmful"] == harmful.sum() / 3
+    assert rows["one_step", "pair"]["low"] < brute < rows["one_step", "pair"]["high"]
