@@ -16,7 +16,7 @@ import numpy as np
 from .agents import ENDINGS, rendered_turns
 from .agents.warm_start import gold_dialogue
 from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer
-from .influence import ESTIMATORS, Scores, Setting, choose_step_size, dpo_loss_influence, one_step_influence, step_response
+from .influence import ESTIMATORS, TREE_ESTIMATORS, Scores, Setting, choose_step_size, dpo_loss_influence, one_step_influence, step_response
 from .pairs import Pair, best_dialogues, extract_pairs
 from .params import OUTPUT, ROOT, Params
 from .rollout import sample_dialogues
@@ -71,8 +71,9 @@ class Lab:
 
     def base_model(self) -> ModelRef:
         """The profile's base model, before any training."""
-        path = self.params.model_path()
-        return ModelRef(path, _weights_key(path))
+        path, p = self.params.model_path(), self.params.model
+        speech = f"{p.engine} {p.device} {p.dtype}" + (f" {p.max_length}" if p.engine == "vllm" else "")
+        return ModelRef(path, f"{_weights_key(path)} {speech}")  # what speaks, and how precisely, decides the replies too
 
     def engine(self, model: ModelRef) -> Engine:
         p = self.params.model
@@ -98,7 +99,8 @@ class Lab:
             rng, rows, tokenizer = np.random.default_rng([seed, 3]), [], load_tokenizer(base.path)
             for question in self.questions("train", count, seed, skip):
                 turns = gold_dialogue(self.system, question, rng)
-                rows += [{"prompt_ids": p, "reply_ids": r} for p, r in rendered_turns(tokenizer, self.system, question, turns)]
+                rendered = rendered_turns(tokenizer, self.system, question, turns)
+                rows += [{"prompt_ids": p, "reply_ids": r} for (p, r), turn in zip(rendered, turns, strict=True) if turn.trainable]
             log = train_sft(base.path, rows, config, seed, folder / "model")
             return {"trained_tokens": int(log[-1]["num_tokens"])}
 
@@ -141,11 +143,12 @@ class Lab:
     def _node_scorer(self, engine: Engine, seed: int):
         """Influence of every state's current pair, for the guided search; each pair is scored once.
 
-        The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The validation questions are another
-        sample than the one that scores the pairs afterwards.
+        The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The validation questions are
+        others than those that score the pairs afterwards.
         """
         influence, known = self.params.influence, {}
-        questions = self.questions("validation", influence.validation_questions, seed + 1_000_003)
+        skip = self.params.questions_needed()["validation"] - influence.validation_questions  # the last ones serve nothing else
+        questions = self.questions("validation", influence.validation_questions, seed, skip)
         size = influence.step_sizes[len(influence.step_sizes) // 2]
 
         def score(trees: list[Tree]) -> list[dict[int, float]]:
@@ -179,21 +182,24 @@ class Lab:
 
     def score(
         self, model: ModelRef, searched: Artifact, step_size: float, count: int, seed: int, skip: int = 0, limit: int | None = None,
-        estimator: str | None = None,
+        estimator: str | None = None, lora_seed: int | None = None,
     ) -> Artifact:
         """Influence of the pairs (the first `limit`) on `count` validation questions after the first `skip`, by an estimator (that of
-        the parameters)."""
+        the parameters). `lora_seed` fixes the LoRA's A; else each scoring draws its own."""
         p = self.params.influence
         name = estimator or p.estimator
         unused = ("step_", "target", "validation", "estimator") + (("policy_samples",) if name == "one_step" else ())
         used = {key: value for key, value in p.model_dump().items() if not key.startswith(unused)}
         spec = {
             "estimator": name, "model": model.key, "pairs": searched.key, "step": step_size, "limit": limit,
-            "questions": [count, seed, skip, self._data_key()], "influence": used,
+            "questions": [count, seed, skip, self._data_key()], "influence": used, "lora_seed": lora_seed,
         }
+        grown, kept = self.params.search.config(guide="q"), (self.params.pairs.min_value, self.params.pairs.min_gap)
+        if name in TREE_ESTIMATORS:
+            spec["trees"] = [asdict(grown), kept]
 
         def make(folder: Path) -> dict:
-            setting = Setting(self.engine(model), self.system, step_size, p.config())
+            setting = Setting(self.engine(model), self.system, step_size, p.config(), lora_seed, grown, *kept)
             questions, pairs = self.questions("validation", count, seed, skip), self.pairs(searched)[:limit]
             scores = ESTIMATORS[name](setting, pairs, questions, derive_seed(name, seed, skip))
             write_json(folder / "scores.json", scores.to_json())

@@ -155,11 +155,12 @@ class Influence(_Section):
     step_questions: Annotated[int, Field(ge=2)] = 24
     step_pairs: Annotated[int, Field(ge=3)] = 32
     gradient_rows: Count = 64
+    gradient_block: Count = 1024
     estimator: Literal[tuple(ESTIMATORS)] = "one_step"
     policy_samples: Annotated[int, Field(ge=2)] = 16
 
     def config(self) -> InfluenceConfig:
-        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates, self.gradient_rows, self.policy_samples)
+        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates, self.gradient_rows, self.policy_samples, self.gradient_block)
 
 
 class Selection(_Section):
@@ -274,6 +275,11 @@ class Params(_Section):
             raise ValueError("world.questions holds one task's questions and takes no planted harm: name one task, and share 0")
         if self.world.questions is not None and getattr(self.data, self.tasks[0]) != "micro":
             raise ValueError(f"world.questions and data.{self.tasks[0]} both name questions; keep one")
+        public = [task for task in self.tasks if getattr(self.data, task) != "micro"]
+        if public and self.world.harmful.share > 0:
+            raise ValueError(f"world.harmful plants harm in the micro world alone, but data.{public[0]} is {getattr(self.data, public[0])}: set its share to 0")
+        if self.influence.estimator not in ("one_step", "dpo_loss") and self.influence.temperature == 0:
+            raise ValueError(f"influence.estimator {self.influence.estimator} samples dialogues: set influence.temperature above 0")
         if self.model.engine == "vllm":
             if not (self.sft.lora_rank and self.dpo.lora_rank):
                 raise ValueError("model.engine is 'vllm', which serves trained models as adapters: set sft.lora_rank and dpo.lora_rank above 0")
@@ -290,9 +296,10 @@ class Params(_Section):
         warm = self.sft.warm_questions if self.sft.warm_start != "none" else 0
         fidelity = max(self.fidelity.validation.values()) if "06_influence_fidelity" in self.notebooks else 0
         more = max(more, self.fidelity.questions if fidelity else 0)
+        guided = v.validation_questions if self.search.guide != "q" else 0
         return {
             "train": s.sft_questions + more + warm, "development": v.step_questions, "test": s.test_questions,
-            "validation": max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions, 2 * fidelity),
+            "validation": guided + max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions, 2 * fidelity),
         }
 
     def model_path(self) -> str:
@@ -375,7 +382,8 @@ def _merged(base: dict, changes: dict) -> dict:
     """`base` with `changes` on top, section by section, so that one changed key leaves its neighbours alone."""
     both = dict(base)
     for key, value in changes.items():
-        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+        whole = key == "validation"  # fidelity.validation names the estimators that are compared, and no others
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) and not whole else value
     return both
 
 

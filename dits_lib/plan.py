@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from .engines import LORA_TARGETS, ModelError
+from .influence import TREE_ESTIMATORS
 from .params import OUTPUT, Params, ParamsError, add_profile_options, profile_of
 from .report.book import markdown_table
 from .reproduce import InputError, check_model, check_questions
@@ -86,7 +87,9 @@ def count_work(params: Params) -> pd.DataFrame:
     share (the first seed's) are counted once."""
     total: dict[tuple[str, str], Work] = {}
     for task in params.tasks:
-        for name, stages in _notebooks(params, task).items():
+        counted = _notebooks(params, task)
+        for name in params.notebooks:
+            stages = counted[name]
             for stage, work in stages.items():
                 total[name, stage] = total.get((name, stage), Work()) + work
     return pd.DataFrame([{"notebook": name, "stage": stage, **vars(work)} for (name, stage), work in total.items()])
@@ -150,7 +153,25 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "score": scored(PAIRS_A_QUESTION * i.questions, v.validation_questions).times(rounds // 2),
             "evaluate": evaluation.times(rounds),
         },
+        "06_influence_fidelity": {
+            "search": search(s.sft_questions + p.fidelity.questions), "sft": sft + warm,
+            "score": _estimates(params, p.fidelity.pairs, played, scored, gradients, row).times(2),
+        },
     }
+
+
+def _estimates(params: Params, pairs: int, played, scored, gradients, row: float) -> Work:
+    """Every estimator of notebook 06 on one validation set."""
+    total, samples = Work(), params.influence.policy_samples
+    for name, count in params.fidelity.validation.items():
+        if name == "one_step":
+            total += scored(pairs, count)
+        elif name == "importance":
+            total += played(count * samples) + Work(trained=pairs * count * samples * row / 3)  # forward passes alone
+        else:
+            rollouts = params.search.repetitions * params.search.rollouts if name in TREE_ESTIMATORS else samples
+            total += played(count * rollouts) + gradients(pairs) + Work(trained=count * rollouts * row)
+    return total
 
 
 @dataclass(frozen=True)
@@ -200,10 +221,13 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
     row = max(_lengths(params, task)[2] for task in params.tasks)
     rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
     kept = 2 if params.dpo.gradient_checkpointing else 34  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
+    if params.sft.lora_rank and params.dpo.lora_rank:
+        width = 4  # adapters are merged into float32 weights where gradients are taken
     activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
-    learning = width * size.parameters + states + activations
+    held = 0 if params.model.engine == "vllm" else 4 * params.influence.gradient_block * params.influence.rank * size.lora
+    learning = width * size.parameters + states + activations + min(held, 4 * max(params.scoring.pairs, PAIRS_A_QUESTION * params.sizes.train_questions) * params.influence.rank * size.lora)
     speaking = params.model.memory * machine.memory if params.model.engine == "vllm" else 2 * width * size.parameters
     return max(learning, speaking)
 
@@ -254,6 +278,9 @@ def report(params: Params, size: ModelSize, name: str) -> int:
     reasons = []
     if peak > 0.95 * machine.memory:
         reasons.append("memory: lower influence.gradient_rows, dpo.batch or sft.batch, set gradient_checkpointing, or use LoRA and bfloat16")
+    longest = max(_lengths(params, task)[2] + params.agents.system(task).max_turns * params.agents.system(task).max_new_tokens / 2 for task in params.tasks)
+    if params.model.engine == "vllm" and longest > params.model.max_length:
+        reasons.append(f"model.max_length of {params.model.max_length} tokens (the longest prompts take about {longest:.0f}): raise it, or lower data.context_words")
     if need > 0.9 * free:
         reasons.append("disk: free some, or point DITS_OUTPUT elsewhere; LoRA models (lora_rank above 0) take far less")
     for reason in reasons:

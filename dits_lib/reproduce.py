@@ -198,6 +198,7 @@ def notebook_key(name: str, params: Params) -> str:
     library = [source_digest(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))]
     inputs = [checksum(path) for path in model_files(params.model_path())]
     inputs += [checksum(ROOT / params.world.questions)] if params.world.questions else []
+    inputs += [part.digest for task in params.tasks for part in (params.data.splits(task) or {}).values()]
     body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, inputs])
     return hashlib.sha256(body.encode()).hexdigest()
 

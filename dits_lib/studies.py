@@ -267,7 +267,7 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
 
 
 def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
-    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets."""
+    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets; one LoRA for all."""
     lab = _lab(raw, task)
     p, seed = lab.params, lab.params.seed
     model, _ = _sft_stage(lab, seed)
@@ -275,7 +275,9 @@ def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
     size, _ = _step_size(lab)
     count = p.fidelity.validation[estimator]
     widest = max(p.fidelity.validation.values())
-    scored = lab.score(model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator)
+    scored = lab.score(
+        model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator, lora_seed=derive_seed("fidelity", seed)
+    )
     scores, cost, pairs = read_scores(scored), scored.manifest["cost"], lab.pairs(searched)[: p.fidelity.pairs]
     return {
         "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
@@ -287,8 +289,8 @@ def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
 def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> list[dict]:
     """Test-retest rank correlation of every estimator, a pair and a question's pairs together, for several V.
 
-    Seconds are those of one scoring, for 1000 pairs: of estimators whose cost grows with pairs times V both are scaled; of those that
-    sample once for all pairs, V alone (their gradients, a part of the cost, do not shrink with V: the smaller V are a little too cheap).
+    `seconds` of the largest V are measured; those of a smaller V, taken from the same run, are its share of them, so that what does not
+    grow with V (loading, the pairs' gradients) counts too little there.
     """
     rows = []
     for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
@@ -298,15 +300,13 @@ def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.
             count = max(2, round(share * first["V"]))
             columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
             seconds = share * (first["seconds"] + second["seconds"]) / 2
-            if name in ("one_step", "importance"):
-                seconds *= 1000 / len(groups)
             scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]
             for unit, (a, b) in {"pair": scored, "question": [by_group(s, groups) for s in scored]}.items():
                 labels = groups if unit == "pair" else None
                 found = rank_correlation(a.value, b.value, labels)
                 rows.append({
                     "task": task, "estimator": name, "unit": unit, "V": count, "mean": found["rho"], "low": found["low"], "high": found["high"],
-                    "n": found["n"], "seconds_per_1000_pairs": seconds, "ties": a.tie_share,
+                    "n": found["n"], "seconds": seconds, "ties": a.tie_share,
                 })
     return rows
 
@@ -361,9 +361,9 @@ def cheapest_rows(rows: list[dict], wanted: tuple[float, ...] = (0.3, 0.5, 0.7, 
     for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in rows):
         for value in wanted:
             able = [row for row in rows if (row["task"], row["unit"]) == (task, unit) and row["mean"] >= value]
-            best = min(able, key=lambda row: row["seconds_per_1000_pairs"], default=None)
+            best = min(able, key=lambda row: row["seconds"], default=None)
             found.append({
                 "task": task, "unit": unit, "reliability": value, "estimator": best["estimator"] if best else "none here",
-                "V": best["V"] if best else None, "seconds_per_1000_pairs": best["seconds_per_1000_pairs"] if best else float("nan"),
+                "V": best["V"] if best else None, "seconds": best["seconds"] if best else float("nan"),
             })
     return found

@@ -23,6 +23,15 @@ def _encode(tokenizer, messages: tuple[tuple[str, str], ...], reply_follows: boo
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+@lru_cache(maxsize=200_000)
+def _system_ids(tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+    """The system message alone; nothing for a template that demands a user's message beside it."""
+    try:
+        return _encode(tokenizer, messages, False)
+    except TemplateError:
+        return ()
+
+
 @lru_cache(maxsize=16)
 def _knows_system(tokenizer) -> bool:
     """Whether the chat template takes a system message (Gemma's raises); if not, it goes into the first user message."""
@@ -42,7 +51,7 @@ def prompt_and_prefix(tokenizer, system: System, question: Question, turns: tupl
     """The prompt, and how many of its first tokens are the agent's system message, which all its turns share."""
     messages = tuple((message["role"], message["content"]) for message in system.messages(question, turns, agent))
     prompt = _encode(tokenizer, messages)
-    shared = _encode(tokenizer, messages[:1], False) if messages[0][0] == "system" else ()
+    shared = _system_ids(tokenizer, messages[:1]) if messages[0][0] == "system" else ()
     return prompt, len(shared) if prompt[: len(shared)] == shared else 0
 
 

@@ -33,8 +33,9 @@ class RowLoRA:
             if name not in self._rows:
                 return output
             a, b = self._rows[name]
-            hidden = inputs[0] @ a.T if a.dim() == 2 else torch.bmm(inputs[0], a.transpose(1, 2))
-            return output + self._scaling * torch.bmm(hidden, b.transpose(1, 2))
+            x = inputs[0].to(a.dtype)  # adapters are float32, the model may be bfloat16
+            hidden = x @ a.T if a.dim() == 2 else torch.bmm(x, a.transpose(1, 2))
+            return output + (self._scaling * torch.bmm(hidden, b.transpose(1, 2))).to(output.dtype)
 
         return add
 

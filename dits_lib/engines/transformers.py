@@ -50,6 +50,9 @@ class TransformersEngine:
         self.lora = RowLoRA(model, lora_targets)
         self.prefixes = PrefixStates(prefix_tokens)
         self.usage = Usage()
+        # A chat model may end its turns with another token than its tokenizer's end of sequence (Gemma, Phi-3).
+        ends = {tokenizer.eos_token_id, *_listed(model.generation_config.eos_token_id)} - {None}
+        self.stops = torch.tensor(sorted(ends), device=self.device)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32", **options) -> TransformersEngine:
@@ -63,6 +66,11 @@ class TransformersEngine:
 
     def snapshot(self) -> Usage:
         return copy.copy(self.usage)
+
+    def release(self) -> None:
+        """Give up the weights and all cached states; the engine cannot be used afterwards."""
+        self.prefixes.clear(None)
+        self.model.to("meta")
 
     @contextmanager
     def learning(self) -> Iterator[TransformersEngine]:
@@ -105,7 +113,7 @@ class TransformersEngine:
             scores = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
             tokens[rows, step] = torch.where(alive, chosen, -1)
             logprobs[rows, step] = scores
-            alive = alive & (chosen != self.tokenizer.eos_token_id) & (step + 1 < limits[rows])
+            alive = alive & ~torch.isin(chosen, self.stops) & (step + 1 < limits[rows])
             count = int(alive.sum())
             if count == 0:
                 break
@@ -208,8 +216,10 @@ class TransformersEngine:
         self.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
         return result
 
-    def teacher_forced(self, rows, adapters: LoRAStack | None = None, adapter_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Log probabilities [rows, longest reply] of the replies, zero after each reply's end; differentiable."""
+    def teacher_forced(
+        self, rows, adapters: LoRAStack | None = None, adapter_rows: torch.Tensor | None = None, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Log probabilities [rows, longest reply] of the replies at this temperature, zero after each reply's end; differentiable."""
         width = max(len(prompt) + len(reply) for prompt, reply in rows)
         longest = max(len(reply) for _, reply in rows)
         ids = torch.tensor([[*p, *r] + [0] * (width - len(p) - len(r)) for p, r in rows], device=self.device)
@@ -223,21 +233,28 @@ class TransformersEngine:
         # Only the positions that predict a reply's tokens go through the output layer: the vocabulary may be large.
         hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         picked = hidden.gather(1, where[:, :, None].expand(-1, -1, hidden.shape[-1]))
-        logits = self.model.lm_head(picked).float()
+        logits = self.model.lm_head(picked).float() / temperature
         self.lora.use(None)
         targets = torch.where(valid, ids.gather(1, torch.where(valid, where + 1, 0)), 0)
         scores = logits.gather(2, targets[:, :, None])[:, :, 0] - logits.logsumexp(2)
         return scores * valid
 
 
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
 def load_model(folder: str | Path, dtype: str = "float32", device: str = "cpu"):
     """A causal LM and its tokenizer, from a folder or hub id; a LoRA adapter is merged into the model that it names.
+
+    With adapters the weights are float32, whatever `dtype` says: a small update merged into bfloat16 weights is mostly rounded away.
 
     Raises:
         ModelError: naming the folder and what it lacks.
     """
     transformers_logging.disable_progress_bar()
     root, chain = chain_of(folder)
+    dtype = "float32" if chain else dtype
     check_model_folder(root)
     tokenizer = load_tokenizer(root)
     try:

@@ -66,6 +66,7 @@ class VLLMEngine:
         self.usage = Usage()
         self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
+        self.max_length = max_length
         self._stacks: dict[int, dict[int, object]] = {}
         self._own = self._write(self.policy) if self.policy else None
 
@@ -76,6 +77,11 @@ class VLLMEngine:
         """Sample all replies, in the order of the requests, in one batch."""
         from vllm import SamplingParams
 
+        longest = max((len(request.prompt_ids) + request.max_new_tokens for request in requests), default=0)
+        if longest > self.max_length:
+            raise ModelError(
+                f"a prompt and its reply take {longest} tokens, but model.max_length is {self.max_length}; raise it, or lower data.context_words or the turns"
+            )
         loras = self._loras([request.adapter for request in requests], adapters)
         stop = [self.tokenizer.eos_token_id]
         params = [
@@ -119,7 +125,7 @@ class VLLMEngine:
             try:
                 yield learner
             finally:
-                del learner
+                learner.release()  # the caller still holds the engine; its memory must go before vLLM wakes
                 _free()
 
     def _run(self, prompts, params, loras):

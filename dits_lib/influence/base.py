@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..agents import System
-from ..engines import Engine
+from ..engines import Engine, derive_seed
+from ..search import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class InfluenceConfig:
         temperature: of those dialogues; 0 is greedy.
         candidates: adapters whose dialogues share a batch.
         gradient_rows: pairs that share a forward and backward pass.
+        gradient_block: pairs whose gradients are held at once.
         policy_samples: dialogues of each validation question, for the estimators that do not play under each candidate.
     """
 
@@ -32,16 +34,33 @@ class InfluenceConfig:
     candidates: int = 32
     gradient_rows: int = 64
     policy_samples: int = 16
+    gradient_block: int = 1024
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every estimator is given beside pairs and questions: the policy, the agents, the size of the step, the settings."""
+    """What every estimator is given beside pairs and questions.
+
+    Attributes:
+        engine, system: the policy and the agents.
+        step_size: eta of the step.
+        config: the settings.
+        lora_seed: of the LoRA's A; None draws one for each scoring. Scores under one A can be compared without the noise of projection.
+        search, min_value, min_gap: how trees and pairs of validation questions are made, by the estimators that need them.
+    """
 
     engine: Engine
     system: System
     step_size: float
     config: InfluenceConfig
+    lora_seed: int | None = None
+    search: SearchConfig = SearchConfig()
+    min_value: float = 0.4
+    min_gap: float = 0.2
+
+    def lora(self, seed: object) -> int:
+        """The seed of A for a scoring of this seed."""
+        return derive_seed(seed, "lora") if self.lora_seed is None else self.lora_seed
 
 
 @dataclass

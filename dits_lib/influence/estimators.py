@@ -28,6 +28,9 @@ ESTIMATORS: dict[str, Estimator] = {
     "likelihood_adam": likelihood_adam,
 }
 
+TREE_ESTIMATORS = ("tree_policy_gradient", "dpo_loss")
+"""Those that search the validation questions, so that the search's settings decide their scores too."""
+
 
 def by_group(scores: Scores, groups: list) -> Scores:
     """Scores of groups of pairs (all pairs of one question): the sum of theirs, as for one step on all at once, to first order.

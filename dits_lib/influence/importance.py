@@ -22,12 +22,16 @@ from .targets import play_samples
 def importance(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
     """Change of the self-normalised reweighted metric; `cost` holds the mean and the least effective sample size."""
     before, config = setting.engine.snapshot(), setting.config
-    played = play_samples(setting.engine, setting.system, questions, config.policy_samples, config.temperature or 1.0, derive_seed(seed, "importance"))
+    played = play_samples(setting.engine, setting.system, questions, config.policy_samples, config.temperature, derive_seed(seed, "importance"))
     metric = np.array([[dialogue.metric for dialogue in dialogues] for dialogues in played])
     with setting.engine.learning() as learner:
-        steps = step(dpo_gradients(learner, pairs, seed=derive_seed(seed, "lora"), **gradient_options(config)), setting.step_size)
-        ratios = _log_ratios(learner, steps, [d for dialogues in played for d in dialogues])
-    weights = np.exp(ratios.reshape(len(pairs), *metric.shape))
+        flat, blocks = [d for dialogues in played for d in dialogues], []
+        for start in range(0, len(pairs), config.gradient_block):
+            some = pairs[start : start + config.gradient_block]
+            steps = step(dpo_gradients(learner, some, seed=setting.lora(seed), **gradient_options(config)), setting.step_size)
+            blocks.append(_log_ratios(learner, steps, flat, config.temperature))
+    ratios = np.concatenate(blocks).reshape(len(pairs), *metric.shape)
+    weights = np.exp(ratios - ratios.max(axis=2, keepdims=True))
     table = (weights * metric).sum(2) / weights.sum(2) - metric.mean(1)
     size = weights.sum(2) ** 2 / (weights**2).sum(2)
     value, stderr = mean_and_stderr(table)
@@ -35,7 +39,7 @@ def importance(setting: Setting, pairs: list[Pair], questions: list[Question], s
     return Scores("importance", value, stderr, setting.engine.usage.minus(before) | spent, table)
 
 
-def _log_ratios(learner, steps, dialogues) -> np.ndarray:
+def _log_ratios(learner, steps, dialogues, temperature: float) -> np.ndarray:
     """log pi_z(d) - log pi(d), [pairs, dialogues]: summed over the replies of a dialogue."""
     rows, owner = [], []
     for index, dialogue in enumerate(dialogues):
@@ -46,14 +50,15 @@ def _log_ratios(learner, steps, dialogues) -> np.ndarray:
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     found, block = np.zeros((len(steps), len(dialogues))), 8
     with torch.inference_mode():
-        for start in range(0, len(order), learner.max_rows // block):
-            chunk = order[start : start + learner.max_rows // block]
+        width = max(1, learner.max_rows // block)
+        for start in range(0, len(order), width):
+            chunk = order[start : start + width]
             texts = [rows[i] for i in chunk]
-            base = learner.teacher_forced(texts).sum(1)
+            base = learner.teacher_forced(texts, temperature=temperature).sum(1)
             for first in range(0, len(steps), block):
                 some = part(steps, first, min(first + block, len(steps)))
                 index = torch.arange(len(some), device=learner.device).repeat_interleave(len(texts))
-                moved = learner.teacher_forced(texts * len(some), some, index).sum(1).reshape(len(some), -1)
+                moved = learner.teacher_forced(texts * len(some), some, index, temperature).sum(1).reshape(len(some), -1)
                 np.add.at(found[first : first + len(some)].T, [owner[i] for i in chunk], (moved - base).T.cpu().double().numpy())
     learner.usage.prompt_tokens += (len(steps) + 1) * sum(len(p) + len(r) for p, r in rows)
     return found

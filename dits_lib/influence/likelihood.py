@@ -13,15 +13,13 @@ from ..engines import derive_seed
 from ..pairs import Pair
 from ..tasks import Question
 from .base import Scores, Setting, mean_and_stderr
-from .gradients import dpo_gradients, flatten
-from .one_step import gradient_options
-from .targets import logprob_gradients, play_samples
+from .targets import against_targets, play_samples
 
 
 def likelihood(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object, adam: bool = False) -> Scores:
     """Change of the mean log likelihood, in nats a dialogue, of each question's best sampled dialogues."""
-    before, config = setting.engine.snapshot(), setting.config
-    played = play_samples(setting.engine, setting.system, questions, config.policy_samples, config.temperature or 1.0, derive_seed(seed, "good"))
+    before, config, heat = setting.engine.snapshot(), setting.config, setting.config.temperature
+    played = play_samples(setting.engine, setting.system, questions, config.policy_samples, heat, derive_seed(seed, "good"))
     rows, weights, owners = [], [], []
     for question, dialogues in enumerate(played):
         best = max(dialogue.metric for dialogue in dialogues)
@@ -32,15 +30,7 @@ def likelihood(setting: Setting, pairs: list[Pair], questions: list[Question], s
                     rows.append((turn.prompt_ids, turn.token_ids))
                     weights.append(1 / len(good))
                     owners.append(question)
-    adapter_seed, options = derive_seed(seed, "lora"), gradient_options(config)
-    with setting.engine.learning() as learner:
-        steps = flatten(dpo_gradients(learner, pairs, seed=adapter_seed, **options))
-        aims = flatten(logprob_gradients(
-            learner, rows, weights, owners, len(questions), rank=config.rank, scaling=config.scaling, seed=adapter_seed, batch=options["rows"]
-        ))
-        if adam:
-            steps = preconditioned(steps)
-        table = -setting.step_size * (steps @ aims.T).cpu().double().numpy()
+    table = against_targets(setting, pairs, (rows, weights, owners), len(questions), seed, heat, preconditioned if adam else None)
     value, stderr = mean_and_stderr(table)
     cost = setting.engine.usage.minus(before) | {"gradients": len(pairs), "backward_rows": len(rows)}
     return Scores("likelihood_adam" if adam else "likelihood", value, stderr, cost, table)

@@ -38,7 +38,7 @@ def metric_table(dialogues: list[list[Dialogue]], samples: int) -> np.ndarray:
 
 def one_step_influence(
     engine: Engine, system: System, pairs: list[Pair], questions: list[Question], step_size: float,
-    config: InfluenceConfig, seed: object,
+    config: InfluenceConfig, seed: object, lora_seed: int | None = None,
 ) -> Scores:
     """Change of the metric after one gradient step on each pair.
 
@@ -47,16 +47,20 @@ def one_step_influence(
         questions: the V validation questions.
         step_size: eta of the step; choose it with `step_response`.
         seed: of A and of the noise; equal seeds and questions give equal numbers.
+        lora_seed: of A, if other than the seed's.
     """
     before = engine.snapshot()
-    gradients = _gradients(engine, pairs, config, seed)
+    lora_seed = derive_seed(seed, "lora") if lora_seed is None else lora_seed
     base = metric_table(evaluate_adapters(engine, system, questions, None, 1, config, seed), config.samples)
     rows = []
-    for start in range(0, len(pairs), config.candidates):
-        stop = min(start + config.candidates, len(pairs))
-        stack = step(part(gradients, start, stop), step_size)
-        played = evaluate_adapters(engine, system, questions, stack, stop - start, config, seed)
-        rows.append(metric_table(played, config.samples) - base)
+    for block in range(0, len(pairs), config.gradient_block):
+        some = pairs[block : block + config.gradient_block]
+        gradients = _gradients(engine, some, config, lora_seed)
+        for start in range(0, len(some), config.candidates):
+            stop = min(start + config.candidates, len(some))
+            stack = step(part(gradients, start, stop), step_size)
+            played = evaluate_adapters(engine, system, questions, stack, stop - start, config, seed)
+            rows.append(metric_table(played, config.samples) - base)
     table = np.concatenate(rows)
     value, stderr = mean_and_stderr(table)
     return Scores("one_step", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)
@@ -64,13 +68,12 @@ def one_step_influence(
 
 def one_step(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
     """`one_step_influence` as an estimator."""
-    return one_step_influence(setting.engine, setting.system, pairs, questions, setting.step_size, setting.config, seed)
+    return one_step_influence(setting.engine, setting.system, pairs, questions, setting.step_size, setting.config, seed, setting.lora(seed))
 
 
-def _gradients(engine: Engine, pairs: list[Pair], config: InfluenceConfig, seed: object) -> LoRAStack:
+def _gradients(engine: Engine, pairs: list[Pair], config: InfluenceConfig, lora_seed: int) -> LoRAStack:
     with engine.learning() as learner:
-        stack = dpo_gradients(learner, pairs, seed=derive_seed(seed, "lora"), **gradient_options(config))
-    return stack.to(engine.stack_device)
+        return dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(config)).to(engine.stack_device)
 
 
 def gradient_options(config: InfluenceConfig) -> dict:
@@ -88,7 +91,7 @@ def step_response(
     metric; `spread`, standard deviation of the candidates' scores; `repeatable`, rank correlation between the scores of
     the two halves of the questions (NaN without variation).
     """
-    gradients = _gradients(engine, pairs, config, seed)
+    gradients = _gradients(engine, pairs, config, derive_seed(seed, "lora"))
     base = evaluate_adapters(engine, system, questions, None, 1, config, seed)
     said = [[turn.token_ids for turn in dialogue.turns] for dialogue in base[0]]
     rows = []

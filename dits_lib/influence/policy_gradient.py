@@ -15,12 +15,10 @@ from __future__ import annotations
 from ..agents import Dialogue
 from ..engines import derive_seed
 from ..pairs import Pair
-from ..search import SearchConfig, Tree, search
+from ..search import Tree, search
 from ..tasks import Question
 from .base import Scores, Setting, mean_and_stderr
-from .gradients import dpo_gradients, flatten
-from .one_step import gradient_options
-from .targets import Row, logprob_gradients, play_samples
+from .targets import Row, against_targets, play_samples
 
 
 def policy_gradient(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
@@ -33,15 +31,20 @@ def policy_gradient(setting: Setting, pairs: list[Pair], questions: list[Questio
     if samples < 2:
         raise ValueError(f"policy_samples is {samples}; the leave-one-out baseline needs 2 or more")
     before = setting.engine.snapshot()
-    played = play_samples(setting.engine, setting.system, questions, samples, setting.config.temperature or 1.0, derive_seed(seed, "policy"))
-    return _score(setting, pairs, len(questions), leave_one_out_rows(played), before, "policy_gradient", seed)
+    heat = setting.config.temperature
+    played = play_samples(setting.engine, setting.system, questions, samples, heat, derive_seed(seed, "policy"))
+    return _scores(setting, pairs, len(questions), leave_one_out_rows(played), before, "policy_gradient", seed, heat)
 
 
 def tree_policy_gradient(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
-    """Advantages from search trees of the validation questions: Q of a reply minus Q of its parent."""
+    """Advantages from search trees of the validation questions: Q of a reply minus Q of its parent.
+
+    A heuristic, and biased: the search visits replies of high Q more often than the policy says them, and a parent's Q holds the
+    child's own dialogues.
+    """
     before = setting.engine.snapshot()
-    trees = search(setting.engine, setting.system, questions, SearchConfig(), derive_seed(seed, "trees"))
-    return _score(setting, pairs, len(questions), tree_rows(trees), before, "tree_policy_gradient", seed)
+    trees = search(setting.engine, setting.system, questions, setting.search, derive_seed(seed, "trees"))
+    return _scores(setting, pairs, len(questions), tree_rows(trees), before, "tree_policy_gradient", seed, setting.search.temperature)
 
 
 def leave_one_out_rows(played: list[list[Dialogue]]) -> tuple[list[Row], list[float], list[int]]:
@@ -60,7 +63,8 @@ def leave_one_out_rows(played: list[list[Dialogue]]) -> tuple[list[Row], list[fl
 
 
 def tree_rows(trees: list[Tree]) -> tuple[list[Row], list[float], list[int]]:
-    """As `leave_one_out_rows`, from trees: a node counts with the share of its tree's dialogues that went through it."""
+    """As `leave_one_out_rows`, from trees: a node counts with the share of its tree's dialogues that went through it (see the bias
+    named in `tree_policy_gradient`)."""
     rows, weights, owners = [], [], []
     for question, tree in enumerate(trees):
         for node in tree.nodes[1:]:
@@ -72,14 +76,7 @@ def tree_rows(trees: list[Tree]) -> tuple[list[Row], list[float], list[int]]:
     return rows, weights, owners
 
 
-def _score(setting: Setting, pairs: list[Pair], count: int, target, before, name: str, seed: object) -> Scores:
-    """-eta <g_z, grad E[F_q]> for every pair and question."""
-    config, adapter_seed = setting.config, derive_seed(seed, "lora")
-    options = gradient_options(config)
-    with setting.engine.learning() as learner:
-        steps = flatten(dpo_gradients(learner, pairs, seed=adapter_seed, **options))
-        aims = flatten(logprob_gradients(learner, *target, count, rank=config.rank, scaling=config.scaling, seed=adapter_seed, batch=options["rows"]))
-        table = -setting.step_size * (steps @ aims.T).cpu().double().numpy()
-    value, stderr = mean_and_stderr(table)
-    backward = {"gradients": len(pairs), "backward_rows": sum(weight != 0 for weight in target[1])}
-    return Scores(name, value, stderr, setting.engine.usage.minus(before) | backward, table)
+def _scores(setting: Setting, pairs: list[Pair], count: int, target, before, name: str, seed: object, temperature: float) -> Scores:
+    table = against_targets(setting, pairs, target, count, seed, temperature)
+    spent = {"gradients": len(pairs), "backward_rows": sum(weight != 0 for weight in target[1])}
+    return Scores(name, *mean_and_stderr(table), setting.engine.usage.minus(before) | spent, table)

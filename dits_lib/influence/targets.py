@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..agents import Dialogue, System
 from ..engines import Engine, LoRAStack, TransformersEngine, derive_seed
+from ..pairs import Pair
 from ..rollout import State, play
 from ..tasks import Question
-from .gradients import fresh_stack
+from .base import Setting
+from .gradients import dpo_gradients, flatten, fresh_stack
+from .one_step import gradient_options
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 """(prompt ids, reply ids)"""
@@ -23,12 +27,13 @@ def play_samples(engine: Engine, system: System, questions: list[Question], samp
 
 def logprob_gradients(
     learner: TransformersEngine, rows: list[Row], weights: list[float], owners: list[int], count: int, *, rank: int, scaling: float, seed: int,
-    batch: int = 64,
+    batch: int = 64, temperature: float = 1.0,
 ) -> LoRAStack:
     """For each owner, the gradient with respect to B (at B = 0) of `sum_i weights_i * log pi(reply_i | prompt_i)` over its rows.
 
     Args:
         owners: [rows], each in range(count): a question, or a pair.
+        temperature: of log pi: that at which the replies were sampled.
         seed: of A; gradients are comparable with those of `dpo_gradients` of the same seed, rank and scaling.
 
     Returns:
@@ -44,8 +49,27 @@ def logprob_gradients(
         leaves = [b.requires_grad_() for _, b in part.weights.values()]
         index = torch.tensor([present.index(owners[i]) for i in chunk], device=learner.device)
         weight = torch.tensor([weights[i] for i in chunk], device=learner.device)
-        value = (learner.teacher_forced([rows[i] for i in chunk], part, index).sum(1) * weight).sum()
+        value = (learner.teacher_forced([rows[i] for i in chunk], part, index, temperature).sum(1) * weight).sum()
         for name, gradient in zip(part.weights, torch.autograd.grad(value, leaves), strict=True):
             total.weights[name][1].index_add_(0, torch.tensor(present, device=learner.device), gradient)
     learner.usage.prompt_tokens += sum(len(rows[i][0]) + len(rows[i][1]) for i in kept)
     return total
+
+
+def against_targets(setting: Setting, pairs: list[Pair], target: tuple[list[Row], list[float], list[int]], count: int, seed: object, temperature: float, change=None) -> np.ndarray:
+    """`-eta <g_z, G_q>`, [pairs, count]: g_z the gradient of a pair's DPO loss, G_q that of the target's rows of owner q.
+
+    Args:
+        change: of all pairs' gradients [n, parameters] before the product, such as a preconditioner (then all are held at once).
+    """
+    config, adapter_seed, parts = setting.config, setting.lora(seed), []
+    options = gradient_options(config)
+    with setting.engine.learning() as learner:
+        aims = flatten(logprob_gradients(
+            learner, *target, count, rank=config.rank, scaling=config.scaling, seed=adapter_seed, batch=config.gradient_rows, temperature=temperature
+        ))
+        size = len(pairs) if change else config.gradient_block
+        for start in range(0, len(pairs), size):
+            steps = flatten(dpo_gradients(learner, pairs[start : start + size], seed=adapter_seed, **options))
+            parts.append(-setting.step_size * ((change(steps) if change else steps) @ aims.T).cpu().double().numpy())
+    return np.concatenate(parts)

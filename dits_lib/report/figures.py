@@ -149,10 +149,10 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
         shown = rows[(rows["task"] == task) & (rows["unit"] == unit)]
         for name, part in shown.groupby("estimator", sort=False):
             error = np.clip([part["mean"] - part["low"], part["high"] - part["mean"]], 0, None)
-            axis.errorbar(part["seconds_per_1000_pairs"], part["mean"], yerr=error, marker="o", capsize=2, lw=1.2, ms=4, label=name)
+            axis.errorbar(part["seconds"], part["mean"], yerr=error, marker="o", capsize=2, lw=1.2, ms=4, label=name)
         axis.set_xscale("log")
         axis.axhline(0, color="0.6", lw=0.8)
         whole = {"pair": "pairs alone", "question": "a question's pairs together"}[unit]
-        axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds for 1000 pairs", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
+        axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
     axes[0].legend(fontsize=7)
     return figure

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +86,7 @@ class Slice:
     questions: tuple[Question, ...]
     repeats: int
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash of the questions."""
         body = json.dumps([question.to_json() for question in self.questions], sort_keys=True)
@@ -138,8 +140,12 @@ def _source(dataset: PublicDataset, data_dir: str | Path | None, hub_split: str)
     return (str((own or files)[0]),)
 
 
-def _read_local(path: Path) -> list[tuple[str, object]]:
-    rows = []
+Rows = list[tuple[str, str, Callable[[], object]]]
+"""(where the row stands, its question's text, the row), the row read when it is needed: a hub split may not fit the memory."""
+
+
+def _read_local(path: Path) -> Rows:
+    rows: Rows = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -147,7 +153,9 @@ def _read_local(path: Path) -> list[tuple[str, object]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                rows.append((f"{path}:{number}", json.loads(line)))
+                row = json.loads(line)
+                text = str(row.get("question")) if isinstance(row, dict) else ""
+                rows.append((f"{path}:{number}", text, lambda row=row: row))
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
     if not rows:
@@ -155,7 +163,7 @@ def _read_local(path: Path) -> list[tuple[str, object]]:
     return rows
 
 
-def _read_hub(dataset: PublicDataset, split: str) -> list[tuple[str, object]]:
+def _read_hub(dataset: PublicDataset, split: str) -> Rows:
     from datasets import load_dataset
 
     try:
@@ -163,18 +171,20 @@ def _read_hub(dataset: PublicDataset, split: str) -> list[tuple[str, object]]:
     except Exception as error:  # no network, no such split, a hub that refuses: the user needs one line
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set data.data_dir to a folder of JSONL") from None
-    return [(f"{dataset.hub_id} {split} row {index}", row) for index, row in enumerate(table)]
+    if "question" not in table.column_names:
+        raise DataError(f"{dataset.hub_id} ({split}): no column 'question'; its columns: {', '.join(table.column_names)}")
+    texts = table.select_columns("question")
+    return [(f"{dataset.hub_id} {split} row {i}", str(row["question"]), lambda i=i: table[i]) for i, row in enumerate(texts)]
 
 
-def _distinct(dataset: PublicDataset, rows, words: int, max_rows: int, taken: set[str]) -> tuple[list[Question], int]:
+def _distinct(dataset: PublicDataset, rows: Rows, words: int, max_rows: int, taken: set[str]) -> tuple[list[Question], int]:
     """Questions in the order of a hash of their text, each text once and none that is taken; and how many were left out."""
     found: dict[str, Question] = {}
     repeats = 0
-    ordered = sorted(rows, key=lambda item: stable_hash(str(item[1].get("question")) if isinstance(item[1], dict) else ""))
-    for where, row in ordered:
+    for where, _, row in sorted(rows, key=lambda item: stable_hash(item[1])):
         if len(found) == max_rows:
             break
-        question = dataset.checked(row, words, where)
+        question = dataset.checked(row(), words, where)
         if _key(question) in found or _key(question) in taken:
             repeats += 1
         else:
