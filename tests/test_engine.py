@@ -179,3 +179,33 @@ def test_a_tokenizer_without_chat_template_is_named(tmp_path, engine):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no chat template"):
         load_model(tmp_path)
+
+
+def test_adapters_work_on_bfloat16_weights(engine, prompts):
+    """float32 adapters on bfloat16 weights: gradients and replies; the numbers agree with float32 to bfloat16's precision."""
+    half = TransformersEngine.load(MODEL, dtype="bfloat16")
+    stack = random_stack(engine, 2, size=0.1)
+    rows = [(prompt, (5, 6, 7)) for prompt, _ in prompts[:4]]
+    index = torch.tensor([0, 1, 0, 1])
+    expected, found = engine.teacher_forced(rows, stack, index), half.teacher_forced(rows, stack, index)
+    assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=0.3) and not torch.equal(found, expected)
+    assert len(half.generate(requests_of(prompts[:4], adapter=1), stack)) == 4
+
+
+def test_a_released_engine_gives_its_weights_up(prompts):
+    released = TransformersEngine.load(MODEL)
+    released.generate(requests_of(prompts[:2]))
+    with released.learning() as learner:
+        learner.release()
+    assert all(p.is_meta for p in released.model.parameters()) and not released.prefixes.row_of
+
+
+def test_every_end_of_turn_token_ends_a_reply(engine, prompts):
+    import copy as copies
+
+    model = copies.copy(engine.model)
+    model.generation_config = copies.deepcopy(engine.model.generation_config)
+    first = engine.generate(requests_of(prompts[:1]))[0].token_ids[0]
+    model.generation_config.eos_token_id = [engine.tokenizer.eos_token_id, first]
+    stopped = TransformersEngine(model, engine.tokenizer).generate(requests_of(prompts[:1]))[0]
+    assert stopped.token_ids == (first,)

@@ -259,3 +259,32 @@ def test_auc_and_harm_rows_by_brute_force():
     assert rows["one_step", "pair"]["AUC"] == pytest.approx(brute) and set(rows) == {(s, u) for s in ("one_step", "q_value") for u in ("pair", "question")}
     assert rows["one_step", "question"]["n"] == 20 and rows["one_step", "question"]["harmful"] == harmful.sum() / 3
     assert rows["one_step", "pair"]["low"] < brute < rows["one_step", "pair"]["high"]
+
+
+def test_a_temperature_other_than_one_is_that_of_the_gradient(engine, questions):
+    """E[F] under sampling at T = 0.5, enumerated; the samples' log probabilities must be at that temperature too."""
+    stack = fresh_stack(engine, 1, 4, 2.0, 3)
+    leaves = [b.requires_grad_() for _, b in stack.weights.values()]
+    texts = engine.decode([(token,) for token in range(engine.model.config.vocab_size)])
+    values, total = torch.tensor([value_of(text) for text in texts]), 0.0
+    for prompt in prompts_of(engine, questions):
+        engine.lora.use(stack, torch.tensor([0]))
+        total = total + ((engine.model(input_ids=torch.tensor([prompt])).logits[0, -1] / 0.5).softmax(-1) * values).sum() / len(questions)
+        engine.lora.use(None)
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(total, leaves)])
+    rows = leave_one_out_rows(play_samples(engine, OneToken(), questions, 250, 0.5, 1))
+    found = flatten(logprob_gradients(engine, *rows, len(questions), rank=4, scaling=2.0, seed=3, temperature=0.5)).mean(0)
+    assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.9
+    assert float(found.norm() / exact.norm()) == pytest.approx(1, abs=0.25)
+
+
+def test_blocks_of_gradients_change_nothing(engine, pairs):
+    from dits_lib.agents import SYSTEMS
+
+    questions = make_questions("exchange", "validation", 4, 0)
+    for name in ("one_step", "policy_gradient", "importance", "dpo_loss"):
+        values = [
+            ESTIMATORS[name](Setting(engine, SYSTEMS["exchange"], 0.3, replace(CONFIG, gradient_block=block), 7), pairs["exchange"][:5], questions, 0).value
+            for block in (2, 1024)
+        ]
+        assert values[0].tolist() == pytest.approx(values[1].tolist(), abs=1e-5), name

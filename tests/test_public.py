@@ -184,6 +184,7 @@ def test_set_and_dataset_change_the_parameters():
     for change, message in (("search.repetitions", "expected KEY=VALUE"), ("search.repetitons=3", "did you mean 'repetitions'"), ("seed=[1", "not valid YAML")):
         with pytest.raises(ParamsError, match=message):
             load_params("micro", [change])
+    assert load_params("micro", ["fidelity.validation={one_step: 8}"]).fidelity.validation == {"one_step": 8}
     with pytest.raises(ParamsError, match="--dataset squad: unknown; allowed: hotpotqa"):
         load_params("micro", (), "squad")
 
@@ -194,6 +195,9 @@ def test_set_and_dataset_change_the_parameters():
     (["data.exchange=hotpotqa", "world.questions=x.jsonl", "tasks=[exchange]"], "both name questions; keep one"),
     (["data.exchange=mmlu"], "data.exchange"),
     (["agents.prompts=formal"], "agents.prompts"),
+    (["data.debate=mmlu", "world.harmful.share=0.5"], "world.harmful plants harm in the micro world alone, but data.debate is mmlu"),
+    (["influence.estimator=policy_gradient", "influence.temperature=0"], "samples dialogues: set influence.temperature above 0"),
+    (["fidelity.validation={onestep: 8}"], "fidelity.validation"),
 ])
 def test_parameters_that_do_not_fit_together(change, message):
     with pytest.raises(ParamsError, match=message):
@@ -282,6 +286,22 @@ def test_endings_tell_no_agreement_from_nothing_parsed(asked):
         turns = tuple(Turn(agent, text) for agent, text in zip(system.agents, texts))
         assert finish(system, question, turns).ended == ended
     assert parse_answer("<A>x</A>!") == "x"
+
+
+def test_what_speaks_is_part_of_every_key(tmp_path):
+    labs = [Lab(load_params("smoke", change), "debate", Store(tmp_path)) for change in ([], ["model.dtype=bfloat16"], ["seed=1"])]
+    keys = [lab.base_model().key for lab in labs]
+    assert keys[0] != keys[1] and keys[0] == keys[2]
+
+
+def test_a_scripted_wrong_answer_is_not_learned(asked):
+    system, wrong = make_system("debate", "chat"), 0
+    for seed in range(6):
+        for turn in gold_dialogue(system, asked["debate"][0], np.random.default_rng(seed)):
+            right = parse_answer(turn.text) in (None, asked["debate"][0].answers[0])
+            assert turn.trainable == right
+            wrong += not right
+    assert wrong
 
 
 def test_a_warm_start_uses_questions_that_no_search_uses(tmp_path, asked):

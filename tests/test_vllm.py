@@ -153,6 +153,11 @@ def test_search_and_scoring_through_vllm(served):
     assert moved.per_question.shape == (len(pairs), 3) and moved.cost["generated_tokens"] > 0
 
 
+def test_a_prompt_that_is_too_long_gives_one_line(served):
+    with pytest.raises(ModelError, match=r"take 1040 tokens, but model.max_length is 1024; raise it, or lower data.context_words"):
+        served.generate([Request(tuple(range(10, 1038)), 0, 12)])
+
+
 def test_one_process_serves_one_root_model(served):
     with pytest.raises(ModelError, match="one process serves one root model"):
         VLLMEngine(ROOT / "models" / "micro", **SETTINGS)
