@@ -58,27 +58,38 @@ def read_questions(path: str | Path, agents: tuple[str, ...]) -> list[Question]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSONL with the fields {', '.join(_FIELDS)} and meta.split")
     questions, seen = [], set()
+    for where, row in json_lines(path):
+        question = _parse_row(row, where, agents)
+        if question.id in seen:
+            raise DataError(f"{where}: field 'id': {question.id!r} occurs twice; ids must be unique")
+        seen.add(question.id)
+        questions.append(question)
+    return questions
+
+
+def json_lines(path: Path) -> list[tuple[str, object]]:
+    """(file and line, value) of every line of a JSONL file that is not empty.
+
+    Raises:
+        DataError: naming the file and the line.
+    """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            question = _parse_row(line, f"{path}:{number}", agents)
-            if question.id in seen:
-                raise DataError(f"{path}:{number}: field 'id': {question.id!r} occurs twice; ids must be unique")
-            seen.add(question.id)
-            questions.append(question)
-    if not questions:
+            try:
+                rows.append((f"{path}:{number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
+    if not rows:
         raise DataError(f"{path}: no rows; expected one JSON object a line")
-    return questions
+    return rows
 
 
-def _parse_row(line: str, where: str, agents: tuple[str, ...]) -> Question:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
+def _parse_row(row: object, where: str, agents: tuple[str, ...]) -> Question:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a {type(row).__name__}; expected one JSON object a line")
     for name, kind in _FIELDS.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base import DataError, Question
+from ..base import DataError, Question, json_lines
 
 SHARES = {"train": 0.4, "validation": 0.2, "development": 0.1, "test": 0.3}
 """How the rows of one hub split are shared out among the splits that it serves."""
@@ -145,22 +145,9 @@ Rows = list[tuple[str, str, Callable[[], object]]]
 
 
 def _read_local(path: Path) -> Rows:
-    rows: Rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                text = str(row.get("question")) if isinstance(row, dict) else ""
-                rows.append((f"{path}:{number}", text, lambda row=row: row))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
-    if not rows:
-        raise DataError(f"{path}: no rows; expected one JSON object a line")
-    return rows
+    return [
+        (where, str(row.get("question")) if isinstance(row, dict) else "", lambda row=row: row) for where, row in json_lines(path)
+    ]
 
 
 def _read_hub(dataset: PublicDataset, split: str) -> Rows:
