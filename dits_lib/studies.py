@@ -296,8 +296,8 @@ def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.
     for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
         first, second = (next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side)) for side in (0, 1))
         tables, groups = [np.array(job["table"]) for job in (first, second)], first["question"]
-        for share in shares:
-            count = max(2, round(share * first["V"]))
+        for count in sorted({max(2, round(share * first["V"])) for share in shares}):
+            share = count / first["V"]
             columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
             seconds = share * (first["seconds"] + second["seconds"]) / 2
             scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]

@@ -144,7 +144,7 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit; columns as `studies.fidelity_rows`."""
     panels = list(dict.fromkeys(zip(rows["task"], rows["unit"])))
-    figure, axes = _panels(len(panels), width=4.8)
+    figure, axes = _panels(len(panels), width=4.6)
     for axis, (task, unit) in zip(axes, panels, strict=True):
         shown = rows[(rows["task"] == task) & (rows["unit"] == unit)]
         for name, part in shown.groupby("estimator", sort=False):
@@ -154,5 +154,5 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
         axis.axhline(0, color="0.6", lw=0.8)
         whole = {"pair": "pairs alone", "question": "a question's pairs together"}[unit]
         axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure

@@ -24,7 +24,9 @@ TITLES = {
 def render_readme(folder: Path, runs: Path) -> tuple[str, dict[str, str]]:
     """The README's text from the indexes that the notebooks wrote, and the ledger's files: {name in tables/: text}."""
     indexes = [json.loads(path.read_text()) for path in sorted((folder / "index").glob("*.json"))]
-    parts = [_head(folder), _claims(indexes)]
+    parts = [_head(folder)]
+    if any(index["claims"] for index in indexes):
+        parts.append(_claims(indexes))
     parts += [_section(folder, index) for index in indexes]
     costs = ledger(runs, [name for index in indexes for name in index["artifacts"]])
     if len(costs):
@@ -47,7 +49,7 @@ def _head(folder: Path) -> str:
         "[notebooks](notebooks), every table as csv and md in [tables](tables), every figure as png and svg in [figures](figures).",
         f"Model: `{params['model']['path']}`, through {params['model']['engine']} on {params['model']['device']}. Questions: {data}.",
         "Intervals are 95 %. The paper's numbers are those of other, far larger models on other data; they stand here for "
-        "orientation. A verdict speaks of this profile's model and size only.",
+        "orientation. What is found here speaks of this profile's model and size only.",
     ]
     if params["sft"]["warm_start"] != "none":
         parts.append(
