@@ -110,7 +110,7 @@ def test_the_policy_gradient_tends_to_the_gradient_of_the_expected_metric(engine
     leaves = [b.requires_grad_() for _, b in stack.weights.values()]
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(expected_metric(engine, prompts_of(engine, questions), stack).mean(), leaves)])
     cosines = []
-    for samples in (8, 600):
+    for samples in (8, 400):
         rows = leave_one_out_rows(play_samples(engine, OneToken(), questions, samples, 1.0, samples))
         found = flatten(logprob_gradients(engine, *rows, len(questions), rank=4, scaling=2.0, seed=3)).mean(0)
         cosines.append(torch.nn.functional.cosine_similarity(found, exact, dim=0).item())
@@ -119,7 +119,7 @@ def test_the_policy_gradient_tends_to_the_gradient_of_the_expected_metric(engine
 
 def test_policy_gradient_and_importance_are_on_the_scale_of_the_step(engine, questions, token_pairs):
     """Against the exact change of the expected metric; the size is small enough for first order."""
-    for name, samples in (("policy_gradient", 400), ("importance", 60)):
+    for name, samples in (("policy_gradient", 250), ("importance", 50)):
         setting = Setting(engine, OneToken(), 0.02, replace(CONFIG, policy_samples=samples))
         scores = ESTIMATORS[name](setting, token_pairs, questions, 5)
         exact = exact_change(engine, questions, token_pairs, 0.02, 5)
@@ -171,9 +171,9 @@ def test_groups_add_their_pairs_up(engine, questions, token_pairs):
 def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
     from dits_lib.agents import SYSTEMS
 
-    questions = make_questions(task, "validation", 6, 0)
-    setting = Setting(engine, SYSTEMS[task], 0.3, CONFIG)
-    some = pairs[task][:5]
+    questions = make_questions(task, "validation", 4, 0)
+    setting = Setting(engine, SYSTEMS[task], 0.3, CONFIG, search=SearchConfig(repetitions=4))
+    some = pairs[task][:4]
     scores = ESTIMATORS[name](setting, some, questions, 0)
     assert scores.estimator == name and scores.value.shape == scores.stderr.shape == (len(some),)
     assert np.isfinite(scores.value).all() and scores.value.std() >= 0 and scores.per_question.shape[0] == len(some)
@@ -186,7 +186,7 @@ def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
 def test_an_empty_step_scores_zero(engine, pairs):
     from dits_lib.agents import SYSTEMS
 
-    setting = Setting(engine, SYSTEMS["exchange"], 0.0, CONFIG)
+    setting = Setting(engine, SYSTEMS["exchange"], 0.0, CONFIG, search=SearchConfig(repetitions=4))
     questions = make_questions("exchange", "validation", 4, 0)
     for name, estimate in ESTIMATORS.items():
         assert np.allclose(estimate(setting, pairs["exchange"][:4], questions, 0).value, 0, atol=1e-6), name
@@ -284,7 +284,7 @@ def test_blocks_of_gradients_change_nothing(engine, pairs):
     questions = make_questions("exchange", "validation", 4, 0)
     for name in ("one_step", "policy_gradient", "importance", "dpo_loss"):
         values = [
-            ESTIMATORS[name](Setting(engine, SYSTEMS["exchange"], 0.3, replace(CONFIG, gradient_block=block), 7), pairs["exchange"][:5], questions, 0).value
+            ESTIMATORS[name](Setting(engine, SYSTEMS["exchange"], 0.3, replace(CONFIG, gradient_block=block), 7, SearchConfig(repetitions=4)), pairs["exchange"][:5], questions, 0).value
             for block in (2, 1024)
         ]
         assert values[0].tolist() == pytest.approx(values[1].tolist(), abs=1e-5), name
