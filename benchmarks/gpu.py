@@ -1,6 +1,7 @@
 """vLLM against transformers, and the paper's scale, as ratios measured in one run: `python -m benchmarks.gpu`.
 
     python -m benchmarks.gpu engines --model models/smollm2          # search and scoring through both engines
+    python -m benchmarks.gpu greedy --dtype float32                 # do both give the same greedy text?
     python -m benchmarks.gpu scale --model models/random-8b          # one search batch, 64 pairs at V = 20, DPO steps
     python -m benchmarks.gpu random --like models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights
 
@@ -13,18 +14,18 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from dits_lib.agents import make_system
+from dits_lib.agents import make_system, prompt_and_prefix
 from dits_lib.engines import Request, TransformersEngine, VLLMEngine, asleep
 from dits_lib.influence import InfluenceConfig, dpo_gradients, evaluate_adapters, part, step
 from dits_lib.influence.one_step import gradient_options
+from dits_lib.memory import GPUMemoryWatch
 from dits_lib.pairs import Pair, extract_pairs
 from dits_lib.search import SearchConfig, search
 from dits_lib.tasks import make_questions
@@ -66,26 +67,6 @@ class Recorder:
         self.engine.generate = self.inner
 
 
-class MemoryWatch:
-    """The most memory in use on the GPU, all processes together, in GB, sampled twice a second."""
-
-    def __enter__(self):
-        self.peak, self.running = 0.0, torch.cuda.is_available()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def _watch(self):
-        while self.running:
-            free, total = torch.cuda.mem_get_info()
-            self.peak = max(self.peak, (total - free) / 1e9)
-            time.sleep(0.5)
-
-    def __exit__(self, *_):
-        self.running = False
-        self.thread.join()
-
-
 def speed(engine, work) -> tuple[float, float, object]:
     """Generated tokens a second of `work()`, its seconds, and what it returned."""
     before = engine.snapshot()
@@ -94,12 +75,20 @@ def speed(engine, work) -> tuple[float, float, object]:
     return engine.usage.minus(before)["generated_tokens"] / clock.seconds, clock.seconds, result
 
 
+def forget(engine) -> None:
+    """Drop cached prefixes, so that what is timed next reads its prompts itself."""
+    if isinstance(engine, VLLMEngine):
+        engine._llm.reset_prefix_cache()
+
+
 def searched(engine, system, questions, seed):
     """Tokens/s of a search, and of the same requests in one plain batch."""
     config = SearchConfig(repetitions=8, rollouts=1)
+    forget(engine)
     with Recorder(engine) as recorder:
         rate, seconds, trees = speed(engine, lambda: search(engine, system, questions, config, seed))
     fresh = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in recorder.requests]
+    forget(engine)
     plain, _, _ = speed(engine, lambda: engine.generate(fresh))
     return {"tokens/s": rate, "seconds": seconds, "plain tokens/s": plain, "search / plain": rate / plain}, trees
 
@@ -115,20 +104,52 @@ def made_pairs(engine, system, trees, count) -> list[Pair]:
 def scored(engine, system, pairs, questions, config, alone: int):
     """Scoring through adapters in one batch, one adapter after another (timed on `alone`), and plain generation of that size."""
     with timed() as gradient_clock, engine.learning() as learner:
-        stack = step(dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01).to(engine.stack_device)
+        with timed() as own:
+            stack = step(dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01).to(engine.stack_device)
     evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)  # first adapters compile kernels
     with Recorder(engine) as recorder:
         together, seconds, _ = speed(engine, lambda: evaluate_adapters(engine, system, questions, stack, len(pairs), config, 0))
     singles = [part(stack, i, i + 1) for i in range(alone)]
     _, one, _ = speed(engine, lambda: [evaluate_adapters(engine, system, questions, single, 1, config, 0) for single in singles])
     plain = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in recorder.requests]
+    forget(engine)
     rate, _, _ = speed(engine, lambda: engine.generate(plain))
     after = one / alone * len(pairs)
     return {
-        "pairs": len(pairs), "V": len(questions), "gradient seconds": gradient_clock.seconds, "seconds": seconds, "tokens/s": together,
+        "pairs": len(pairs), "V": len(questions), "gradient seconds": own.seconds, "gradients with loading": gradient_clock.seconds,
+        "seconds": seconds, "tokens/s": together,
         "one after another, seconds": after, "one after another / together": after / seconds, "plain tokens/s": rate,
         "scoring / plain": together / rate,
     }
+
+
+def greedy_difference(first: list, second: list, engine, requests) -> dict:
+    """Share of equal greedy replies, and how far apart (nats) the two tokens were, under `engine`, where others first part."""
+    gaps = []
+    for request, a, b in zip(requests, first, second, strict=True):
+        if a.token_ids != b.token_ids:
+            at = next((k for k, (x, y) in enumerate(zip(a.token_ids, b.token_ids)) if x != y), None)
+            if at is not None:
+                prompt = (*request.prompt_ids, *a.token_ids[:at])
+                (one,), (other,) = engine.logprobs([(prompt, (a.token_ids[at],)), (prompt, (b.token_ids[at],))])
+                gaps.append(abs(one - other))
+    equal = sum(a.token_ids == b.token_ids for a, b in zip(first, second, strict=True))
+    return {"prompts": len(first), "equal": equal / len(first), "widest gap where they part, nats": max(gaps, default=0.0)}
+
+
+def greedy_requests(engine, system, count: int, length: int) -> list[Request]:
+    """First turns of `count` questions, greedy."""
+    rendered = [prompt_and_prefix(engine.tokenizer, system, q, (), system.agents[0]) for q in make_questions("exchange", "test", count, 0)]
+    return [Request(prompt, 0, length, 0.0, None, prefix) for prompt, prefix in rendered]
+
+
+def greedy_part(options) -> dict:
+    """Whether both engines give the same greedy text, and how near a tie they part."""
+    system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
+    plain = TransformersEngine.load(options.model, options.device, options.dtype)
+    asked = greedy_requests(plain, system, 200, options.reply)
+    served = vllm_engine(options).generate(asked)
+    return {f"greedy text, {options.dtype}": greedy_difference(plain.generate(asked), served, plain, asked)}
 
 
 def engines_part(options) -> dict:
@@ -141,7 +162,7 @@ def engines_part(options) -> dict:
     plain = TransformersEngine.load(options.model, options.device, options.dtype, max_rows=512)
     plain.generate([Request(tuple(range(5, 50)), 0, 4)] * 4)
     found["transformers search"], _ = searched(plain, system, questions, 0)
-    del plain
+    plain.release()
     if options.device == "cuda":
         torch.cuda.empty_cache()
     with timed() as clock:
@@ -161,7 +182,9 @@ def scale_part(options) -> dict:
     validation = make_questions("exchange", "validation", options.v, 0)
     config = InfluenceConfig(candidates=options.adapters, gradient_rows=options.gradient_rows)
     found: dict = {}
-    with MemoryWatch() as memory:
+    if torch.cuda.is_available():
+        torch.cuda.init()
+    with GPUMemoryWatch() as memory:
         engine = vllm_engine(options)
         found["search"], trees = searched(engine, system, questions, 0)
         pairs = made_pairs(engine, system, trees, options.pairs)
@@ -169,15 +192,18 @@ def scale_part(options) -> dict:
         train = TrainConfig(
             steps=options.steps, batch=8, learning_rate=1e-5, lora_rank=16, device=options.device, dtype=options.dtype, gradient_checkpointing=True,
         )
-        with asleep(), timed() as clock:
-            train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo")
-        found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step (loading included)": clock.seconds / options.steps}
-    found["memory"] = {"peak GB": memory.peak}
+        with asleep():
+            with timed() as short:
+                train_dpo(options.model, pairs, replace(train, steps=2), 0, Path(options.work) / "dpo")
+            with timed() as clock:
+                train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo")
+        found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step": (clock.seconds - short.seconds) / (options.steps - 2)}
+    found["memory"] = {"peak GB": memory.peak_mb * 2**20 / 1e9}
     rate = min(found["search"]["tokens/s"], found["scoring"]["tokens/s"])
     hours = {
         "sampling": PAPER["tokens"] / rate / 3600,
         "gradients": PAPER["pairs"] * found["scoring"]["gradient seconds"] / options.pairs / 3600,
-        "DPO": 2 * PAPER["pairs"] / 8 * found["dpo"]["seconds a step (loading included)"] / 3600,
+        "DPO": 2 * PAPER["pairs"] / 8 * found["dpo"]["seconds a step"] / 3600,
     }
     found["the paper's 2WikiMultiHopQA budget"] = {**{f"{k}, hours": v for k, v in hours.items()}, "GPU hours": sum(hours.values()), "paper's GPU hours": PAPER["gpu_hours"]}
     return found
@@ -186,7 +212,7 @@ def scale_part(options) -> dict:
 def vllm_engine(options) -> VLLMEngine:
     return VLLMEngine(
         options.model, device=options.device, dtype=options.dtype, max_adapters=options.adapters, max_rank=8, memory=options.memory,
-        max_length=2048, eager=options.eager,
+        max_length=2048, eager=options.eager, cache_gb=options.cache_gb,
     )
 
 
@@ -226,7 +252,7 @@ def write(name: str, found: dict, options) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["engines", "scale", "random"])
+    parser.add_argument("part", choices=["engines", "greedy", "scale", "random"])
     parser.add_argument("--model", default="models/smollm2")
     parser.add_argument("--like", default="models/smollm2", help="random: whose tokenizer to take")
     parser.add_argument("--layers", type=int, default=32, help="random: layers")
@@ -243,12 +269,13 @@ def main() -> None:
     parser.add_argument("--gradient-rows", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--memory", type=float, default=0.5)
+    parser.add_argument("--cache-gb", type=float, default=None)
     parser.add_argument("--eager", action="store_true")
     options = parser.parse_args()
     if options.part == "random":
         print(random_part(options))
     else:
-        write(options.part, {"engines": engines_part, "scale": scale_part}[options.part](options), options)
+        write(options.part, {"engines": engines_part, "greedy": greedy_part, "scale": scale_part}[options.part](options), options)
 
 
 if __name__ == "__main__":

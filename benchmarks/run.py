@@ -19,7 +19,7 @@ from dits_lib.influence import InfluenceConfig, dpo_gradients, evaluate_adapters
 from dits_lib.pairs import extract_pairs  # noqa: E402
 from dits_lib.params import ROOT  # noqa: E402
 from dits_lib.search import SearchConfig, search  # noqa: E402
-from dits_lib.store import peak_memory_mb  # noqa: E402
+from dits_lib.memory import peak_memory_mb  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 PAIRS, V, ONE_BY_ONE, QUESTIONS, REPEATS = 256, 20, 24, 96, 3

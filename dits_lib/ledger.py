@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-COLUMNS = ("artifacts", "prompt_tokens", "generated_tokens", "trained_tokens", "seconds", "peak_memory_mb")
+COLUMNS = ("artifacts", "prompt_tokens", "generated_tokens", "trained_tokens", "seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+_PEAKS = COLUMNS[-2:]
 
 
 def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
@@ -19,7 +20,8 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
 
     Returns:
         Columns `stage`, `artifacts`, `prompt_tokens` (read), `generated_tokens`, `trained_tokens` (TRL's count), `seconds` (process seconds, so that two
-        processes count double), `peak_memory_mb` (largest resident set of one process, MiB).
+        processes count double), `peak_memory_mb` (largest resident set of one process, MiB), and, where one was used,
+        `peak_gpu_memory_mb` (most memory in use on the GPU, by all processes, MiB).
     """
     rows: dict[str, dict] = {}
     for name in sorted(set(artifacts)):
@@ -29,12 +31,14 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
         stage, cost = name.split("-")[0], json.loads(manifest.read_text())["cost"]
         row = rows.setdefault(stage, {"stage": stage, **dict.fromkeys(COLUMNS, 0)})
         row["artifacts"] += 1
-        row["peak_memory_mb"] = max(row["peak_memory_mb"], cost["peak_memory_mb"])
+        for column in _PEAKS:
+            row[column] = max(row[column], cost.get(column, 0))
         for column in ("prompt_tokens", "generated_tokens", "trained_tokens", "seconds"):
             row[column] += cost.get(column, 0)
     table = pd.DataFrame(list(rows.values()))
     if len(table):
-        total = {"stage": "total", **table[list(COLUMNS[:-1])].sum(), "peak_memory_mb": table["peak_memory_mb"].max()}
+        total = {"stage": "total", **table[[c for c in COLUMNS if c not in _PEAKS]].sum(), **table[list(_PEAKS)].max()}
         table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
         table = table.astype({column: int for column in COLUMNS if column != "seconds"})
+        table = table if table["peak_gpu_memory_mb"].any() else table.drop(columns="peak_gpu_memory_mb")
     return table

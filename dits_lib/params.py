@@ -50,6 +50,7 @@ class Model(_Section):
     max_adapters: Count = 32
     max_rank: Annotated[int, Field(ge=1, le=512)] = 64
     memory: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    cache_gb: Positive | None = None
     max_length: Annotated[int, Field(ge=64)] = 4096
     eager: bool = False
 
@@ -281,6 +282,8 @@ class Params(_Section):
         if self.influence.estimator not in ("one_step", "dpo_loss") and self.influence.temperature == 0:
             raise ValueError(f"influence.estimator {self.influence.estimator} samples dialogues: set influence.temperature above 0")
         if self.model.engine == "vllm":
+            if self.model.device == "cuda" and self.workers > 1 and self.model.cache_gb is None:
+                raise ValueError(f"workers is {self.workers}, and all share one GPU: set model.cache_gb, what each takes of its memory, or workers to 1")
             if not (self.sft.lora_rank and self.dpo.lora_rank):
                 raise ValueError("model.engine is 'vllm', which serves trained models as adapters: set sft.lora_rank and dpo.lora_rank above 0")
             # The longest chain: warm start, first SFT, a round's SFT, its DPO, and a candidate's step.

@@ -228,8 +228,11 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
     states = 16 * (rank * size.lora if rank else size.parameters)
     held = 0 if params.model.engine == "vllm" else 4 * params.influence.gradient_block * params.influence.rank * size.lora
     learning = width * size.parameters + states + activations + min(held, 4 * max(params.scoring.pairs, PAIRS_A_QUESTION * params.sizes.train_questions) * params.influence.rank * size.lora)
-    speaking = params.model.memory * machine.memory if params.model.engine == "vllm" else 2 * width * size.parameters
-    return max(learning, speaking)
+    m = params.model
+    speaking = m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
+    if m.engine == "vllm" and m.cache_gb is not None:
+        speaking = m.cache_gb * 1e9 + 2 * size.parameters + 2 * m.max_adapters * m.max_rank * size.lora + 2e9  # and CUDA's own
+    return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
 
 
 def disk_needed(params: Params, work: pd.DataFrame, size: ModelSize) -> float:

@@ -7,18 +7,18 @@ artifact or none. `manifest.json` holds the specification, what it cost, and a c
 from __future__ import annotations
 
 import ast
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from .memory import GPUMemoryWatch, peak_memory_mb, reset_peak_memory
 
 LIBRARY = Path(__file__).resolve().parent
 _SPEAK = ("tasks", "agents", "engines", "rollout.py")
@@ -95,8 +95,10 @@ class Store:
             temporary.mkdir(parents=True)
             start = time.perf_counter()
             reset_peak_memory()
-            cost = make(temporary) or {}
-            cost = {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mb": peak_memory_mb(), **cost}
+            with GPUMemoryWatch() as gpu:
+                cost = make(temporary) or {}
+            seconds = round(time.perf_counter() - start, 2)
+            cost = {"seconds": seconds, "peak_memory_mb": peak_memory_mb(), "peak_gpu_memory_mb": gpu.peak_mb, **cost}
             files = {str(p.relative_to(temporary)): checksum(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
             write_json(temporary / "manifest.json", body | {"cost": cost, "files": files})
             try:
@@ -131,20 +133,6 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def reset_peak_memory() -> None:
-    """Start counting the peak anew, where the system can (Linux)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb() -> int:
-    """Largest resident set of this process since the last reset, in MiB (elsewhere than on Linux: since its start)."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def write_json(path: Path, value: object) -> None:

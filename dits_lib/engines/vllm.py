@@ -40,7 +40,7 @@ class VLLMEngine:
 
     def __init__(
         self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
-        max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False,
+        max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, cache_gb: float | None = None,
     ):
         """
         Args:
@@ -52,6 +52,8 @@ class VLLMEngine:
             max_length: tokens of prompt and reply, at most.
             dtype: of the weights and states.
             eager: no CUDA graphs: starts sooner, speaks slower.
+            cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU, since vLLM no longer
+                measures free memory that others take and give back meanwhile.
 
         Raises:
             ModelError: without vLLM, or for a model that it cannot serve.
@@ -61,7 +63,7 @@ class VLLMEngine:
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
-        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager)
+        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, cache_gb)
         self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
         self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -160,17 +162,18 @@ class VLLMEngine:
             raise ModelError(f"{self.folder}: its adapters and a step have rank {rank_of(deltas)} together; allowed: up to {self.max_rank} (model.max_rank)")
         number = next(_IDS)
         name = f"dits-{number}"
-        write_deltas(self._files / name, {key: (a.cpu().float(), b.cpu().float()) for key, (a, b) in deltas.items()}, self.root)
+        kind = getattr(torch, self.dtype)  # vLLM computes with adapters of the weights' precision
+        write_deltas(self._files / name, {key: (a.to("cpu", kind), b.to("cpu", kind)) for key, (a, b) in deltas.items()}, self.root)
         return LoRARequest(name, number, str(self._files / name))
 
 
-def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool):
+def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, cache_gb: float | None):
     """The vLLM of this process, started at the first call.
 
     Raises:
         ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
     """
-    key = (root, device, max_adapters, max_rank, memory, max_length, dtype, eager)
+    key = (root, device, max_adapters, max_rank, memory, max_length, dtype, eager, cache_gb)
     if key in _SERVERS:
         return _SERVERS[key]
     if _SERVERS:
@@ -181,6 +184,8 @@ def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: fl
     except ImportError as error:
         raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
     own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": True} if device == "cuda" else {}
+    if device == "cuda" and cache_gb is not None:
+        own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if "lora_target_modules" in EngineArgs.__dataclass_fields__:
         # Else the output layer takes part in every adapter, and log probabilities of prompts fail on a CPU (vLLM 0.32).
         own["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
