@@ -21,7 +21,7 @@ from .pairs import Pair, best_dialogues, extract_pairs
 from .params import OUTPUT, ROOT, Params
 from .rollout import sample_dialogues
 from .search import Tree, search
-from .store import Artifact, Store, checksum, write_json, write_jsonl
+from .store import Artifact, Store, checksum, code_version, write_json, write_jsonl
 from .tasks import DataError, Question, make_questions, read_questions
 from .training import train_dpo, train_sft
 
@@ -126,7 +126,7 @@ class Lab:
         spec = {
             "model": model.key, "questions": [self.task, split, count, seed, skip, self._data_key()],
             "search": asdict(p.search.config()), "pairs": p.pairs.model_dump(), "min_reward": p.sft.min_reward,
-        } | ({"influence": p.influence.model_dump()} if p.search.guide != "q" else {})
+        } | ({"influence": p.influence.model_dump(), "code": code_version("score")} if p.search.guide != "q" else {})
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
@@ -188,18 +188,23 @@ class Lab:
         the parameters). `lora_seed` fixes the LoRA's A; else each scoring draws its own."""
         p = self.params.influence
         name = estimator or p.estimator
-        unused = ("step_", "target", "validation", "estimator") + (("policy_samples",) if name == "one_step" else ())
+        others = {"policy_samples": ("one_step", "one_step_question", "racing", "learned", "group_design", "dpo_loss")}
+        own = {"race_": "racing", "learned_": "learned", "control_": "one_step_controlled", "group_": "group_design"}
+        unused = ("step_", "target", "validation", "estimator", *(key for key, names in others.items() if name in names))
+        unused += tuple(prefix for prefix, owner in own.items() if name != owner)
         used = {key: value for key, value in p.model_dump().items() if not key.startswith(unused)}
         spec = {
             "estimator": name, "model": model.key, "pairs": searched.key, "step": step_size, "limit": limit,
             "questions": [count, seed, skip, self._data_key()], "influence": used, "lora_seed": lora_seed,
         }
         grown, kept = self.params.search.config(guide="q"), (self.params.pairs.min_value, self.params.pairs.min_gap)
+        if name == "racing":
+            spec["alpha"] = self.params.selection.alpha
         if name in TREE_ESTIMATORS:
             spec["trees"] = [asdict(grown), kept]
 
         def make(folder: Path) -> dict:
-            setting = Setting(self.engine(model), self.system, step_size, p.config(), lora_seed, grown, *kept)
+            setting = Setting(self.engine(model), self.system, step_size, p.config(), lora_seed, grown, *kept, self.params.selection.alpha)
             questions, pairs = self.questions("validation", count, seed, skip), self.pairs(searched)[:limit]
             scores = ESTIMATORS[name](setting, pairs, questions, derive_seed(name, seed, skip))
             write_json(folder / "scores.json", scores.to_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -159,9 +160,17 @@ class Influence(_Section):
     gradient_block: Count = 1024
     estimator: Literal[tuple(ESTIMATORS)] = "one_step"
     policy_samples: Annotated[int, Field(ge=2)] = 16
+    race_questions: Annotated[int, Field(ge=2)] = 20
+    race_error: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    learned_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    control_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    group_count: Annotated[int, Field(ge=4)] = 48
+    group_steps: Count = 8
+    group_batch: Count = 8
+    group_rate: Positive = 0.7
 
     def config(self) -> InfluenceConfig:
-        return InfluenceConfig(self.beta, self.rank, self.scaling, self.samples, self.temperature, self.candidates, self.gradient_rows, self.policy_samples, self.gradient_block)
+        return InfluenceConfig(**{field.name: getattr(self, field.name) for field in fields(InfluenceConfig)})
 
 
 class Selection(_Section):
@@ -234,11 +243,18 @@ class Iterations(_Section):
 
 
 class Fidelity(_Section):
-    """Notebook 06: `pairs` of `questions` searched; validation questions of each of two disjoint sets, by estimator."""
+    """Notebook 06: `pairs` of `questions` searched; `validation`, questions of each of two disjoint sets, by estimator; `subsets` to retrain
+    on; `race_pairs` and `race_questions` of the full table that races are run on; `use_seeds` of the comparison after DPO, and, by
+    estimator, its validation questions (`use`). 0 leaves a study out."""
 
     pairs: Annotated[int, Field(ge=4)] = 300
     questions: Count = 80
     validation: dict[Literal[tuple(ESTIMATORS)], Annotated[int, Field(ge=2)]] = {"one_step": 60, "policy_gradient": 300}
+    subsets: Annotated[int, Field(ge=0)] = 0
+    race_pairs: Annotated[int, Field(ge=0)] = 0
+    race_questions: Annotated[int, Field(ge=4)] = 400
+    use_seeds: Annotated[int, Field(ge=0)] = 0
+    use: dict[Literal[tuple(ESTIMATORS)], Annotated[int, Field(ge=2)]] = {"one_step": 20, "policy_gradient": 100}
 
 
 class Params(_Section):
@@ -297,7 +313,8 @@ class Params(_Section):
         s, v, i = self.sizes, self.influence, self.iterations
         more = max(s.train_questions + i.rounds * i.questions, *self.budget.q_questions, self.budget.dits_questions)
         warm = self.sft.warm_questions if self.sft.warm_start != "none" else 0
-        fidelity = max(self.fidelity.validation.values()) if "06_influence_fidelity" in self.notebooks else 0
+        f = self.fidelity
+        fidelity = max(*f.validation.values(), *f.use.values(), f.race_questions if f.race_pairs else 0) if "06_influence_fidelity" in self.notebooks else 0
         more = max(more, self.fidelity.questions if fidelity else 0)
         guided = v.validation_questions if self.search.guide != "q" else 0
         return {
@@ -385,7 +402,7 @@ def _merged(base: dict, changes: dict) -> dict:
     """`base` with `changes` on top, section by section, so that one changed key leaves its neighbours alone."""
     both = dict(base)
     for key, value in changes.items():
-        whole = key == "validation"  # fidelity.validation names the estimators that are compared, and no others
+        whole = key in ("validation", "use")  # of fidelity: they name the estimators that are compared, and no others
         both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) and not whole else value
     return both
 

@@ -22,10 +22,11 @@ from .memory import GPUMemoryWatch, peak_memory_mb, reset_peak_memory
 
 LIBRARY = Path(__file__).resolve().parent
 _SPEAK = ("tasks", "agents", "engines", "rollout.py")
-_SCORE = (*_SPEAK, "lab.py", "search.py", "pairs.py", "influence")
+_SEARCH = (*_SPEAK, "lab.py", "search.py", "pairs.py")
+_SCORE = (*_SEARCH, "influence")
 _TRAIN = ("engines", "lab.py", "training.py")
 STAGE_CODE = {
-    "search": _SCORE, "response": _SCORE, "score": _SCORE, "sft": (*_TRAIN, "agents", "tasks"), "dpo": _TRAIN, "evaluate": (*_SPEAK, "lab.py"),
+    "search": _SEARCH, "response": _SCORE, "score": _SCORE, "sft": (*_TRAIN, "agents", "tasks"), "dpo": _TRAIN, "evaluate": (*_SPEAK, "lab.py"),
 }
 """Modules whose code is part of each stage's key. Comments and docstrings do not count."""
 

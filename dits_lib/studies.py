@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
 
 from .engines import derive_seed
-from .influence import Scores, by_group, mean_and_stderr, rank_correlation, reliability, resampled_rows
+from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
 from .lab import Lab, ModelRef, read_scores
 from .params import Params, check_params
 from .parallel import run_jobs
@@ -32,33 +32,33 @@ def _recorded(job, raw: dict, *key) -> tuple:
     return job(raw, *key), sorted(USED)
 
 
-def _lab(raw: dict, task: str) -> Lab:
+def lab_of(raw: dict, task: str) -> Lab:
     return Lab(check_params(raw, "parameters"), task)
 
 
-def _sft_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact]:
+def sft_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact]:
     """Search with the base model (after its warm start, if any), then SFT on the best dialogues: where every DPO run starts."""
     start = lab.start_model(seed)
     searched = lab.search(start, "train", lab.params.sizes.sft_questions, seed)
     return lab.sft(start, [searched], seed), searched
 
 
-def _pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
+def pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
     """Search with the SFT model, on other training questions."""
     sizes = lab.params.sizes
     return lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
 
 
-def _q_values(lab: Lab, searched: Artifact) -> np.ndarray:
+def q_values(lab: Lab, searched: Artifact) -> np.ndarray:
     return np.array([pair.q_chosen for pair in lab.pairs(searched)])
 
 
-def _step_size(lab: Lab) -> tuple[float, list[dict]]:
+def step_size_of(lab: Lab) -> tuple[float, list[dict]]:
     """The influence step of a task, chosen once, with the first seed's SFT model and pairs, on development questions; and
     the table behind the choice. All seeds and rounds take it, so that their influences have one unit."""
     seed = lab.params.seed
-    model, _ = _sft_stage(lab, seed)
-    return lab.step_size(model, _pair_stage(lab, model, seed), seed)
+    model, _ = sft_stage(lab, seed)
+    return lab.step_size(model, pair_stage(lab, model, seed), seed)
 
 
 def data_rows(params: Params) -> list[dict]:
@@ -77,10 +77,10 @@ def data_rows(params: Params) -> list[dict]:
 
 def rollout_job(raw: dict, task: str) -> dict:
     """Notebook 01: the two searches of the first seed."""
-    lab = _lab(raw, task)
+    lab = lab_of(raw, task)
     seed = lab.params.seed
-    model, base_search = _sft_stage(lab, seed)
-    searched = _pair_stage(lab, model, seed)
+    model, base_search = sft_stage(lab, seed)
+    searched = pair_stage(lab, model, seed)
     counts = [
         {"task": task, "policy": name, "questions": len(a.rows("trees.jsonl")), "pairs": len(a.rows("pairs.jsonl")),
          "prompt_tokens": a.manifest["cost"]["prompt_tokens"], "generated_tokens": a.manifest["cost"]["generated_tokens"]}
@@ -91,11 +91,11 @@ def rollout_job(raw: dict, task: str) -> dict:
 
 def scoring_job(raw: dict, task: str) -> dict:
     """Notebook 02: scores of the first seed's pairs, twice on disjoint validation sets, and the classic influence."""
-    lab = _lab(raw, task)
+    lab = lab_of(raw, task)
     seed, scoring = lab.params.seed, lab.params.scoring
-    model, _ = _sft_stage(lab, seed)
-    searched = _pair_stage(lab, model, seed)
-    size, response = _step_size(lab)
+    model, _ = sft_stage(lab, seed)
+    searched = pair_stage(lab, model, seed)
+    size, response = step_size_of(lab)
     first = read_scores(lab.score(model, searched, size, scoring.retest_questions, seed, limit=scoring.pairs, estimator="one_step"))
     second = read_scores(
         lab.score(model, searched, size, scoring.retest_questions, seed, skip=scoring.retest_questions, limit=scoring.pairs, estimator="one_step")
@@ -167,15 +167,15 @@ def harm_row(job: dict, name: str) -> dict:
 
 def ablation_job(raw: dict, task: str, seed: int) -> dict:
     """Notebook 03: SFT and every arm for one seed. Returns the metric by arm, drift, and the number of pairs."""
-    lab = _lab(raw, task)
+    lab = lab_of(raw, task)
     p = lab.params
-    model, _ = _sft_stage(lab, seed)
-    searched = _pair_stage(lab, model, seed)
-    size, _ = _step_size(lab)
+    model, _ = sft_stage(lab, seed)
+    searched = pair_stage(lab, model, seed)
+    size, _ = step_size_of(lab)
     influence = read_scores(lab.score(model, searched, size, p.influence.validation_questions, seed)).value
     validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
     classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
-    q_value = _q_values(lab, searched)
+    q_value = q_values(lab, searched)
     models = {"base": lab.base_model(), "sft": model}
     if lab.params.sft.warm_start != "none":
         models = {"base": lab.base_model(), "warm_start": lab.start_model(seed), "sft": model}
@@ -206,17 +206,17 @@ def _drift(trained: ModelRef) -> dict:
 
 def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
     """Notebook 04: tokens spent, on more search (Optima) or on influence (DITS), against the metric after DPO on half."""
-    lab = _lab(raw, task)
+    lab = lab_of(raw, task)
     p = lab.params
-    model, _ = _sft_stage(lab, seed)
+    model, _ = sft_stage(lab, seed)
     rows = []
     for count in p.budget.q_questions:
         searched = lab.search(model, "train", count, seed, skip=p.sizes.sft_questions)
-        q_value = _q_values(lab, searched)
+        q_value = q_values(lab, searched)
         kept = top_share(q_value, p.selection.alpha, np.random.default_rng([seed, count]))
         rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
-    size, _ = _step_size(lab)
+    size, _ = step_size_of(lab)
     for count in p.budget.validation:
         scored = lab.score(model, searched, size, count, seed)
         kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count]))
@@ -244,16 +244,16 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
     model on the best dialogues found, and DPO from there on the selected pairs. DITS selects by influence plus Q-value;
     Optima keeps the half of highest Q and needs no scores.
     """
-    lab = _lab(raw, task)
+    lab = lab_of(raw, task)
     p = lab.params
-    first_sft, _ = _sft_stage(lab, seed)
-    policy, rows, size = first_sft, [], _step_size(lab)[0]
+    first_sft, _ = sft_stage(lab, seed)
+    policy, rows, size = first_sft, [], step_size_of(lab)[0]
     rows.append({"task": task, "method": method, "seed": seed, "round": 0, "metric": float(lab.evaluate(first_sft, seed).mean())})
     for number in range(1, p.iterations.rounds + 1):
         skip = p.sizes.sft_questions + p.sizes.train_questions + (number - 1) * p.iterations.questions
         searched = lab.search(policy, "train", p.iterations.questions, seed, skip=skip)
         start = lab.sft(first_sft, [searched], seed)
-        score = _q_values(lab, searched)
+        score = q_values(lab, searched)
         row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
         if method.startswith("DITS"):
             v = p.influence.validation_questions
@@ -264,106 +264,3 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         policy = lab.dpo(start, searched, kept, seed)
         rows.append(row | {"metric": float(lab.evaluate(policy, seed).mean())})
     return rows
-
-
-def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
-    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets; one LoRA for all."""
-    lab = _lab(raw, task)
-    p, seed = lab.params, lab.params.seed
-    model, _ = _sft_stage(lab, seed)
-    searched = lab.search(model, "train", p.fidelity.questions, seed, skip=p.sizes.sft_questions)
-    size, _ = _step_size(lab)
-    count = p.fidelity.validation[estimator]
-    widest = max(p.fidelity.validation.values())
-    scored = lab.score(
-        model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator, lora_seed=derive_seed("fidelity", seed)
-    )
-    scores, cost, pairs = read_scores(scored), scored.manifest["cost"], lab.pairs(searched)[: p.fidelity.pairs]
-    return {
-        "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
-        "seconds": cost["seconds"], "step_size": size, "question": [pair.question_id for pair in pairs],
-        "harmful": [pair.meta["harmful"] for pair in pairs], "q": [pair.q_chosen for pair in pairs],
-    }
-
-
-def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> list[dict]:
-    """Test-retest rank correlation of every estimator, a pair and a question's pairs together, for several V.
-
-    `seconds` of the largest V are measured; those of a smaller V, taken from the same run, are its share of them, so that what does not
-    grow with V (loading, the pairs' gradients) counts too little there.
-    """
-    rows = []
-    for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
-        first, second = (next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side)) for side in (0, 1))
-        tables, groups = [np.array(job["table"]) for job in (first, second)], first["question"]
-        for count in sorted({max(2, round(share * first["V"])) for share in shares}):
-            share = count / first["V"]
-            columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
-            seconds = share * (first["seconds"] + second["seconds"]) / 2
-            scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]
-            for unit, (a, b) in {"pair": scored, "question": [by_group(s, groups) for s in scored]}.items():
-                labels = groups if unit == "pair" else None
-                found = rank_correlation(a.value, b.value, labels)
-                rows.append({
-                    "task": task, "estimator": name, "unit": unit, "V": count, "mean": found["rho"], "low": found["low"], "high": found["high"],
-                    "n": found["n"], "seconds": seconds, "ties": a.tie_share,
-                })
-    return rows
-
-
-def pooled_scores(jobs: list[dict], task: str) -> dict[str, Scores]:
-    """Scores of every estimator on both validation sets pooled; Q-values beside them."""
-    own = [job for job in jobs if job["task"] == task]
-    found = {}
-    for name in dict.fromkeys(job["estimator"] for job in own):
-        table = np.concatenate([np.array(job["table"]) for job in own if job["estimator"] == name], axis=1)
-        found[name] = Scores(name, *mean_and_stderr(table), per_question=table)
-    q = np.array(own[0]["q"])
-    return found | {"q_value": Scores("q_value", q, np.full(len(q), np.nan), per_question=q[:, None])}
-
-
-def fidelity_harm_rows(jobs: list[dict], resamples: int = 500) -> list[dict]:
-    """AUC of every estimator (both sets pooled) and of Q against planted harm, a pair and a question's pairs together, with 95 %
-    bootstrap intervals over questions."""
-    rows = []
-    for task in dict.fromkeys(job["task"] for job in jobs):
-        job = next(j for j in jobs if j["task"] == task)
-        groups, harmful = job["question"], np.array(job["harmful"])
-        names = list(dict.fromkeys(groups))
-        of_group = np.array([harmful[groups.index(name)] for name in names])
-        for name, scores in pooled_scores(jobs, task).items():
-            units = {"pair": (scores.value, harmful, np.array(groups)), "question": (by_group(scores, groups).value, of_group, np.array(names))}
-            for unit, (value, bad, labels) in units.items():
-                rng = np.random.default_rng(0)
-                drawn = [resampled_rows(labels, rng) for _ in range(resamples)]
-                draws = [auc(value[rows_], bad[rows_]) for rows_ in drawn]
-                low, high = np.nanpercentile(draws, [2.5, 97.5])
-                rows.append({"task": task, "score": name, "unit": unit, "AUC": auc(value, bad), "low": low, "high": high, "harmful": int(bad.sum()), "n": len(bad)})
-    return rows
-
-
-def agreement_rows(jobs: list[dict]) -> list[dict]:
-    """Rank correlation of every estimator and of Q with one-step influence, both validation sets pooled, a question's pairs together."""
-    rows = []
-    for task in dict.fromkeys(job["task"] for job in jobs):
-        groups = next(job["question"] for job in jobs if job["task"] == task)
-        pooled = {name: by_group(scores, groups).value for name, scores in pooled_scores(jobs, task).items()}
-        rows += [
-            {"task": task, "estimator": name, "against": "one_step", **rank_correlation(value, pooled["one_step"])}
-            for name, value in pooled.items() if name != "one_step" and "one_step" in pooled
-        ]
-    return rows
-
-
-def cheapest_rows(rows: list[dict], wanted: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8)) -> list[dict]:
-    """The cheapest estimator whose reliability reaches each wanted value; empty where none did."""
-    found = []
-    for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in rows):
-        for value in wanted:
-            able = [row for row in rows if (row["task"], row["unit"]) == (task, unit) and row["mean"] >= value]
-            best = min(able, key=lambda row: row["seconds"], default=None)
-            found.append({
-                "task": task, "unit": unit, "reliability": value, "estimator": best["estimator"] if best else "none here",
-                "V": best["V"] if best else None, "seconds": best["seconds"] if best else float("nan"),
-            })
-    return found

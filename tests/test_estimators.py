@@ -15,7 +15,7 @@ from dits_lib.influence.policy_gradient import leave_one_out_rows, policy_gradie
 from dits_lib.influence.targets import logprob_gradients, play_samples
 from dits_lib.pairs import Pair
 from dits_lib.search import SearchConfig, search
-from dits_lib.studies import cheapest_rows, fidelity_harm_rows, fidelity_rows
+from dits_lib.fidelity import cheapest_rows, fidelity_harm_rows, fidelity_rows
 from dits_lib.tasks import make_questions
 
 CONFIG = InfluenceConfig(rank=4, policy_samples=4)
@@ -172,12 +172,12 @@ def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
     from dits_lib.agents import SYSTEMS
 
     questions = make_questions(task, "validation", 4, 0)
-    setting = Setting(engine, SYSTEMS[task], 0.3, CONFIG, search=SearchConfig(repetitions=4))
-    some = pairs[task][:4]
+    setting = Setting(engine, SYSTEMS[task], 0.3, replace(CONFIG, group_count=4, group_steps=1, group_batch=2), search=SearchConfig(repetitions=4))
+    some = pairs[task][: 24 if name == "learned" else 4]
     scores = ESTIMATORS[name](setting, some, questions, 0)
     assert scores.estimator == name and scores.value.shape == scores.stderr.shape == (len(some),)
     assert np.isfinite(scores.value).all() and scores.value.std() >= 0 and scores.per_question.shape[0] == len(some)
-    assert scores.cost["prompt_tokens"] > 0 and scores.cost["gradients"] >= len(some)
+    assert scores.cost["prompt_tokens"] > 0 and scores.cost["gradients"] >= (12 if name == "learned" else 4)
     again = ESTIMATORS[name](setting, some, questions, 0)
     assert again.value.tolist() == pytest.approx(scores.value.tolist(), abs=1e-6)
     assert Scores.from_json(scores.to_json()).value.tolist() == scores.value.tolist()
@@ -189,7 +189,8 @@ def test_an_empty_step_scores_zero(engine, pairs):
     setting = Setting(engine, SYSTEMS["exchange"], 0.0, CONFIG, search=SearchConfig(repetitions=4))
     questions = make_questions("exchange", "validation", 4, 0)
     for name, estimate in ESTIMATORS.items():
-        assert np.allclose(estimate(setting, pairs["exchange"][:4], questions, 0).value, 0, atol=1e-6), name
+        some = pairs["exchange"][: 24 if name == "learned" else 4]
+        assert np.allclose(estimate(setting, some, questions, 0).value, 0, atol=1e-6), name
 
 
 def test_one_sample_has_no_baseline(engine, pairs, questions):

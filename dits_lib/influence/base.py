@@ -24,6 +24,10 @@ class InfluenceConfig:
         gradient_rows: pairs that share a forward and backward pass.
         gradient_block: pairs whose gradients are held at once.
         policy_samples: dialogues of each validation question, for the estimators that do not play under each candidate.
+        race_questions, race_error: questions a round of `racing`, and the chance allowed to put a pair on the wrong side of the cut.
+        learned_share: of the pairs, that `learned` scores itself; it predicts the rest.
+        control_share: of the questions, that `one_step_controlled` plays; the rest serve its control variate alone.
+        group_count, group_steps, group_batch, group_rate: groups of `group_design`, steps of each, pairs a step, and its size (x step size).
     """
 
     beta: float = 0.1
@@ -35,6 +39,14 @@ class InfluenceConfig:
     gradient_rows: int = 64
     policy_samples: int = 16
     gradient_block: int = 1024
+    race_questions: int = 20
+    race_error: float = 0.1
+    learned_share: float = 0.5
+    control_share: float = 0.2
+    group_count: int = 48
+    group_steps: int = 8
+    group_batch: int = 8
+    group_rate: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Setting:
         config: the settings.
         lora_seed: of the LoRA's A; None draws one for each scoring. Scores under one A can be compared without the noise of projection.
         search, min_value, min_gap: how trees and pairs of validation questions are made, by the estimators that need them.
+        alpha: share of the pairs that will be kept: estimators that spend their questions around the cut need it.
     """
 
     engine: Engine
@@ -57,6 +70,7 @@ class Setting:
     search: SearchConfig = SearchConfig()
     min_value: float = 0.4
     min_gap: float = 0.2
+    alpha: float = 0.5
 
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
@@ -72,7 +86,7 @@ class Scores:
         value: [n_pairs].
         stderr: [n_pairs], standard error over the validation questions (or pairs).
         cost: tokens, and whatever else the estimator spends.
-        per_question: [n_pairs, V], the terms whose mean is `value`; None if there are none.
+        per_question: [n_pairs, V], the terms whose mean is `value`, NaN where a pair did not play a question; None if there are none.
     """
 
     estimator: str
@@ -101,10 +115,10 @@ class Scores:
 
 
 def mean_and_stderr(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and its standard error over the last axis; the error is NaN for one column.
+    """Mean and its standard error over the last axis, NaN left out; the error is NaN for one column.
 
     Means are rounded to 9 digits, so that equal scores are equal numbers whatever order they were added in.
     """
-    count = table.shape[-1]
-    spread = table.std(axis=-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(table.shape[:-1], np.nan)
-    return table.mean(axis=-1).round(9), spread
+    count = (~np.isnan(table)).sum(axis=-1)
+    spread = np.nanstd(table, axis=-1, ddof=1) / np.sqrt(count) if table.shape[-1] > 1 else np.full(table.shape[:-1], np.nan)
+    return np.nanmean(table, axis=-1).round(9), spread

@@ -22,13 +22,14 @@ def fresh_stack(engine: TransformersEngine, count: int, rank: int, scaling: floa
     return LoRAStack(weights, scaling)
 
 
-def dpo_losses(engine: TransformersEngine, pairs: list[Pair], stack: LoRAStack, beta: float) -> torch.Tensor:
-    """DPO loss [n] (Rafailov et al., 2023, eq. 7) of pair i under adapter i; the reference is the base model.
+def dpo_losses(engine: TransformersEngine, pairs: list[Pair], stack: LoRAStack, beta: float, owners: torch.Tensor | None = None) -> torch.Tensor:
+    """DPO loss [n] (Rafailov et al., 2023, eq. 7) of pair i under adapter `owners[i]` (by default i); the reference is the base model.
 
     `loss = -log sigmoid(beta * (log pi/ref (chosen) - log pi/ref (rejected)))`
     """
     rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
-    index = torch.arange(len(pairs), device=engine.device).repeat(2)
+    owners = torch.arange(len(pairs)) if owners is None else owners
+    index = owners.to(engine.device).repeat(2)
     policy = engine.teacher_forced(rows, stack, index).sum(1)
     with torch.no_grad():
         reference = engine.teacher_forced(rows).sum(1)
@@ -65,6 +66,20 @@ def flatten(stack: LoRAStack) -> torch.Tensor:
 def step(stack: LoRAStack, step_size: float) -> LoRAStack:
     """Adapters after one plain gradient step from zero: B = -step_size * gradient (DITS, section 3.2)."""
     return LoRAStack({name: (a, -step_size * b) for name, (a, b) in stack.weights.items()}, stack.scaling)
+
+
+def sum_by(stack: LoRAStack, owners: torch.Tensor, count: int) -> LoRAStack:
+    """Adapters of a stack added up by owner: `count` adapters, owners [n] in range(count)."""
+    def summed(b: torch.Tensor) -> torch.Tensor:
+        return b.new_zeros(count, *b.shape[1:]).index_add_(0, owners.to(b.device), b)
+
+    return LoRAStack({name: (a, summed(b)) for name, (a, b) in stack.weights.items()}, stack.scaling)
+
+
+def take(stack: LoRAStack, indices) -> LoRAStack:
+    """The adapters of these indices."""
+    chosen = torch.as_tensor(indices)
+    return LoRAStack({name: (a, b[chosen.to(b.device)]) for name, (a, b) in stack.weights.items()}, stack.scaling)
 
 
 def part(stack: LoRAStack, start: int, stop: int) -> LoRAStack:

@@ -8,6 +8,7 @@ All candidates play the same questions under the same noise (common random numbe
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
 from ..agents import Dialogue, System
@@ -16,7 +17,7 @@ from ..pairs import Pair
 from ..rollout import State, play
 from ..tasks import Question
 from .base import InfluenceConfig, Scores, Setting, mean_and_stderr
-from .gradients import dpo_gradients, part, step
+from .gradients import dpo_gradients, part, step, sum_by
 
 
 def evaluate_adapters(
@@ -54,16 +55,50 @@ def one_step_influence(
     base = metric_table(evaluate_adapters(engine, system, questions, None, 1, config, seed), config.samples)
     rows = []
     for block in range(0, len(pairs), config.gradient_block):
-        some = pairs[block : block + config.gradient_block]
-        gradients = _gradients(engine, some, config, lora_seed)
-        for start in range(0, len(some), config.candidates):
-            stop = min(start + config.candidates, len(some))
-            stack = step(part(gradients, start, stop), step_size)
-            played = evaluate_adapters(engine, system, questions, stack, stop - start, config, seed)
-            rows.append(metric_table(played, config.samples) - base)
+        gradients = gradients_of(engine, pairs[block : block + config.gradient_block], config, lora_seed)
+        rows.append(metric_changes(engine, system, step(gradients, step_size), base, questions, config, seed))
     table = np.concatenate(rows)
     value, stderr = mean_and_stderr(table)
     return Scores("one_step", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)
+
+
+def metric_changes(
+    engine: Engine, system: System, stack: LoRAStack, base: np.ndarray, questions: list[Question], config: InfluenceConfig, seed: object
+) -> np.ndarray:
+    """Metric under each adapter of a stack minus the base policy's (`base` [1, V]), [adapters, V], `config.candidates` side by side."""
+    rows = []
+    for start in range(0, len(stack), config.candidates):
+        stop = min(start + config.candidates, len(stack))
+        played = evaluate_adapters(engine, system, questions, part(stack, start, stop), stop - start, config, seed)
+        rows.append(metric_table(played, config.samples) - base)
+    return np.concatenate(rows)
+
+
+def one_step_question(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
+    """All pairs of a searched question in one step, `theta - eta * sum_z g_z`; each pair gets an equal part of the change."""
+    engine, system, config = setting.engine, setting.system, setting.config
+    before, lora_seed = engine.snapshot(), setting.lora(seed)
+    base = metric_table(evaluate_adapters(engine, system, questions, None, 1, config, seed), config.samples)
+    table = np.zeros((len(pairs), len(questions)))
+    for block in _whole_groups(pairs, config.gradient_block):
+        names = list(dict.fromkeys(pairs[i].question_id for i in block))
+        owner = torch.tensor([names.index(pairs[i].question_id) for i in block])
+        summed = sum_by(gradients_of(engine, [pairs[i] for i in block], config, lora_seed), owner, len(names))
+        changes = metric_changes(engine, system, step(summed, setting.step_size), base, questions, config, seed)
+        table[block] = (changes / owner.bincount()[:, None].numpy())[owner.numpy()]
+    value, stderr = mean_and_stderr(table)
+    return Scores("one_step_question", value, stderr, engine.usage.minus(before) | {"gradients": len(pairs)}, table)
+
+
+def _whole_groups(pairs: list[Pair], size: int) -> list[list[int]]:
+    """Indices of the pairs in blocks of about `size`, all pairs of a question in one block."""
+    blocks: list[list[int]] = [[]]
+    for name in dict.fromkeys(pair.question_id for pair in pairs):
+        own = [i for i, pair in enumerate(pairs) if pair.question_id == name]
+        if blocks[-1] and len(blocks[-1]) + len(own) > size:
+            blocks.append([])
+        blocks[-1] += own
+    return blocks
 
 
 def one_step(setting: Setting, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
@@ -71,7 +106,8 @@ def one_step(setting: Setting, pairs: list[Pair], questions: list[Question], see
     return one_step_influence(setting.engine, setting.system, pairs, questions, setting.step_size, setting.config, seed, setting.lora(seed))
 
 
-def _gradients(engine: Engine, pairs: list[Pair], config: InfluenceConfig, lora_seed: int) -> LoRAStack:
+def gradients_of(engine: Engine, pairs: list[Pair], config: InfluenceConfig, lora_seed: int) -> LoRAStack:
+    """The pairs' DPO gradients, where the engine takes adapters."""
     with engine.learning() as learner:
         return dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(config)).to(engine.stack_device)
 
@@ -91,7 +127,7 @@ def step_response(
     metric; `spread`, standard deviation of the candidates' scores; `repeatable`, rank correlation between the scores of
     the two halves of the questions (NaN without variation).
     """
-    gradients = _gradients(engine, pairs, config, derive_seed(seed, "lora"))
+    gradients = gradients_of(engine, pairs, config, derive_seed(seed, "lora"))
     base = evaluate_adapters(engine, system, questions, None, 1, config, seed)
     said = [[turn.token_ids for turn in dialogue.turns] for dialogue in base[0]]
     rows = []

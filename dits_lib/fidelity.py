@@ -1,0 +1,272 @@
+"""How far each estimator of influence can be trusted: the studies of notebook 06.
+
+Reliability (the same pairs scored on two disjoint validation sets), truth (what retraining says), adaptive V, planted harm, and use (the
+metric after DPO on the half that each estimator keeps).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .engines import derive_seed
+from .influence import Scores, by_group, controlled, mean_and_stderr, race, rank_correlation, resampled_rows
+from .lab import Lab, ModelRef, read_scores
+from .selection import top_share
+from .store import Artifact
+from .studies import auc, lab_of, pair_stage, q_values, sft_stage, step_size_of
+
+USE_SEEDS = 100
+"""First of the seeds that notebook 06 reports `use` on: no setting was chosen on them."""
+
+
+def _fidelity_pairs(lab: Lab) -> tuple[ModelRef, Artifact]:
+    """The model and the pairs that all estimators score: those of the first seed."""
+    p = lab.params
+    model, _ = sft_stage(lab, p.seed)
+    return model, lab.search(model, "train", p.fidelity.questions, p.seed, skip=p.sizes.sft_questions)
+
+
+def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
+    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets; one LoRA for all."""
+    lab = lab_of(raw, task)
+    p, seed = lab.params, lab.params.seed
+    model, searched = _fidelity_pairs(lab)
+    size, _ = step_size_of(lab)
+    count = p.fidelity.validation[estimator]
+    widest = max(p.fidelity.validation.values())
+    scored = lab.score(
+        model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator, lora_seed=derive_seed("fidelity", seed)
+    )
+    scores, cost, pairs = read_scores(scored), scored.manifest["cost"], lab.pairs(searched)[: p.fidelity.pairs]
+    return {
+        "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
+        "seconds": cost["seconds"], "step_size": size, "question": [pair.question_id for pair in pairs], "family": [pair.meta["family"] for pair in pairs],
+        "harmful": [pair.meta["harmful"] for pair in pairs], "q": [pair.q_chosen for pair in pairs],
+    }
+
+
+def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> list[dict]:
+    """Test-retest rank correlation of every estimator, a pair and a question's pairs together, for several V.
+
+    `seconds` of the largest V are measured; those of a smaller V, taken from the same run, are its share of them, so that what does not
+    grow with V (loading, the pairs' gradients) counts too little there.
+    """
+    rows = []
+    for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
+        first, second = (next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side)) for side in (0, 1))
+        tables, groups = [np.array(job["table"]) for job in (first, second)], first["question"]
+        raced = any(np.isnan(table).any() for table in tables)  # its questions differ by pair: only the whole can be compared
+        for count in sorted({max(2, round(share * first["V"])) for share in ((1.0,) if raced else shares)}):
+            share = count / first["V"]
+            columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
+            seconds = share * (first["seconds"] + second["seconds"]) / 2
+            scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]
+            for unit, (a, b) in {"pair": scored, "question": [by_group(s, groups) for s in scored]}.items():
+                labels = groups if unit == "pair" else None
+                found = rank_correlation(a.value, b.value, labels)
+                rows.append({
+                    "task": task, "estimator": name, "unit": unit, "V": count, "mean": found["rho"], "low": found["low"], "high": found["high"],
+                    "n": found["n"], "seconds": seconds, "ties": a.tie_share,
+                })
+    return rows
+
+
+def pooled_scores(jobs: list[dict], task: str) -> dict[str, Scores]:
+    """Scores of every estimator on both validation sets pooled; Q-values beside them."""
+    own = [job for job in jobs if job["task"] == task]
+    found = {}
+    for name in dict.fromkeys(job["estimator"] for job in own):
+        table = np.concatenate([np.array(job["table"]) for job in own if job["estimator"] == name], axis=1)
+        found[name] = Scores(name, *mean_and_stderr(table), per_question=table)
+    q = np.array(own[0]["q"])
+    return found | {"q_value": Scores("q_value", q, np.full(len(q), np.nan), per_question=q[:, None])}
+
+
+def fidelity_harm_rows(jobs: list[dict], resamples: int = 500) -> list[dict]:
+    """AUC of every estimator (both sets pooled) and of Q against planted harm, a pair and a question's pairs together, with 95 %
+    bootstrap intervals over questions."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        job = next(j for j in jobs if j["task"] == task)
+        groups, harmful = job["question"], np.array(job["harmful"])
+        names = list(dict.fromkeys(groups))
+        of_group = np.array([harmful[groups.index(name)] for name in names])
+        for name, scores in pooled_scores(jobs, task).items():
+            units = {"pair": (scores.value, harmful, np.array(groups)), "question": (by_group(scores, groups).value, of_group, np.array(names))}
+            for unit, (value, bad, labels) in units.items():
+                rng = np.random.default_rng(0)
+                drawn = [resampled_rows(labels, rng) for _ in range(resamples)]
+                draws = [auc(value[rows_], bad[rows_]) for rows_ in drawn]
+                low, high = np.nanpercentile(draws, [2.5, 97.5])
+                rows.append({"task": task, "score": name, "unit": unit, "AUC": auc(value, bad), "low": low, "high": high, "harmful": int(bad.sum()), "n": len(bad)})
+    return rows
+
+
+def agreement_rows(jobs: list[dict]) -> list[dict]:
+    """Rank correlation of every estimator and of Q with one-step influence, both validation sets pooled, a question's pairs together."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        groups = next(job["question"] for job in jobs if job["task"] == task)
+        pooled = {name: by_group(scores, groups).value for name, scores in pooled_scores(jobs, task).items()}
+        rows += [
+            {"task": task, "estimator": name, "against": "one_step", **rank_correlation(value, pooled["one_step"])}
+            for name, value in pooled.items() if name != "one_step" and "one_step" in pooled
+        ]
+    return rows
+
+
+def cheapest_rows(rows: list[dict], wanted: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8)) -> list[dict]:
+    """The cheapest estimator whose reliability reaches each wanted value; empty where none did."""
+    found = []
+    for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in rows):
+        for value in wanted:
+            able = [row for row in rows if (row["task"], row["unit"]) == (task, unit) and row["mean"] >= value]
+            best = min(able, key=lambda row: row["seconds"], default=None)
+            found.append({
+                "task": task, "unit": unit, "reliability": value, "estimator": best["estimator"] if best else "none here",
+                "V": best["V"] if best else None, "seconds": best["seconds"] if best else float("nan"),
+            })
+    return found
+
+
+def race_job(raw: dict, task: str) -> dict:
+    """One-step influence of `race_pairs` pairs on `race_questions` validation questions: the table that races are run on afterwards."""
+    lab = lab_of(raw, task)
+    p, seed = lab.params, lab.params.seed
+    model, searched = _fidelity_pairs(lab)
+    size, _ = step_size_of(lab)
+    scored = lab.score(
+        model, searched, size, p.fidelity.race_questions, seed, limit=p.fidelity.race_pairs, estimator="one_step", lora_seed=derive_seed("fidelity", seed)
+    )
+    return {"task": task, "table": read_scores(scored).per_question.tolist()}
+
+
+def race_rows(jobs: list[dict], alpha: float, batch: int, errors: tuple[float, ...] = (0.05, 0.1, 0.3, 0.6)) -> list[dict]:
+    """Races on a full table: the share of its plays that they made, and how much of the top alpha by the full table they kept; beside them
+    what as many questions for all pairs alike would have kept. Ties are broken at random, by one order for all."""
+    rows = []
+    for job in jobs:
+        table = np.array(job["table"])
+        count, questions = table.shape
+
+        def top(values: np.ndarray) -> set:
+            return set(top_share(values.round(9), alpha, np.random.default_rng(0)).tolist())
+
+        def agreement(values: np.ndarray) -> float:
+            return len(top(values) & top(table.mean(1))) / len(top(values))
+
+        for error in errors:
+            raced = race(lambda live, columns: table[np.ix_(live, columns)], count, questions, batch, alpha, error)
+            share = float((~np.isnan(raced)).mean())
+            alike = max(2, round(share * questions))
+            rows.append({
+                "task": job["task"], "error": error, "V": questions, "pairs": count, "played": share, "same top half": agreement(np.nanmean(raced, axis=1)),
+                "alike": agreement(table[:, :alike].mean(1)), "chance": max(1, round(alpha * count)) / count,
+            })
+        third = table[:, : questions // 3].mean(1)
+        rows.append({"task": job["task"], "error": float("nan"), "V": questions // 3, "pairs": count, "played": 1 / 3, "same top half": float("nan"),
+                     "alike": agreement(third), "chance": max(1, round(alpha * count)) / count})
+    return rows
+
+
+def controlled_rows(jobs: list[dict]) -> list[dict]:
+    """What the policy gradient as a control variate does for one-step influence: variance left, and test-retest correlation with and without."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        own = {(j["estimator"], j["side"]): np.array(j["table"]) for j in jobs if j["task"] == task}
+        if ("one_step", 0) not in own or ("policy_gradient", 0) not in own:
+            continue
+        groups = next(j["question"] for j in jobs if j["task"] == task)
+        pairs = [controlled(own["one_step", side], own["policy_gradient", side]) for side in (0, 1)]
+        plain = rank_correlation(own["one_step", 0].mean(1), own["one_step", 1].mean(1), groups)
+        better = rank_correlation(pairs[0][0].mean(1), pairs[1][0].mean(1), groups)
+        rows += [
+            {"task": task, "score": name, "V": own["one_step", 0].shape[1], "variance left": left, "mean": r["rho"], "low": r["low"], "high": r["high"]}
+            for name, left, r in (("one_step", 1.0, plain), ("controlled", float(np.mean([left for _, left in pairs])), better))
+        ]
+    return rows
+
+
+def truth_job(raw: dict, task: str, kind: str, index: int) -> dict:
+    """Retrain on a part of the pairs and measure the metric on test questions.
+
+    Args:
+        kind: `half`, a random half of the searched questions (by `index`); `without`, all but the family of this index; `all`.
+    """
+    lab = lab_of(raw, task)
+    p, seed = lab.params, lab.params.seed
+    model, searched = _fidelity_pairs(lab)
+    pairs = lab.pairs(searched)[: p.fidelity.pairs]
+    labels = np.array([pair.meta["family"] if kind == "without" else pair.question_id for pair in pairs])
+    names = np.unique(labels)
+    chosen = names if kind == "all" else np.delete(names, index) if kind == "without" else np.random.default_rng([seed, 11, index]).permutation(names)[: len(names) // 2]
+    kept = np.flatnonzero(np.isin(labels, chosen))
+    metric = lab.evaluate(lab.dpo(model, searched, kept, seed), seed)
+    return {"task": task, "kind": kind, "index": index, "kept": kept.tolist(), "metric": metric.tolist(), "left_out": names[index] if kind == "without" else ""}
+
+
+def families(jobs: list[dict], task: str) -> int:
+    """How many question families the scored pairs of a task have."""
+    return len(set(next(job["family"] for job in jobs if job["task"] == task)))
+
+
+def lds_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
+    """Linear datamodelling score (Ilyas et al., 2022; Park et al., 2023): rank correlation, over random halves of the data, between the sum
+    of the scores of a half and the metric after training on it. The row `measured again` is that of the metric on two halves of the
+    test questions: what noise lets anyone reach."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        halves = [t for t in truths if t["task"] == task and t["kind"] == "half"]
+        measured = np.array([np.mean(t["metric"]) for t in halves])
+        odd, even = (np.array([np.mean(t["metric"][start::2]) for t in halves]) for start in (0, 1))
+        rows.append({"task": task, "estimator": "measured again", **rank_correlation(odd, even)})
+        for name, scores in pooled_scores(jobs, task).items():
+            predicted = np.array([scores.value[t["kept"]].sum() for t in halves])
+            rows.append({"task": task, "estimator": name, **rank_correlation(predicted, measured)})
+    return rows
+
+
+def left_out_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
+    """Leave one family out: the metric with all pairs minus that without the family (paired by test question, 95 % interval), and the mean
+    score of the family's pairs by every estimator, in standard deviations of its scores."""
+    rows = []
+    for task in dict.fromkeys(job["task"] for job in jobs):
+        whole = np.array(next(t["metric"] for t in truths if t["task"] == task and t["kind"] == "all"))
+        labels = np.array(next(job["family"] for job in jobs if job["task"] == task))
+        for truth in (t for t in truths if t["task"] == task and t["kind"] == "without"):
+            gain = whole - np.array(truth["metric"])
+            half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
+            inside = labels == truth["left_out"]
+            scores = {name: float((s.value[inside].mean() - s.value.mean()) / (s.value.std() or 1)) for name, s in pooled_scores(jobs, task).items()}
+            rows.append({"task": task, "family": truth["left_out"], "pairs": int(inside.sum()), "mean": float(gain.mean()), "low": float(gain.mean() - half),
+                         "high": float(gain.mean() + half), **scores})
+    return rows
+
+
+def use_job(raw: dict, task: str, seed: int) -> dict:
+    """The metric after DPO on the half that each estimator keeps, at equal steps, for one seed: search, SFT, scores, training and test
+    questions are all the seed's own."""
+    lab = lab_of(raw, task)
+    p = lab.params
+    model, _ = sft_stage(lab, seed)
+    searched = pair_stage(lab, model, seed)
+    size, _ = step_size_of(lab)
+    pairs, alpha = lab.pairs(searched), p.selection.alpha
+    harmful = np.array([pair.meta["harmful"] for pair in pairs])
+    values = {name: read_scores(lab.score(model, searched, size, count, seed, estimator=name)).value for name, count in p.fidelity.use.items()}
+    values["q_value"] = q_values(lab, searched)
+    arms = {"full": np.arange(len(pairs)), "random": top_share(np.zeros(len(pairs)), alpha, np.random.default_rng([seed, 1]))}
+    for number, (name, value) in enumerate(values.items()):
+        rng = np.random.default_rng([seed, 2, number])
+        arms[name] = top_share(value, alpha, rng)
+        if name in p.fidelity.use:
+            arms[f"{name}, reversed"] = top_share(-value, alpha, rng)
+    if harmful.any():
+        arms["sound alone"] = np.flatnonzero(~harmful)
+    models = {"sft": model} | {name: lab.dpo(model, searched, kept, seed) for name, kept in arms.items()}
+    return {
+        "task": task, "seed": seed, "pairs": len(pairs), "harmful": float(harmful.mean()),
+        "metric": {name: float(lab.evaluate(trained, seed).mean()) for name, trained in models.items()},
+        "harmful_kept": {name: float(harmful[kept].mean()) for name, kept in arms.items()},
+        "auc": {name: auc(value, harmful) for name, value in values.items()},
+    }

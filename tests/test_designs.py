@@ -1,0 +1,269 @@
+"""Racing, control variates, learned scores and group designs, against brute force, closed forms and planted effects."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from dits_lib.agents import SYSTEMS
+from dits_lib.engines import derive_seed
+from dits_lib.fidelity import controlled_rows, left_out_rows, lds_rows, race_rows
+from dits_lib.influence import InfluenceConfig, Setting, controlled, dpo_gradients, evaluate_adapters, fresh_stack, metric_table, one_step_influence, race, step
+from dits_lib.influence.gradients import sum_by, take
+from dits_lib.influence.group_design import draw_groups, gradient_clusters, handed_down, train_groups
+from dits_lib.influence.learned import features, fit_and_predict, learned
+from dits_lib.influence.one_step import _whole_groups, one_step_question
+from dits_lib.influence.racing import racing, settled
+from dits_lib.tasks import make_questions
+
+CONFIG = InfluenceConfig(rank=4, policy_samples=4)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return make_questions("exchange", "validation", 4, 0)
+
+
+def setting_of(engine, size=1.0, **changes):
+    return Setting(engine, SYSTEMS["exchange"], size, replace(CONFIG, **changes), lora_seed=5)
+
+
+# One step for all pairs of a question
+
+def test_a_questions_pairs_take_one_step_together(engine, pairs, questions):
+    """Against merging the summed gradient into one adapter, question by question; blocks change nothing."""
+    some, setting = pairs["exchange"][:8], setting_of(engine)
+    found = one_step_question(setting, some, questions, 0)
+    gradients = dpo_gradients(engine, some, beta=CONFIG.beta, rank=4, scaling=CONFIG.scaling, seed=5)
+    base = metric_table(evaluate_adapters(engine, setting.system, questions, None, 1, CONFIG, 0), 1)
+    for name in {pair.question_id for pair in some}:
+        own = [i for i, pair in enumerate(some) if pair.question_id == name]
+        stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
+        for module, (_, b) in stack.weights.items():
+            b += gradients.weights[module][1][own].sum(0)
+        expected = metric_table(evaluate_adapters(engine, setting.system, questions, step(stack, 1.0), 1, CONFIG, 0), 1) - base
+        for i in own:
+            assert found.per_question[i] == pytest.approx(expected[0] / len(own))
+    small = one_step_question(setting_of(engine, gradient_block=3), some, questions, 0)
+    assert small.per_question.tolist() == found.per_question.tolist()
+
+
+def test_blocks_hold_whole_questions(pairs):
+    some = pairs["exchange"][:12]
+    blocks = _whole_groups(some, 3)
+    assert sorted(sum(blocks, [])) == list(range(12)) and len(blocks) > 1
+    for name in {pair.question_id for pair in some}:
+        assert sum(any(some[i].question_id == name for i in block) for block in blocks) == 1
+
+
+def test_sums_and_choices_of_adapters(engine):
+    stack = fresh_stack(engine, 5, 2, 1.0, 0)
+    for n, (_, b) in enumerate(stack.weights.values()):
+        b += torch.arange(5.0)[:, None, None] + n
+    owners = torch.tensor([0, 1, 0, 1, 1])
+    for (_, b), (_, whole), (_, chosen) in zip(stack.weights.values(), sum_by(stack, owners, 2).weights.values(), take(stack, [4, 1]).weights.values(), strict=True):
+        assert torch.equal(whole[0], b[0] + b[2]) and torch.equal(whole[1], b[1] + b[3] + b[4])
+        assert torch.equal(chosen, b[[4, 1]])
+
+
+# Racing
+
+def noisy_table(true, questions, noise, seed):
+    return true[:, None] + noise * np.random.default_rng(seed).normal(size=(len(true), questions))
+
+
+def test_a_race_finds_the_top_half_with_fewer_plays():
+    true = np.linspace(-1, 1, 40)
+    plays, missed = [], 0
+    for seed in range(20):
+        table = noisy_table(true, 400, 1.0, seed)
+        raced = race(lambda live, columns: table[np.ix_(live, columns)], 40, 400, 20, 0.5, 0.1)
+        missed += len(set(np.argsort(-np.nanmean(raced, axis=1))[:20]) - set(range(20, 40)))
+        plays.append((~np.isnan(raced)).mean())
+        assert np.array_equal(raced[~np.isnan(raced)], table[~np.isnan(raced)])
+    assert np.mean(plays) < 0.4
+    assert missed / (20 * 20) < 0.1  # the stated error; the two next to the cut are 0.05 apart, a standard error of 400 questions
+
+
+def test_a_race_between_equals_plays_everything():
+    table = np.zeros((10, 60))
+    raced = race(lambda live, columns: table[np.ix_(live, columns)], 10, 60, 20, 0.5, 0.1)
+    assert not np.isnan(raced).any()
+
+
+def test_pairs_that_never_changed_are_not_certain():
+    """A row of zeros has no spread of its own; the others' spread says how far its mean can be trusted."""
+    table = np.vstack([np.zeros((1, 10)), noisy_table(np.array([0.1, -0.1, 0.2]), 10, 1.0, 0)])
+    assert not settled(table, np.arange(4), 2, 0.1)[0]
+    assert settled(np.vstack([np.zeros((2, 400)), noisy_table(np.array([5.0, 5.0]), 400, 1.0, 0)]), np.arange(4), 2, 0.1).all()
+
+
+def test_a_raced_score_is_the_one_step_score_on_what_was_played(engine, pairs, questions):
+    some, setting = pairs["exchange"][:6], setting_of(engine, race_questions=2)
+    full = one_step_influence(engine, setting.system, some, questions, 1.0, setting.config, 0, lora_seed=5).per_question
+    raced = racing(setting, some, questions, 0)
+    played = ~np.isnan(raced.per_question)
+    assert played[:, :2].all() and np.allclose(raced.per_question[played], full[played])
+    assert raced.cost["played"] == played.mean()
+
+
+def test_race_rows_by_brute_force():
+    table = noisy_table(np.linspace(-1, 1, 20), 100, 0.1, 0)
+    rows = race_rows([{"task": "exchange", "table": table.tolist()}], 0.5, 10)
+    assert all(row["same top half"] == 1.0 and row["played"] < 0.7 for row in rows[:-1])
+    third = set(np.argsort(-table[:, :33].mean(1))[:10]) & set(np.argsort(-table.mean(1))[:10])
+    assert rows[-1]["alike"] == len(third) / 10 and np.isnan(rows[-1]["same top half"])
+
+
+# Control variates
+
+def test_a_control_variate_removes_what_it_explains():
+    rng = np.random.default_rng(0)
+    true, shared = rng.normal(size=(60, 1)), rng.normal(size=(60, 500))
+    covariate = 2 * shared + 0.3 * true
+    table = true + shared[:, :40] + 0.2 * rng.normal(size=(60, 40))
+    found, left = controlled(table, covariate)
+    assert left == pytest.approx(0.04 / 1.04, abs=0.01)
+    assert np.std(found.mean(1) - true[:, 0]) < 0.6 * np.std(table.mean(1) - true[:, 0])
+    same, all_left = controlled(table, np.zeros((60, 500)))
+    assert same.tolist() == table.tolist() and all_left == 1
+
+
+def test_controlled_rows_compare_the_same_tables():
+    rng = np.random.default_rng(1)
+    true, jobs = rng.normal(size=80), []
+    for side in (0, 1):
+        shared = rng.normal(size=(80, 300))
+        for name, table in (("one_step", true[:, None] + 3 * shared[:, :20]), ("policy_gradient", true[:, None] + shared)):
+            jobs.append({"task": "exchange", "estimator": name, "side": side, "table": table.tolist(), "question": list(range(80))})
+    plain, better = controlled_rows(jobs)
+    assert plain["variance left"] == 1 and better["variance left"] < 0.01 and better["mean"] > plain["mean"]
+
+
+# Learned scores
+
+def test_regression_learns_a_linear_truth_and_admits_noise():
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(200, 6)), rng.normal(size=6)
+    y = (x @ weights)[:, None] + 2.0 * rng.normal(size=(200, 8))
+    there = rng.normal(size=(100, 6))
+    predicted, error = fit_and_predict(x, y, there)
+    assert np.corrcoef(predicted.mean(1), there @ weights)[0, 1] > 0.95 and predicted.shape == (100, 8)
+    off = np.abs(predicted.mean(1) - there @ weights)
+    assert 0 < error.min() and (off < 3 * error).mean() > 0.95
+    assert fit_and_predict(x, np.ones((200, 3)), there)[0].tolist() == np.ones((100, 3)).tolist()
+
+
+def test_learned_scores_predict_what_was_not_scored(engine, pairs, questions):
+    some = pairs["exchange"][:24]
+    scores = learned(setting_of(engine, learned_share=0.5), some, questions, 0)
+    assert scores.value.shape == (24,) and scores.cost["learned_from"] == 12
+    with pytest.raises(ValueError, match="learned_share leaves 4 pairs"):
+        learned(setting_of(engine, learned_share=0.5), some[:8], questions, 0)
+
+
+def test_features_are_those_of_the_replies(engine, pairs):
+    """Mean hidden states against a plain forward pass of one reply; log probabilities against the engine's."""
+    some = pairs["exchange"][:3]
+    table = features(engine, some)
+    pair, width = some[1], engine.model.config.hidden_size
+    states = []
+    for reply in (pair.chosen_ids, pair.rejected_ids):
+        hidden = engine.model.model(input_ids=torch.tensor([[*pair.prompt_ids, *reply]])).last_hidden_state[0]
+        states.append(hidden[len(pair.prompt_ids):].mean(0).detach().numpy())
+    assert table[1, :width] == pytest.approx(states[0] - states[1], abs=1e-3)
+    assert table[1, width : width + 3].tolist() == [pair.q_chosen, pair.q_rejected, pair.q_chosen - pair.q_rejected]
+    assert table[1, -1] == pytest.approx(sum(engine.logprobs([(pair.prompt_ids, pair.chosen_ids)])[0]) - sum(engine.logprobs([(pair.prompt_ids, pair.rejected_ids)])[0]), abs=1e-3)
+
+
+# Group designs
+
+def test_groups_are_halves_of_questions_and_of_clusters():
+    questions, clusters = np.repeat(np.arange(10), 4), np.tile(np.arange(4), 10)
+    member = draw_groups(6, questions, clusters, np.random.default_rng(0))
+    assert member.shape == (6, 40) and (member.sum(1) == 20).all()
+    for index, row in enumerate(member):
+        labels = questions if index % 2 == 0 else clusters
+        assert set(labels[row]).isdisjoint(labels[~row])
+
+
+def test_clusters_are_those_of_the_directions():
+    rng = np.random.default_rng(0)
+    directions = np.eye(8)[np.repeat(np.arange(8), 5)]
+    gradients = torch.tensor(directions * rng.uniform(0.1, 10, (40, 1)) + 0.01 * rng.normal(size=(40, 8)))
+    found = gradient_clusters(gradients, 0)
+    assert all(len(set(found[start : start + 5])) == 1 for start in range(0, 40, 5)) and len(set(found)) == 8
+
+
+def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs):
+    """Against autograd through one adapter, several steps from zero."""
+    some = pairs["exchange"][:2]
+    config = replace(CONFIG, group_steps=3, group_batch=2, gradient_rows=3)
+    found = train_groups(engine, some, np.eye(2, dtype=bool), 0.5, config, 5, np.random.default_rng(0))
+    stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
+    for _ in range(3):
+        leaves = [b.detach().requires_grad_() for _, b in stack.weights.values()]
+        for (name, (a, _)), leaf in zip(list(stack.weights.items()), leaves, strict=True):
+            stack.weights[name] = (a, leaf)
+        index = torch.zeros(1, dtype=torch.long)
+        policy = [engine.teacher_forced([(some[1].prompt_ids, ids)], stack, index).sum() for ids in (some[1].chosen_ids, some[1].rejected_ids)]
+        with torch.no_grad():
+            base = [engine.teacher_forced([(some[1].prompt_ids, ids)]).sum() for ids in (some[1].chosen_ids, some[1].rejected_ids)]
+        loss = -torch.nn.functional.logsigmoid(CONFIG.beta * (policy[0] - base[0] - policy[1] + base[1]))
+        for (name, (a, b)), gradient in zip(list(stack.weights.items()), torch.autograd.grad(loss, leaves), strict=True):
+            stack.weights[name] = (a, (b - 0.5 * gradient).detach())
+    for (_, b), (_, expected) in zip(found.weights.values(), stack.weights.values(), strict=True):
+        assert torch.allclose(b[1], expected[0], atol=1e-5) and b[1].abs().max() > 0
+
+
+def test_group_effects_come_down_to_the_pairs():
+    """Planted effects of questions and of single pairs, seen through noisy group means only."""
+    rng = np.random.default_rng(0)
+    questions, clusters = np.repeat(np.arange(20), 5), rng.integers(0, 6, 100)
+    true = np.repeat(rng.normal(size=20), 5) + 0.2 * rng.normal(size=100)
+    member = draw_groups(80, questions, clusters, rng)
+    changes = (member @ true)[:, None] / 50 + 0.3 * rng.normal(size=(80, 40))
+    found = handed_down(member, changes, [questions, clusters])
+    assert found.shape == (100, 40) and spearmanr(found.mean(1), true).statistic > 0.7
+    shuffled = handed_down(member, changes[rng.permutation(80)], [questions, clusters])
+    assert abs(spearmanr(shuffled.mean(1), true).statistic) < 0.35
+
+
+# Truth
+
+def planted_jobs():
+    rng = np.random.default_rng(0)
+    true, groups = rng.normal(size=60), [f"q{i // 3}" for i in range(60)]
+    table = true[:, None] + 0.1 * rng.normal(size=(60, 10))
+    family = ["own" if value > 0 else "other" for value in true]
+    return true, [
+        {"task": "exchange", "estimator": "one_step", "side": side, "table": table.tolist(), "question": groups, "family": family, "q": rng.random(60).tolist()} for side in (0, 1)
+    ]
+
+
+def test_lds_is_one_for_the_truth_and_none_for_chance():
+    rng = np.random.default_rng(1)
+    true, jobs = planted_jobs()
+    truths = []
+    for index in range(40):
+        kept = rng.permutation(60)[:30]
+        truths.append({"task": "exchange", "kind": "half", "index": index, "kept": kept.tolist(), "metric": (0.01 * true[kept].sum() + 0.01 * rng.normal(size=200)).tolist()})
+    rows = {row["estimator"]: row for row in lds_rows(jobs, truths)}
+    assert rows["one_step"]["rho"] > 0.95 and rows["measured again"]["rho"] > 0.9 and abs(rows["q_value"]["rho"]) < 0.4 and rows["one_step"]["n"] == 40
+
+
+def test_leaving_a_family_out_by_hand():
+    true, jobs = planted_jobs()
+    whole = np.full(100, 0.5)
+    truths = [{"task": "exchange", "kind": "all", "metric": whole.tolist()}] + [
+        {"task": "exchange", "kind": "without", "left_out": name, "metric": (whole - gain + 0.001 * np.arange(100) % 0.002).tolist()} for name, gain in (("own", 0.1), ("other", -0.1))
+    ]
+    own, other = left_out_rows(jobs, truths)
+    assert own["low"] > 0.09 and other["high"] < -0.09 and own["one_step"] > 0 > other["one_step"]
+    assert own["pairs"] == int((true > 0).sum())
+
+
+def test_seeds_of_the_designs_are_their_own():
+    assert len({derive_seed(0, name) for name in ("learned", "groups", "clusters", "policy", "lora")}) == 5
