@@ -225,12 +225,14 @@ class Scoring(_Section):
 
 
 class Budget(_Section):
-    """Notebook 04: `questions` searched with Q-values; DITS searches `dits_questions` and scores with `validation` questions."""
+    """Notebook 04: `questions` searched with Q-values; DITS searches `dits_questions` and scores with `validation` questions; `estimators`,
+    others of influence beside it, with the validation questions of each."""
 
     seeds: Annotated[int, Field(ge=2)] = 4
     q_questions: Annotated[list[Count], Field(min_length=1)] = [40, 80, 160]
     dits_questions: Count = 40
     validation: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [5, 10, 20]
+    estimators: dict[Literal[tuple(ESTIMATORS)], Annotated[int, Field(ge=2)]] = {}
 
 
 class Iterations(_Section):
@@ -257,6 +259,18 @@ class Fidelity(_Section):
     use: dict[Literal[tuple(ESTIMATORS)], Annotated[int, Field(ge=2)]] = {"one_step": 20, "policy_gradient": 100}
 
 
+class Sensitivity(_Section):
+    """Notebook 07: values of each setting, tried one at a time; `step`, multiples of the chosen step size."""
+
+    seeds: Annotated[int, Field(ge=2)] = 4
+    gamma: list[Annotated[float, Field(ge=0)]] = [0.0, 0.5, 1.0, 2.0]
+    validation: list[Annotated[int, Field(ge=2)]] = [5, 10, 20, 40]
+    alpha: list[Annotated[float, Field(gt=0, le=1)]] = [0.1, 0.25, 0.5, 0.75]
+    step: list[Positive] = [0.3, 1.0, 3.0]
+    min_value: list[float] = [0.2, 0.4, 0.6]
+    min_gap: list[Annotated[float, Field(ge=0)]] = [0.1, 0.2, 0.4]
+
+
 class Params(_Section):
     """All parameters of a profile."""
 
@@ -280,6 +294,7 @@ class Params(_Section):
     budget: Budget = Budget()
     iterations: Iterations = Iterations()
     fidelity: Fidelity = Fidelity()
+    sensitivity: Sensitivity = Sensitivity()
     notebooks: Annotated[list[Annotated[str, Field(pattern=r"^[0-9]{2}_[a-z_]+$")]], Field(min_length=1)] = [
         "01_rollout", "02_scoring", "03_selection_ablation", "04_budget_scaling", "05_iterations"
     ]
@@ -316,10 +331,13 @@ class Params(_Section):
         f = self.fidelity
         fidelity = max(*f.validation.values(), *f.use.values(), f.race_questions if f.race_pairs else 0) if "06_influence_fidelity" in self.notebooks else 0
         more = max(more, self.fidelity.questions if fidelity else 0)
+        if "07_sensitivity" in self.notebooks:
+            fidelity = max(fidelity, max(self.sensitivity.validation, default=0) / 2)
+        fidelity = max(fidelity, max(self.budget.estimators.values(), default=0) / 2)
         guided = v.validation_questions if self.search.guide != "q" else 0
         return {
             "train": s.sft_questions + more + warm, "development": v.step_questions, "test": s.test_questions,
-            "validation": guided + max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions, 2 * fidelity),
+            "validation": guided + max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions, round(2 * fidelity)),
         }
 
     def model_path(self) -> str:

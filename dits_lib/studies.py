@@ -222,6 +222,11 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
         kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count]))
         tokens = _tokens(searched) + _tokens(scored)
         rows.append(_budget_row(lab, "influence", p.budget.dits_questions, count, model, searched, kept, seed, tokens))
+    for number, (name, count) in enumerate(p.budget.estimators.items()):
+        scored = lab.score(model, searched, size, count, seed, estimator=name)
+        kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count, number]))
+        tokens = _tokens(searched) + _tokens(scored)
+        rows.append(_budget_row(lab, name, p.budget.dits_questions, count, model, searched, kept, seed, tokens))
     return rows
 
 
@@ -263,4 +268,54 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         kept = top_share(score, p.selection.alpha, np.random.default_rng([seed, number]))
         policy = lab.dpo(start, searched, kept, seed)
         rows.append(row | {"metric": float(lab.evaluate(policy, seed).mean())})
+    return rows
+
+
+def sensitivity_job(raw: dict, task: str, seed: int) -> list[dict]:
+    """Notebook 07: the metric after DPO on the half of highest score, one setting changed at a time, minus that on a random half.
+
+    The pairs of all filters come from one search: that of the loosest filter, of which a stricter one keeps a part.
+    """
+    s = check_params(raw, "parameters").sensitivity
+    lab = lab_of(raw, task)
+    p = lab.params
+    loose = {"min_value": min(s.min_value + [p.pairs.min_value]), "min_gap": min(s.min_gap + [p.pairs.min_gap])}
+    model, _ = sft_stage(lab, seed)
+    size, _ = step_size_of(lab)
+    wide = lab_of(raw | {"pairs": loose}, task)
+    searched = pair_stage(wide, model, seed)
+    pairs, most = wide.pairs(searched), max(s.validation + [p.influence.validation_questions])
+    q_value, gap = np.array([pair.q_chosen for pair in pairs]), np.array([pair.q_chosen - pair.q_rejected for pair in pairs])
+    table = read_scores(wide.score(model, searched, size, most, seed, estimator="one_step")).per_question
+
+    def influence(v: int) -> np.ndarray:
+        return table[:, :v].mean(1).round(9)
+
+    def passing(min_value: float = p.pairs.min_value, min_gap: float = p.pairs.min_gap) -> np.ndarray:
+        return np.flatnonzero((q_value > min_value) & (gap > min_gap))
+
+    base, usual = passing(), p.influence.validation_questions
+    metric: dict[tuple, float] = {}
+
+    def measured(kept: np.ndarray) -> float:
+        if tuple(kept) not in metric:
+            metric[tuple(kept)] = float(wide.evaluate(wide.dpo(model, searched, kept, seed), seed).mean())
+        return metric[tuple(kept)]
+
+    def row(setting: str, value: float, own: np.ndarray, score: np.ndarray, alpha: float = p.selection.alpha) -> dict:
+        kept = own[top_share(score[own], alpha, np.random.default_rng([seed, 3]))]
+        return {"task": task, "seed": seed, "setting": setting, "value": value, "pairs": len(kept), "metric": measured(kept)}
+
+    rows = [row("random", 0.0, base, np.zeros(len(pairs)))]
+    rows += [row("V", v, base, influence(v)) for v in s.validation]
+    rows += [row("alpha", a, base, influence(usual), a) for a in s.alpha]
+    for gamma in s.gamma:
+        combined = np.zeros(len(pairs))
+        combined[base] = combined_score(influence(usual)[base], q_value[base], gamma)
+        rows.append(row("gamma", gamma, base, combined))
+    for factor in s.step:
+        other = table if factor == 1 else read_scores(wide.score(model, searched, factor * size, usual, seed, estimator="one_step")).per_question
+        rows.append(row("step size", factor, base, other[:, :usual].mean(1).round(9)))
+    rows += [row("min_value", v, passing(min_value=v), influence(usual)) for v in s.min_value if len(passing(min_value=v)) > 1]
+    rows += [row("min_gap", v, passing(min_gap=v), influence(usual)) for v in s.min_gap if len(passing(min_gap=v)) > 1]
     return rows

@@ -3,7 +3,8 @@
 from .book import Report
 from .claims import CLAIMS, verdict
 from .figures import (
-    distribution_figure, forest_figure, lines_figure, reliability_cost_figure, reliability_figure, response_figure, scatter_figure, tree_figure,
+    distribution_figure, forest_figure, lines_figure, reliability_cost_figure, reliability_figure, response_figure, scatter_figure,
+    sensitivity_figure, tree_figure,
 )
 from .paper import PAPER_MAIN, PAPER_SELECTION
 from .stats import joint_level, mean_interval, paired_interval
@@ -23,6 +24,7 @@ __all__ = [
     "reliability_figure",
     "response_figure",
     "scatter_figure",
+    "sensitivity_figure",
     "tree_figure",
     "verdict",
 ]

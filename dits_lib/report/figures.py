@@ -156,3 +156,19 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
         axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
+
+
+def sensitivity_figure(rows: pd.DataFrame) -> plt.Figure:
+    """Paired difference from a random half, with 95 % intervals, one panel a task and setting; columns task, setting, value, mean, low, high."""
+    tasks, settings = list(dict.fromkeys(rows["task"])), list(dict.fromkeys(rows["setting"]))
+    figure, grid = plt.subplots(len(tasks), len(settings), figsize=(2.9 * len(settings), 3.2 * len(tasks)), squeeze=False, layout="constrained", sharey="row")
+    for line, task in zip(grid, tasks, strict=True):
+        for axis, setting in zip(line, settings, strict=True):
+            part = rows[(rows["task"] == task) & (rows["setting"] == setting)]
+            places = range(len(part))
+            axis.errorbar(places, part["mean"], yerr=[part["mean"] - part["low"], part["high"] - part["mean"]], fmt="o-", capsize=3)
+            axis.set_xticks(places, [f"{value:g}" for value in part["value"]])
+            axis.axhline(0, color="0.4", lw=1)
+            axis.set(xlabel=setting, xlim=(-0.5, len(part) - 0.5))
+        line[0].set_ylabel(f"{TASK_NAMES[task]}\nminus a random half")
+    return figure
