@@ -65,7 +65,7 @@ smollm2-model: setup ## write models/smollm2, a chat model of 135 M parameters, 
 	@$(RUN) -m dits_lib.smollm2
 
 bench: setup ## speed and memory, as ratios measured in one run
-	@$(RUN) -m benchmarks.run
+	@$(RUN) -m benchmarks.run && $(RUN) -m benchmarks.estimators
 
 clean: ## remove the environment and all computed stages (results/ stays)
 	rm -rf $(VENV) runs .pytest_cache

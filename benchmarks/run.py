@@ -96,7 +96,7 @@ def _reading_once(speaker, system, pairs, questions, config) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     lines = ["# Benchmarks", "", "Written by `make bench`; one process, one thread, one run.", ""]
-    lines += [f"Machine: {platform.machine()}, {_cpu()}, {os.cpu_count()} cores; torch {torch.__version__}.", ""]
+    lines += [f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch {torch.__version__}.", ""]
     lines += ["| task | what | measured | ratio | goal |", "|---|---|---|---|---|"]
     for task in SYSTEMS:
         trees, found = bench_search(task)
@@ -115,7 +115,8 @@ def _row(task: str, what: str, found: dict, goal: str) -> str:
     return f"| {task} | {what} | {numbers} | {found['ratio']:.2f} | {goal} |"
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
