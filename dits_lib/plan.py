@@ -130,6 +130,14 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     pairs, arms = PAIRS_A_QUESTION * s.train_questions, len(ARMS) + 1
     rounds = 2 * i.seeds * i.rounds
     more = p.ablation.seeds - 1
+    f, t = p.fidelity, p.sensitivity
+    budgets = (len(p.budget.q_questions) + len(p.budget.validation) + len(p.budget.estimators)) * p.budget.seeds
+    retrained = (f.subsets + 5 if f.subsets else 0) + (2 * len(f.use) + 4) * f.use_seeds  # and about five families of questions
+    changes = t.seeds * (1 + sum(len(getattr(t, name)) for name in ("gamma", "validation", "alpha", "step", "min_value", "min_gap")))
+
+    def estimates(count: float, by_name: dict[str, int]) -> Work:
+        return _estimates(params, count, by_name, played, scored, gradients, row)
+
     return {
         "01_rollout": start,
         "02_scoring": {
@@ -144,9 +152,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         },
         "04_budget_scaling": {
             "search": search(sum(p.budget.q_questions) + p.budget.dits_questions).times(p.budget.seeds),
-            "score": scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation)).times(p.budget.seeds),
-            "dpo": dpo.times((len(p.budget.q_questions) + len(p.budget.validation)) * p.budget.seeds),
-            "evaluate": evaluation.times((len(p.budget.q_questions) + len(p.budget.validation)) * p.budget.seeds),
+            "score": (scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation)) + estimates(PAIRS_A_QUESTION * p.budget.dits_questions, p.budget.estimators)).times(p.budget.seeds),
+            "dpo": dpo.times(budgets), "evaluate": evaluation.times(budgets),
         },
         "05_iterations": {
             "search": search(i.questions).times(rounds), "sft": sft.times(rounds), "dpo": dpo.times(rounds),
@@ -154,23 +161,40 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "evaluate": evaluation.times(rounds),
         },
         "06_influence_fidelity": {
-            "search": search(s.sft_questions + p.fidelity.questions), "sft": sft + warm,
-            "score": _estimates(params, p.fidelity.pairs, played, scored, gradients, row).times(2),
+            "search": search(s.sft_questions + f.questions) + start["search"].times(f.use_seeds), "sft": (sft + warm).times(1 + f.use_seeds),
+            "score": estimates(f.pairs, f.validation).times(2) + scored(f.race_pairs, f.race_questions) + estimates(pairs, f.use).times(f.use_seeds),
+            "dpo": dpo.times(retrained), "evaluate": evaluation.times(retrained + f.use_seeds),
+        },
+        "07_sensitivity": {
+            "search": start["search"].times(t.seeds), "sft": start["sft"].times(t.seeds),
+            "score": (scored(pairs, max([*t.validation, v.validation_questions])) + scored(pairs, v.validation_questions).times(len(t.step))).times(t.seeds),
+            "dpo": dpo.times(changes), "evaluate": evaluation.times(changes),
         },
     }
 
 
-def _estimates(params: Params, pairs: int, played, scored, gradients, row: float) -> Work:
-    """Every estimator of notebook 06 on one validation set."""
-    total, samples = Work(), params.influence.policy_samples
-    for name, count in params.fidelity.validation.items():
-        if name == "one_step":
+def _estimates(params: Params, pairs: float, by_name: dict[str, int], played, scored, gradients, row: float) -> Work:
+    """Scores of the pairs by each estimator, on the validation questions that are named for it."""
+    v, total = params.influence, Work()
+    for name, count in by_name.items():
+        sampled = played(count * v.policy_samples) + gradients(pairs) + Work(trained=count * v.policy_samples * row)
+        if name in ("one_step", "racing"):  # a race plays all questions at most
             total += scored(pairs, count)
+        elif name == "one_step_question":
+            total += scored(pairs / PAIRS_A_QUESTION, count) + gradients(pairs)
+        elif name == "learned":
+            total += scored(v.learned_share * pairs, count) + gradients(pairs)
+        elif name == "one_step_controlled":
+            total += scored(pairs, round(v.control_share * count)) + sampled
+        elif name == "group_design":
+            total += scored(v.group_count, count) + gradients(pairs + v.group_count * v.group_steps * v.group_batch)
         elif name == "importance":
-            total += played(count * samples) + Work(trained=pairs * count * samples * row / 3)  # forward passes alone
-        else:
-            rollouts = params.search.repetitions * params.search.rollouts if name in TREE_ESTIMATORS else samples
+            total += played(count * v.policy_samples) + Work(trained=pairs * count * v.policy_samples * row / 3)  # forward passes alone
+        elif name in TREE_ESTIMATORS:
+            rollouts = params.search.repetitions * params.search.rollouts
             total += played(count * rollouts) + gradients(pairs) + Work(trained=count * rollouts * row)
+        else:
+            total += sampled
     return total
 
 

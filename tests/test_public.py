@@ -13,6 +13,7 @@ from dits_lib.agents import finish, make_system, parse_answer, rendered_turns
 from dits_lib.agents.rendering import _encode, _knows_system
 from dits_lib.agents.warm_start import gold_dialogue
 from dits_lib.engines import TransformersEngine, add, chain_of, load_model, merge, read_deltas, write_deltas
+from dits_lib.influence import ESTIMATORS
 from dits_lib.lab import Lab
 from dits_lib.pairs import extract_pairs
 from dits_lib.params import ROOT, ParamsError, check_params, load_params
@@ -383,7 +384,7 @@ def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "guide.md").read_text()
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names = {}
     for block in blocks:
         exec(compile(block, "docs/guide.md", "exec"), names)
@@ -396,4 +397,7 @@ def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
             load_splits(PUBLIC["musicquiz"], tmp_path, 10, 5000)
     finally:
         PUBLIC.pop("musicquiz")
+        assert ESTIMATORS.pop("shortest") is names["shortest"]
+    own = names["shortest"](None, names["pairs"], [], 0)
+    assert own.value.shape == own.stderr.shape == (len(names["pairs"]),)
     assert len(names["scores"].value) == len(names["pairs"][:4]) > 0 and capsys.readouterr().out

@@ -95,8 +95,8 @@ def test_make_help_lists_the_commands():
     assert all(f"make {name}" in text for name in ("setup", "reproduce", "test", "lab", "micro-model", "bench", "clean"))
 
 
-LAYERS = ["tasks", "agents", "engines", "rollout", "search", "pairs", "influence", "selection", "training", "params", "store", "parallel",
-          "lab", "studies", "ledger", "report"]
+LAYERS = ["tasks", "agents", "engines", "rollout", "search", "pairs", "influence", "selection", "training", "params", "memory", "store", "parallel",
+          "lab", "studies", "fidelity", "ledger", "report"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dits_lib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
