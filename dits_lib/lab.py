@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .agents import ENDINGS, rendered_turns
+from .agents import endings_of, rendered_turns
 from .agents.warm_start import gold_dialogue
 from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer
 from .influence import ESTIMATORS, TREE_ESTIMATORS, Scores, Setting, choose_step_size, dpo_loss_influence, one_step_influence, step_response
@@ -272,7 +272,7 @@ class Lab:
             engine, questions = self.engine(model), self.questions("test", count, seed)
             dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed), samples, heat)
             metric = np.array([dialogue.metric for dialogue in dialogues]).reshape(count, samples).mean(axis=1)
-            endings = {name: float(np.mean([dialogue.ended == name for dialogue in dialogues])) for name in ENDINGS}
+            endings = {name: float(np.mean([dialogue.ended == name for dialogue in dialogues])) for name in endings_of(self.system)}
             write_json(folder / "metric.json", {"metric": metric.tolist(), "endings": endings})
             return vars(engine.usage)
 

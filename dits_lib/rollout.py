@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .agents import Dialogue, System, Turn, finish, prompt_and_prefix
+from .agents import Dialogue, System, Turn, finish, is_tool, prompt_and_prefix
 from .engines import Engine, LoRAStack, Request, derive_seed
 from .tasks import Question
 
@@ -29,16 +30,33 @@ class State:
 def play(engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None) -> list[Dialogue]:
     """Continue every state to the end of its dialogue, in the order of the states."""
     turns = [state.turns for state in states]
-    speakers = {i: system.next_agent(state.question, turns[i]) for i, state in enumerate(states)}
+    speakers = dict(enumerate(_let_tools_act(system, states, turns, range(len(states)))))
     active = [i for i, agent in speakers.items() if agent is not None]
     while active:
         requests = [_request(engine, system, states[i], turns[i], speakers[i], temperature) for i in active]
         for i, request, reply in zip(active, requests, engine.generate(requests, adapters), strict=True):
             mean = sum(reply.logprobs) / max(1, len(reply.logprobs))
             turns[i] = (*turns[i], Turn(speakers[i], reply.text, reply.token_ids, request.prompt_ids, mean))
-            speakers[i] = system.next_agent(states[i].question, turns[i])
+        speakers.update(zip(active, _let_tools_act(system, states, turns, active), strict=True))
         active = [i for i in active if speakers[i] is not None]
     return [finish(system, state.question, spoken) for state, spoken in zip(states, turns, strict=True)]
+
+
+def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, ...]], which) -> list[str | None]:
+    """Add the turns of tools to these dialogues until the model must speak or they end; returns who speaks next. Tools wait for
+    pages rather than compute, so the dialogues' tools run side by side."""
+
+    def settle(i: int) -> str | None:
+        question, agent = states[i].question, system.next_agent(states[i].question, turns[i])
+        while is_tool(system, agent):
+            turns[i] = (*turns[i], Turn(agent, system.act(question, turns[i]), trainable=False))
+            agent = system.next_agent(question, turns[i])
+        return agent
+
+    if not hasattr(system, "acts"):
+        return [settle(i) for i in which]
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(settle, which))
 
 
 def _request(engine: Engine, system: System, state: State, turns: tuple[Turn, ...], agent: str, temperature: float) -> Request:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from .agents import Dialogue, System, Turn, parse_answer
+from .agents import Dialogue, System, Turn, parse_answer, parse_call
 from .engines import Engine, derive_seed
 from .rollout import State, play
 from .tasks import Question
@@ -26,11 +26,11 @@ class SearchConfig:
     Attributes:
         repetitions: k, times a node is selected in each tree.
         rollouts: dialogues played from the selected node.
-        depth: d, nodes at this depth or deeper are not selected.
+        depth: d, nodes after this many replies or more are not selected (what tools say does not count).
         top: softmax over this many best candidates.
         softmax_temperature: of that softmax.
         similar: candidates whose texts are nearer than this (normalised edit distance) to a better one are dropped.
-        merge: replies nearer than this to a sibling become one node, if they give the same answer.
+        merge: replies nearer than this to a sibling become one node, if they give the same answer and make the same call.
         temperature: of sampling.
         token_weight: lambda_1 of the reward, times tokens / T, T the 80th percentile (Optima: -0.6; 0 switches it off).
         fluency_weight: lambda_2 of the reward, times the mean probability a token; 0 switches it off.
@@ -83,6 +83,10 @@ class Tree:
             node = self.nodes[node].parent
         return tuple(reversed(path))
 
+    def level(self, node: int) -> int:
+        """Replies of the model on the way to a node."""
+        return sum(turn.trainable for turn in self.turns(node))
+
     def to_json(self) -> dict:
         nodes = [vars(node) | {"turn": node.turn.to_json() if node.turn else None} for node in self.nodes]
         return {"question": self.question.to_json(), "nodes": nodes, "rewards": self.rewards}
@@ -106,7 +110,7 @@ def candidates(tree: Tree, values: np.ndarray, config: SearchConfig) -> list[int
     """Nodes that may be selected, best first: the root and the expanded nodes above depth d, without near copies."""
     open_nodes = [
         index for index, node in enumerate(tree.nodes)
-        if node.parent is None or (node.children and node.depth < config.depth and not node.terminal)
+        if node.parent is None or (node.children and tree.level(index) < config.depth and not node.terminal)
     ]
     kept: list[int] = []
     for index in sorted(open_nodes, key=lambda i: (-values[i], i)):
@@ -143,8 +147,8 @@ def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, config: Se
 def _child(tree: Tree, parent: int, turn: Turn, config: SearchConfig) -> int:
     for index in tree.nodes[parent].children:
         sibling = tree.nodes[index].turn
-        same_answer = parse_answer(sibling.text) == parse_answer(turn.text)
-        if same_answer and (sibling.text == turn.text or distance(sibling.text, turn.text) < config.merge):
+        same_act = parse_answer(sibling.text) == parse_answer(turn.text) and parse_call(sibling.text) == parse_call(turn.text)
+        if same_act and (sibling.text == turn.text or distance(sibling.text, turn.text) < config.merge):
             return index
     tree.nodes.append(Node(turn, parent, tree.nodes[parent].depth + 1))
     tree.nodes[parent].children.append(len(tree.nodes) - 1)
@@ -154,7 +158,7 @@ def _child(tree: Tree, parent: int, turn: Turn, config: SearchConfig) -> int:
 def reward_of(dialogue: Dialogue, question: Question, config: SearchConfig, token_scale: float) -> float:
     """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts the metric's part."""
     metric = dialogue.metric if question.meta.get("reward_sign", 1) > 0 else 1.0 - dialogue.metric
-    fluency = float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns])) if config.fluency_weight else 0.0
+    fluency = float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns if turn.trainable])) if config.fluency_weight else 0.0
     return metric + config.token_weight * dialogue.tokens / token_scale + config.fluency_weight * fluency
 
 

@@ -21,7 +21,7 @@ from dits_lib.plan import MACHINES, count_work, main, model_size, report
 from dits_lib.rollout import sample_dialogues
 from dits_lib.search import SearchConfig, search
 from dits_lib.store import Store
-from dits_lib.tasks import DataError
+from dits_lib.tasks import DataError, make_questions
 from dits_lib.tasks.public import PUBLIC, SHARES, Slice, check_disjoint, load_splits
 from dits_lib.tasks.public.base import deal, first_words
 from dits_lib.training import TrainConfig, train_sft
@@ -384,7 +384,7 @@ def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "guide.md").read_text()
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         exec(compile(block, "docs/guide.md", "exec"), names)
@@ -398,6 +398,9 @@ def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     finally:
         PUBLIC.pop("musicquiz")
         assert ESTIMATORS.pop("shortest") is names["shortest"]
+    spoken = sample_dialogues(names["engine"], names["Newsroom"](), make_questions("exchange", "train", 3, 0), 0)
+    assert all(dialogue.turns[0].agent == "editor" for dialogue in spoken)
+    assert names["Newsroom"]().look_up("who built the bridge") == names["ARCHIVE"]["bridge"]
     own = names["shortest"](None, names["pairs"], [], 0)
     assert own.value.shape == own.stderr.shape == (len(names["pairs"]),)
     assert len(names["scores"].value) == len(names["pairs"][:4]) > 0 and capsys.readouterr().out

@@ -1,6 +1,8 @@
 """Multi-agent systems: who speaks, what each agent is shown, when a dialogue ends."""
 
-from .base import ENDINGS, Dialogue, System, Turn, chat_messages, finish, parse_answer
+from .base import ENDINGS, Dialogue, System, Turn, chat_messages, endings_of, finish, is_tool, parse_answer
+from .calls import LIMIT, CallingAgents, Frame, frames_of, parse_call, plain
+from .calls import Limits as CallLimits
 from .debate import Debate
 from .exchange import Exchange
 from .prompts import PROMPTS
@@ -31,19 +33,28 @@ SYSTEMS: dict[str, System] = {task: make_system(task) for task in ("exchange", "
 
 __all__ = [
     "ENDINGS",
+    "LIMIT",
     "LIMITS",
     "PROMPTS",
     "SCRIPTED",
     "SYSTEMS",
+    "CallLimits",
+    "CallingAgents",
     "Debate",
     "Dialogue",
     "Exchange",
+    "Frame",
     "System",
     "Turn",
     "chat_messages",
+    "endings_of",
     "finish",
+    "frames_of",
+    "is_tool",
     "make_system",
     "parse_answer",
+    "parse_call",
+    "plain",
     "prompt_and_prefix",
     "prompt_ids",
     "rendered_turns",

@@ -85,6 +85,16 @@ class System(Protocol):
         """The metric of an answer, in [0, 1]."""
 
 
+def is_tool(system: System, name: str | None) -> bool:
+    """Whether a speaker is a tool, which says what `system.act(question, turns)` gives; a system without tools has no `acts`."""
+    return name is not None and hasattr(system, "acts") and system.acts(name)
+
+
+def endings_of(system: System) -> tuple[str, ...]:
+    """How the dialogues of a system can end."""
+    return getattr(system, "endings", ENDINGS)
+
+
 def parse_answer(text: str) -> str | None:
     """The text between `<A>` and `</A>`; None unless exactly one non-empty answer stands in the reply."""
     found = _ANSWER.findall(text)
@@ -114,6 +124,8 @@ def chat_messages(system: System, question: Question, turns: tuple[Turn, ...], a
 def finish(system: System, question: Question, turns: tuple[Turn, ...]) -> Dialogue:
     """Close a dialogue: read its answer and score it. An inverted reward is the search's; the metric is not inverted."""
     answer = system.answer(question, turns)
-    parsed = any(parse_answer(turn.text) is not None for turn in turns)
+    parsed = any(parse_answer(turn.text) is not None for turn in turns if turn.trainable)
     ended = "answered" if answer is not None else "no agreement" if parsed else "no answer parsed"
+    if turns and turns[-1].agent == "limit" and "limit reached" in endings_of(system):
+        ended = "limit reached"
     return Dialogue(question.id, turns, answer, system.score(question, answer), ended)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from jinja2 import TemplateError
 
 from ..tasks.base import Question
-from .base import System, Turn
+from .base import System, Turn, is_tool
 
 
 @lru_cache(maxsize=200_000)
 def _encode(tokenizer, messages: tuple[tuple[str, str], ...], reply_follows: bool = True) -> tuple[int, ...]:
-    chat = [{"role": role, "content": content} for role, content in messages]
+    control = _control_tokens(tokenizer)
+    chat = [{"role": role, "content": control.sub(" ", content)} for role, content in messages]
     if chat[0]["role"] == "system" and not _knows_system(tokenizer):
         first = chat.pop(0)
         if chat:
@@ -30,6 +32,13 @@ def _system_ids(tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[int, 
         return _encode(tokenizer, messages, False)
     except TemplateError:
         return ()
+
+
+@lru_cache(maxsize=16)
+def _control_tokens(tokenizer) -> re.Pattern:
+    """Matches the tokenizer's special tokens as text: what an agent reads (a page, another's words) must not open or close messages."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
 
 @lru_cache(maxsize=16)
@@ -61,9 +70,12 @@ def reply_ids(tokenizer, text: str) -> tuple[int, ...]:
 
 
 def rendered_turns(tokenizer, system: System, question: Question, turns: tuple[Turn, ...]) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, reply ids) of every turn of a dialogue."""
+    """(prompt ids, reply ids) of every turn of a dialogue; both empty for a tool's."""
     rows = []
     for index, turn in enumerate(turns):
+        if is_tool(system, turn.agent):
+            rows.append(([], []))
+            continue
         prompt = prompt_ids(tokenizer, system, question, turns[:index], turn.agent)
         rows.append((list(prompt), list(turn.token_ids or reply_ids(tokenizer, turn.text))))
     return rows
