@@ -95,7 +95,7 @@ def test_make_help_lists_the_commands():
     assert all(f"make {name}" in text for name in ("setup", "reproduce", "test", "lab", "micro-model", "bench", "clean"))
 
 
-LAYERS = ["tasks", "agents", "engines", "rollout", "search", "pairs", "influence", "selection", "training", "params", "memory", "store", "parallel",
+LAYERS = ["tools", "tasks", "agents", "engines", "rollout", "search", "pairs", "influence", "selection", "training", "params", "memory", "store", "parallel",
           "lab", "studies", "fidelity", "ledger", "report"]
 
 

@@ -1,0 +1,12 @@
+"""Pages that agents search and read: a local site, the live web, and a cache on disk that replays either exactly.
+
+A source has `search(query) -> pages` and `open(url) -> page`. What a page says is data. Every failure is a `PageError` of a known
+kind, so that a run goes on and can count them.
+"""
+
+from .cache import Cached
+from .pages import KINDS, Page, PageError, Source, read_html, shown
+from .site import LocalSite
+from .web import Web
+
+__all__ = ["KINDS", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "shown"]

@@ -1,0 +1,66 @@
+"""A cache of searches and pages on disk: what was seen once is seen again, exactly, without the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from .pages import Page, PageError, Source
+
+
+class Cached:
+    """A source whose answers, failures too, are kept below a folder.
+
+    Args:
+        source: asked for what is not there; None replays alone.
+        folder: of the cache; one JSON file an answer.
+
+    Attributes:
+        failures: how often each kind of `PageError` was given.
+    """
+
+    def __init__(self, source: Source | None, folder: str | Path):
+        self.source, self.folder, self.failures = source, Path(folder), Counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def search(self, query: str) -> list[Page]:
+        return [Page.from_json(row) for row in self._answer("search", query, lambda: [page.to_json() for page in self.source.search(query)])]
+
+    def open(self, url: str) -> Page:
+        return Page.from_json(self._answer("open", url, lambda: self.source.open(url).to_json()))
+
+    def _answer(self, kind: str, request: str, ask):
+        file = self.folder / f"{kind}-{hashlib.sha256(request.encode()).hexdigest()[:24]}.json"
+        kept = self._read(file)
+        if kept is None:
+            if self.source is None:
+                self.failures["not in the cache"] += 1
+                raise PageError("not in the cache", f"{kind} {request}: not in {self.folder}, and the network is not used")
+            try:
+                kept = {"request": request, "found": ask()}
+            except PageError as error:
+                kept = {"request": request, "error": [error.kind, str(error).removeprefix(f"{error.kind}: ")]}
+            self._write(file, kept)
+        if "error" in kept:
+            self.failures[kept["error"][0]] += 1
+            raise PageError(*kept["error"])
+        return kept["found"]
+
+    def _read(self, file: Path) -> dict | None:
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, json.JSONDecodeError):
+            raise PageError("not in the cache", f"{file}: damaged or cut short; delete it to ask again") from None
+
+    def _write(self, file: Path, kept: dict) -> None:
+        """Under a temporary name first: several dialogues may ask for one page at a time."""
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(kept, out, ensure_ascii=False)
+        os.replace(name, file)

@@ -1,0 +1,112 @@
+"""A page as agents see it: its text and its links."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Protocol
+from urllib.parse import urldefrag, urljoin
+
+import trafilatura
+from bs4 import BeautifulSoup
+from charset_normalizer import from_bytes
+
+KINDS = ("refused", "robots", "dead", "slow", "too large", "redirects", "no page", "not text", "not in the cache", "no search")
+"""Why a page could not be had."""
+
+
+class PageError(RuntimeError):
+    """A page that cannot be had. `kind` is one of `KINDS`; the message names the address."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: its address, title, text without markup, and links as (words, address)."""
+
+    url: str
+    title: str
+    text: str
+    links: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(row: dict) -> Page:
+        return Page(row["url"], row["title"], row["text"], tuple((words, url) for words, url in row["links"]))
+
+
+class Source(Protocol):
+    """Where pages come from."""
+
+    def search(self, query: str) -> list[Page]:
+        """Pages that fit the query, the best first.
+
+        Raises:
+            PageError: of kind `no search` where there is none.
+        """
+
+    def open(self, url: str) -> Page:
+        """The page at an address.
+
+        Raises:
+            PageError: for whatever reason it cannot be had.
+        """
+
+
+def read_html(data: bytes, url: str, declared: str | None = None) -> Page:
+    """A page from its bytes.
+
+    Args:
+        declared: encoding by the HTTP header, if any. It is tried first; bytes that it does not fit are decoded as they look.
+
+    Raises:
+        PageError: of kind `not text`, for markup that defeats the parsers.
+    """
+    try:
+        return _read(_decoded(data, declared), url)
+    except (RecursionError, ValueError, AssertionError) as error:
+        raise PageError("not text", f"{url}: {type(error).__name__}") from None
+
+
+def _read(html: str, url: str) -> Page:
+    soup = BeautifulSoup(html, "html.parser")
+    title = " ".join(soup.title.get_text().split()) if soup.title else ""
+    links: dict[str, str] = {}
+    for anchor in soup.find_all("a", href=True):
+        address, words = _joined(url, anchor["href"]), " ".join(anchor.get_text().split())
+        if words and address.split(":")[0] in ("http", "https", "site") and address != url:
+            links.setdefault(address, words)
+    text = trafilatura.extract(html, include_comments=False, include_tables=True, favor_recall=True)
+    if not text:
+        for tag in soup(["script", "style", "noscript", "template"]):
+            tag.decompose()
+        text = "\n".join(line for line in (" ".join(part.split()) for part in soup.get_text("\n").splitlines()) if line)
+    return Page(url, title, text, tuple((words, address) for address, words in links.items()))
+
+
+def _joined(base: str, link: str) -> str:
+    """A link's address without its fragment; `urljoin` does not know the scheme of a local site."""
+    site, stand_in = "site:///", "http://site.invalid/"
+    return urldefrag(urljoin(base.replace(site, stand_in, 1), link))[0].replace(stand_in, site, 1)
+
+
+def _decoded(data: bytes, declared: str | None) -> str:
+    for name in (declared, "utf-8"):
+        try:
+            if name:
+                return data.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            pass
+    best = from_bytes(data[:200_000]).best()
+    return data.decode(best.encoding if best else "utf-8", errors="replace")
+
+
+def shown(page: Page, characters: int = 2000, links: int = 20) -> str:
+    """A page in words for an agent: title, the first characters of its text, numbered links."""
+    text = page.text if len(page.text) <= characters else page.text[:characters] + " [cut]"
+    listed = [f"[{number}] {words}" for number, (words, _) in enumerate(page.links[:links], start=1)]
+    return "\n".join(part for part in (page.title, text, "links: " + "; ".join(listed) if listed else "") if part)

@@ -1,0 +1,59 @@
+"""A site in a folder: HTML files, found by BM25 (bm25s), whose links lead nowhere else."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import bm25s
+
+from .pages import Page, PageError, read_html
+
+
+class LocalSite:
+    """The `*.html` files below a folder; a file's address is `site:///` and its path.
+
+    Args:
+        folder: of the site.
+        top: pages that a search gives, at most.
+
+    Raises:
+        PageError: for a folder that is missing or holds no page.
+    """
+
+    def __init__(self, folder: str | Path, top: int = 5):
+        self.folder, self.top = Path(folder).resolve(), top
+        self.urls = [f"site:///{path.relative_to(self.folder).as_posix()}" for path in sorted(self.folder.rglob("*.html"))] if self.folder.is_dir() else []
+        if not self.urls:
+            raise PageError("no page", f"{folder}: no folder with *.html files")
+
+    def open(self, url: str) -> Page:
+        parts = urlsplit(url)
+        path = (self.folder / unquote(parts.path).lstrip("/")).resolve()
+        if parts.scheme != "site" or parts.netloc or not path.is_relative_to(self.folder) or path.suffix != ".html":
+            raise PageError("refused", f"{url}: outside the site")
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise PageError("no page", f"{url}: there is no such page") from None
+        page = read_html(data, f"site:///{path.relative_to(self.folder).as_posix()}")
+        return Page(page.url, page.title, page.text, tuple(link for link in page.links if link[1] in self._known))
+
+    def search(self, query: str) -> list[Page]:
+        words = bm25s.tokenize([query], stopwords="en", show_progress=False)
+        if not words.ids[0] or not len(words.vocab):
+            return []
+        found, scores = self._index.retrieve(words, k=min(self.top, len(self.urls)), show_progress=False)
+        return [self.open(self.urls[i]) for i, score in zip(found[0].tolist(), scores[0].tolist(), strict=True) if score > 0]
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.urls)
+
+    @cached_property
+    def _index(self) -> bm25s.BM25:
+        pages = [self.open(url) for url in self.urls]
+        index = bm25s.BM25()
+        index.index(bm25s.tokenize([f"{page.title} {page.text}" for page in pages], stopwords="en", show_progress=False), show_progress=False)
+        return index

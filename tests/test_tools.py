@@ -1,0 +1,282 @@
+"""Pages: a local site, a live client against a server of every fault, and a cache that replays without the network."""
+
+import gzip
+import json
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from dits_lib.tools import KINDS, Cached, LocalSite, Page, PageError, Web, read_html, shown
+
+PAGES = {
+    "index.html": "<title>Home</title><p>Welcome to the village museum of Ballymore.</p><a href='people/byrne.html'>Ada Byrne</a> <a href='http://example.com/x.html'>elsewhere</a>",
+    "people/byrne.html": "<title>Ada Byrne</title><p>Ada Byrne built the stone bridge. She was born in Cork.</p><a href='../index.html#top'>home</a>",
+    "bridges.html": "<title>Bridges</title><p>Three bridges cross the river; the stone bridge is the oldest.</p><script>var cork = 1</script>",
+}
+
+
+@pytest.fixture
+def site(tmp_path):
+    for name, body in PAGES.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"<html><body>{body}</body></html>")
+    (tmp_path / "secret.html").write_text("<p>secret</p>")
+    return LocalSite(tmp_path / "site")
+
+
+def test_a_site_is_searched_and_its_links_followed_inside_it(site):
+    found = site.search("who was born in Cork")
+    assert found[0].title == "Ada Byrne" and "born in Cork" in found[0].text
+    assert found[0].links == (("home", "site:///index.html"),)
+    assert site.open("site:///index.html").links == (("Ada Byrne", "site:///people/byrne.html"),)  # the way out is not there
+    assert "cork" not in site.open("site:///bridges.html").text
+    assert site.search("") == [] and site.search("zzz qqq") == [] and site.search("the of") == []
+
+
+def test_bm25_ranks_as_its_formula(site):
+    """bm25s' default (Lucene) on one word: idf * tf / (tf + k1 (1 - b + b len / mean)), k1 = 1.5, b = 0.75."""
+    import bm25s
+
+    texts = [[w for w in bm25s.tokenize([f"{p.title} {p.text}"], stopwords="en", return_ids=False, show_progress=False)[0]] for p in map(site.open, site.urls)]
+    mean = sum(map(len, texts)) / 3
+
+    def score(words):
+        tf = words.count("bridge")
+        return tf / (tf + 1.5 * (0.25 + 0.75 * len(words) / mean))
+
+    best = max(range(3), key=lambda i: score(texts[i]))
+    assert site.search("bridge")[0].url == site.urls[best]
+
+
+@pytest.mark.parametrize("url", ["site:///../secret.html", "site:///%2e%2e/secret.html", "file:///etc/passwd", "http://example.com/", "site:///people", "site://../secret.html"])
+def test_a_site_opens_nothing_outside_itself(site, url):
+    with pytest.raises(PageError, match="refused"):
+        site.open(url)
+
+
+def test_a_link_out_of_the_folder_by_the_file_system_is_refused(site, tmp_path):
+    (tmp_path / "site" / "trap.html").symlink_to(tmp_path / "secret.html")
+    with pytest.raises(PageError, match="refused"):
+        LocalSite(tmp_path / "site").open("site:///trap.html")
+
+
+def test_missing_pages_and_sites(site, tmp_path):
+    with pytest.raises(PageError, match="no such page"):
+        site.open("site:///none.html")
+    with pytest.raises(PageError, match="no folder with"):
+        LocalSite(tmp_path / "nothing")
+
+
+def test_a_page_in_words():
+    page = Page("u", "Title", "x" * 50, tuple((f"link {i}", f"u{i}") for i in range(5)))
+    assert shown(page, 10, 2) == "Title\nxxxxxxxxxx [cut]\nlinks: [1] link 0; [2] link 1"
+    assert shown(Page("u", "", "text")) == "text"
+
+
+def test_markup_that_defeats_a_parser_ends_in_a_page_or_a_known_failure():
+    try:
+        assert read_html(("<div>" * 20_000 + "deep").encode(), "u").url == "u"
+    except PageError as error:
+        assert error.kind == "not text"
+
+
+def test_encodings():
+    text = "<p>Zürich liegt in der Schweiz, südlich von Schaffhausen und östlich von Basel.</p>"
+    assert "Zürich" in read_html(text.encode("latin-1"), "u", "iso-8859-1").text
+    assert "Zürich" in read_html(text.encode("utf-8"), "u", "no-such-encoding").text
+    assert "Zürich" in read_html(text.encode("utf-16"), "u").text
+    assert "liegt in der Schweiz" in read_html(text.encode("latin-1"), "u", "utf-8").text  # the header lies
+    assert read_html(b"\xff\xfe\x00broken", "u").url == "u"
+
+
+# A server of every fault
+
+class Faulty(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def reply(self, body=b"", status=200, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "Content_Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        path = self.path
+        if path == "/robots.txt":
+            self.reply(b"User-agent: *\nDisallow: /private\n", Content_Type="text/plain")
+        elif path == "/plain":
+            self.reply(b"<title>Plain</title><p>Hello there, this is a page.</p><a href='/next'>next</a>", Content_Type="text/html; charset=utf-8")
+        elif path == "/moved":
+            self.reply(status=302, Location="/plain")
+        elif path.startswith("/loop"):
+            self.reply(status=302, Location=path + "x")
+        elif path == "/inside":
+            self.reply(status=302, Location="http://169.254.169.254/latest/meta-data")
+        elif path == "/file":
+            self.reply(status=302, Location="file:///etc/passwd")
+        elif path == "/large":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            try:
+                for _ in range(50):
+                    self.wfile.write(b"x" * 1_000_000)
+            except OSError:
+                self.server.cut = True
+        elif path == "/bomb":
+            self.reply(gzip.compress(b"x" * 30_000_000), Content_Type="text/html", Content_Encoding="gzip")
+        elif path == "/gzip":
+            self.reply(gzip.compress(b"<p>packed though nobody asked</p>"), Content_Type="text/html", Content_Encoding="gzip")
+        elif path == "/slow":
+            time.sleep(3)
+        elif path == "/drip":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(40):
+                try:
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                except OSError:
+                    return
+                time.sleep(0.1)
+        elif path == "/picture":
+            self.reply(b"\x89PNG", Content_Type="image/png")
+        elif path == "/broken":
+            self.wfile.write(b"nonsense\r\n\r\n")
+        else:
+            self.reply(status=404)
+
+
+@pytest.fixture(scope="module")
+def server():
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+    found.asked, found.cut = [], False
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def root(server):
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture(scope="module")
+def web():
+    return Web(seconds=1.0, max_bytes=2_000_000, private=True)
+
+
+def test_a_live_page(web, root, server):
+    page = web.open(f"{root}/moved")
+    assert page.title == "Plain" and "this is a page" in page.text and page.url == f"{root}/plain"
+    assert page.links == (("next", f"{root}/next"),)
+    assert "packed though nobody asked" in web.open(f"{root}/gzip").text
+    assert server.asked.count("/robots.txt") == 1  # read once a host
+
+
+@pytest.mark.parametrize(("path", "kind"), [
+    ("/private/x", "robots"), ("/loop", "redirects"), ("/large", "too large"), ("/bomb", "too large"), ("/slow", "slow"), ("/drip", "slow"), ("/picture", "not text"),
+    ("/broken", "dead"), ("/none", "no page"), ("/file", "refused"),
+])
+def test_every_fault_has_its_kind(web, root, path, kind):
+    start = time.monotonic()
+    with pytest.raises(PageError) as caught:
+        web.open(f"{root}{path}")
+    assert caught.value.kind == kind and caught.value.kind in KINDS and time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("url", [
+    "http://127.0.0.1/", "http://localhost/", "http://[::1]/", "http://10.0.0.1/", "http://192.168.1.1/", "http://169.254.169.254/latest/meta-data", "http://0.0.0.0/", "http://2130706433/",
+    "http://[::ffff:127.0.0.1]/", "http://224.0.0.1/",
+])
+def test_private_addresses_are_refused_before_a_connection(url, monkeypatch):
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("a connection was made"))
+    with pytest.raises(PageError, match="refused"):
+        Web(seconds=1.0).open(url)
+
+
+def test_a_name_that_points_inside_is_refused_however_often_it_is_asked(monkeypatch):
+    """The address that was checked is the one that is called; a second look-up could give another."""
+    answers = iter([[(2, 1, 6, "", ("93.184.216.34", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
+    called = []
+
+    def connect(address, *args, **kwargs):
+        called.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: next(answers))
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(PageError):
+        Web(seconds=1.0, robots=False).open("http://rebound.example/")
+    assert called == [("93.184.216.34", 80)]
+
+
+@pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "http://", "nonsense"])
+def test_other_addresses_are_refused(url):
+    with pytest.raises(PageError, match="refused"):
+        Web(seconds=1.0, robots=False).open(url)
+
+
+def test_a_dead_host_is_told(web):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(PageError, match="dead"):
+        web.open(f"http://127.0.0.1:{port}/")
+
+
+def test_search_needs_an_engine_and_skips_what_fails(root):
+    with pytest.raises(PageError, match="no search"):
+        Web().search("x")
+    web = Web(seconds=1.0, private=True, finder=lambda query: [f"{root}/none", f"{root}/plain"])
+    assert [page.title for page in web.search("x")] == ["Plain"]
+
+
+# The cache
+
+class Counting:
+    def __init__(self, source):
+        self.source, self.asked = source, []
+
+    def search(self, query):
+        self.asked.append(query)
+        return self.source.search(query)
+
+    def open(self, url):
+        self.asked.append(url)
+        return self.source.open(url)
+
+
+def test_a_cache_replays_pages_searches_and_failures(site, tmp_path):
+    source = Counting(site)
+    first = Cached(source, tmp_path / "cache")
+    seen = (first.search("stone bridge"), first.open("site:///index.html"))
+    with pytest.raises(PageError, match="no such page"):
+        first.open("site:///none.html")
+    again = Cached(None, tmp_path / "cache")
+    assert (again.search("stone bridge"), again.open("site:///index.html")) == seen
+    with pytest.raises(PageError, match="no such page"):
+        again.open("site:///none.html")
+    assert len(source.asked) == 3 and again.failures == {"no page": 1}
+    with pytest.raises(PageError, match="not in the cache"):
+        again.open("site:///bridges.html")
+    assert again.failures["not in the cache"] == 1
+
+
+def test_a_damaged_answer_is_named(site, tmp_path):
+    cache = Cached(site, tmp_path / "cache")
+    cache.open("site:///index.html")
+    file = next((tmp_path / "cache").glob("open-*.json"))
+    file.write_text(file.read_text()[:40])
+    with pytest.raises(PageError, match=file.name):
+        cache.open("site:///index.html")
+    assert json.loads(json.dumps(Page("u", "t", "x", (("a", "b"),)).to_json())) and not list((tmp_path / "cache").glob("*.tmp"))
