@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..search import Tree
 from ..studies import influence_table
@@ -144,13 +145,18 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit; columns as `studies.fidelity_rows`."""
     panels = list(dict.fromkeys(zip(rows["task"], rows["unit"])))
-    figure, axes = _panels(len(panels), width=4.6)
+    lines = max(1, len(panels) // 2)
+    figure, grid = plt.subplots(lines, -(-len(panels) // lines), figsize=(10.5, 4.0 * lines), squeeze=False, layout="constrained")
+    axes = grid.ravel()
     for axis, (task, unit) in zip(axes, panels, strict=True):
         shown = rows[(rows["task"] == task) & (rows["unit"] == unit)]
         for name, part in shown.groupby("estimator", sort=False):
             error = np.clip([part["mean"] - part["low"], part["high"] - part["mean"]], 0, None)
             axis.errorbar(part["seconds"], part["mean"], yerr=error, marker="o", capsize=2, lw=1.2, ms=4, label=name)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.axhline(0, color="0.6", lw=0.8)
         whole = {"pair": "pairs alone", "question": "a question's pairs together"}[unit]
         axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
