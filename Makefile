@@ -43,8 +43,8 @@ $(STAMP): $(PINS)
 reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE
 	@$(RUN) -m dits_lib.reproduce $(OPTIONS)
 
-fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity, fidelity-harm and sensitivity (2 hours)
-	@for profile in fidelity fidelity-harm sensitivity; do $(RUN) -m dits_lib.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
+fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (2 to 3 hours)
+	@for profile in fidelity fidelity-harm fidelity-harm-nll sensitivity; do $(RUN) -m dits_lib.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
 
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
 	@$(RUN) -m dits_lib.plan $(OPTIONS)

@@ -15,10 +15,6 @@ from .selection import top_share
 from .store import Artifact
 from .studies import auc, lab_of, pair_stage, q_values, sft_stage, step_size_of
 
-USE_SEEDS = 100
-"""First of the seeds that notebook 06 reports `use` on: no setting was chosen on them."""
-
-
 def _fidelity_pairs(lab: Lab) -> tuple[ModelRef, Artifact]:
     """The model and the pairs that all estimators score: those of the first seed."""
     p = lab.params

@@ -246,7 +246,7 @@ class Iterations(_Section):
 
 class Fidelity(_Section):
     """Notebook 06: `pairs` of `questions` searched; `validation`, questions of each of two disjoint sets, by estimator; `subsets` to retrain
-    on; `race_pairs` and `race_questions` of the full table that races are run on; `use_seeds` of the comparison after DPO, and, by
+    on; `race_pairs` and `race_questions` of the full table that races are run on; `use_seeds` of the comparison after DPO, from `first_use_seed` on, and, by
     estimator, its validation questions (`use`). 0 leaves a study out."""
 
     pairs: Annotated[int, Field(ge=4)] = 300
@@ -256,6 +256,7 @@ class Fidelity(_Section):
     race_pairs: Annotated[int, Field(ge=0)] = 0
     race_questions: Annotated[int, Field(ge=4)] = 400
     use_seeds: Annotated[int, Field(ge=0)] = 0
+    first_use_seed: Annotated[int, Field(ge=0)] = 100
     use: dict[Literal[tuple(ESTIMATORS)], Annotated[int, Field(ge=2)]] = {"one_step": 20, "policy_gradient": 100}
 
 
