@@ -150,3 +150,23 @@ def test_a_missed_gate_stops_the_release():
     numbers = json.loads((ROOT / "models" / "micro" / "gates.json").read_text())
     numbers["lookup"], numbers["debate"]["searched_gain_low"] = 0.5, -0.01
     assert missed_gates(numbers) == ["lookup = 0.500, allowed (0.98, 1.0)", "debate searched_gain_low = -0.010, allowed (1e-09, 1.0)"]
+
+
+def test_regimes_are_read_off_the_tables(tmp_path):
+    import pandas as pd
+    import yaml
+
+    from dits_lib.params import load_params
+    from dits_lib.regimes import regime_figure, regimes
+
+    for name, changes in (("a", []), ("b", ["world.harmful={share: 0.35, kind: inverted_reward}", "dpo.nll_weight=0.5"])):
+        (tmp_path / name / "tables").mkdir(parents=True)
+        (tmp_path / name / "params.yaml").write_text(yaml.safe_dump(load_params("micro", changes).model_dump()))
+        table = "03_differences" if name == "a" else "06_use_differences"
+        rows = [("gamma_0" if name == "a" else "policy_gradient", "random", 0.1, 0.05, 0.15), ("q_value", "random", -0.1, -0.2, -0.01), ("full", "random", 0.0, -0.1, 0.1), ("sft", "random", 0, 0, 0)]
+        pd.DataFrame([("exchange", *row, 5) for row in rows], columns=["task", "arm", "minus", "mean", "low", "high", "n"]).to_csv(tmp_path / name / "tables" / f"{table}.csv", index=False)
+    found = regimes(tmp_path)
+    assert list(found["decided"]) == ["better", "worse", "not decided"] * 2 and list(found["arm"])[:2] == ["one_step", "q_value"]
+    assert list(found["V"].dropna()) == [20, 100]
+    assert list(dict.fromkeys(found["regime"])) == ["no planted harm; 30 steps at 0.0003", "35% inverted reward; 30 steps at 0.0003, NLL 0.5"]
+    assert len(regime_figure(found).axes) == 2
