@@ -39,6 +39,8 @@ def play(engine: Engine, system: System, states: list[State], temperature: float
             turns[i] = (*turns[i], Turn(speakers[i], reply.text, reply.token_ids, request.prompt_ids, mean))
         speakers.update(zip(active, _let_tools_act(system, states, turns, active), strict=True))
         active = [i for i in active if speakers[i] is not None]
+    if hasattr(system, "prepare"):  # a judge that looks at all answers at once
+        system.prepare([(state.question, system.answer(state.question, spoken)) for state, spoken in zip(states, turns, strict=True)])
     return [finish(system, state.question, spoken) for state, spoken in zip(states, turns, strict=True)]
 
 

@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from dits_lib.agents import CallingAgents, CallLimits, Turn, finish, frames_of, parse_call, plain, prompt_ids, rendered_turns
-from dits_lib.engines import Completion, Usage
 from dits_lib.influence import InfluenceConfig, Setting, one_step_influence
 from dits_lib.influence.policy_gradient import policy_gradient
 from dits_lib.params import ROOT
@@ -18,6 +15,7 @@ from dits_lib.rollout import State, play, sample_dialogues
 from dits_lib.search import SearchConfig, Tree, search
 from dits_lib.tasks import Question, best_f1, make_questions
 from dits_lib.training import TrainConfig, train_dpo
+from tests.scripted import Scripted, byte_tokenizer
 
 QUESTION = Question("q", "Where was the builder of the bridge born?", ("Cork",), {}, {"family": "web"})
 PAGES = {"bridge": "built by Ada Byrne", "Ada Byrne": "born in Cork"}
@@ -48,29 +46,7 @@ class Desk(CallingAgents):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Bytes, with ChatML's control tokens: nothing is unknown to it."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    found = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"])
-    found.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    return found
-
-
-class Scripted:
-    """Speaks by a function of the prompt's text; for control flow alone."""
-
-    def __init__(self, tokenizer, policy):
-        self.tokenizer, self.policy, self.usage, self.prompts = tokenizer, policy, Usage(), []
-
-    def snapshot(self):
-        return Usage()
-
-    def generate(self, requests, adapters=None):
-        texts = [self.tokenizer.decode(request.prompt_ids) for request in requests]
-        self.prompts += texts
-        replies = [self.policy(text) for text in texts]
-        return [Completion(tuple(self.tokenizer(r)["input_ids"]), r, (0.0,) * len(r)) for r in replies]
+    return byte_tokenizer()
 
 
 def editor_and_reporter(prompt):

@@ -4,6 +4,7 @@ from .base import ENDINGS, Dialogue, System, Turn, chat_messages, endings_of, fi
 from .calls import LIMIT, CallingAgents, Frame, frames_of, parse_call, plain
 from .calls import Limits as CallLimits
 from .debate import Debate
+from .deep_search import DeepSearch
 from .exchange import Exchange
 from .prompts import PROMPTS
 from .rendering import prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
@@ -41,6 +42,7 @@ __all__ = [
     "CallLimits",
     "CallingAgents",
     "Debate",
+    "DeepSearch",
     "Dialogue",
     "Exchange",
     "Frame",

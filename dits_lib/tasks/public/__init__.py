@@ -5,7 +5,8 @@ from .cbt import CBT
 from .choice import MMLU, ARCChallenge
 from .hotpotqa import HotpotQA, TwoWikiMultiHopQA
 from .triviaqa import TriviaQA
+from .webwalkerqa import WebWalkerQA
 
 PUBLIC: dict[str, PublicDataset] = {d.name: d for d in (HotpotQA(), TwoWikiMultiHopQA(), TriviaQA(), CBT(), ARCChallenge(), MMLU())}
 
-__all__ = ["PUBLIC", "SHARES", "PublicDataset", "RowError", "Slice", "check_disjoint", "load_splits"]
+__all__ = ["PUBLIC", "SHARES", "PublicDataset", "RowError", "Slice", "WebWalkerQA", "check_disjoint", "load_splits"]

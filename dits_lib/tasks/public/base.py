@@ -33,13 +33,15 @@ class PublicDataset:
 
     Attributes:
         name: how parameters name it.
-        task: `exchange` or `debate`.
+        task: `exchange`, `debate` or `deep_search`.
         hub_id, config: of the hub.
         licence: of the data, as its card names it.
         hub_split: {split here: split of the hub}; splits here that share one are drawn from it without overlap.
         fields: {field: type} of a row.
+        question_field: the one that holds the question's text.
     """
 
+    question_field = "question"
     name: str
     task: str
     hub_id: str
@@ -70,8 +72,8 @@ class PublicDataset:
                     raise RowError(name, f"missing; expected {', '.join(self.fields)}")
                 if not isinstance(row[name], kind):
                     raise RowError(name, f"a {type(row[name]).__name__}; expected {kind.__name__}")
-            if not str(row["question"]).strip():
-                raise RowError("question", "empty")
+            if not str(row[self.question_field]).strip():
+                raise RowError(self.question_field, "empty")
             return self.question(row, words)
         except RowError as error:
             raise DataError(f"{where}: {error}") from None
@@ -112,7 +114,7 @@ def load_splits(dataset: PublicDataset, data_dir: str | Path | None, words: int,
     slices: dict[str, Slice] = {}
     # The source that serves the test split comes first: what stands in it is not used for anything else.
     for source, splits in sorted(served.items(), key=lambda item: "test" not in item[1]):
-        rows = _read_local(Path(source[0])) if data_dir is not None else _read_hub(dataset, source[1])
+        rows = _read_local(dataset, Path(source[0])) if data_dir is not None else _read_hub(dataset, source[1])
         kept, repeats = _distinct(dataset, rows, words, max_rows, taken)
         slices |= _share_out(kept, splits, " ".join(filter(None, source)), repeats)
     check_disjoint(dataset.name, slices)
@@ -144,9 +146,9 @@ Rows = list[tuple[str, str, Callable[[], object]]]
 """(where the row stands, its question's text, the row), the row read when it is needed: a hub split may not fit the memory."""
 
 
-def _read_local(path: Path) -> Rows:
+def _read_local(dataset: PublicDataset, path: Path) -> Rows:
     return [
-        (where, str(row.get("question")) if isinstance(row, dict) else "", lambda row=row: row) for where, row in json_lines(path)
+        (where, str(row.get(dataset.question_field)) if isinstance(row, dict) else "", lambda row=row: row) for where, row in json_lines(path)
     ]
 
 
@@ -158,10 +160,11 @@ def _read_hub(dataset: PublicDataset, split: str) -> Rows:
     except Exception as error:  # no network, no such split, a hub that refuses: the user needs one line
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set data.data_dir to a folder of JSONL") from None
-    if "question" not in table.column_names:
-        raise DataError(f"{dataset.hub_id} ({split}): no column 'question'; its columns: {', '.join(table.column_names)}")
-    texts = table.select_columns("question")
-    return [(f"{dataset.hub_id} {split} row {i}", str(row["question"]), lambda i=i: table[i]) for i, row in enumerate(texts)]
+    name = dataset.question_field
+    if name not in table.column_names:
+        raise DataError(f"{dataset.hub_id} ({split}): no column '{name}'; its columns: {', '.join(table.column_names)}")
+    texts = table.select_columns(name)
+    return [(f"{dataset.hub_id} {split} row {i}", str(row[name]), lambda i=i: table[i]) for i, row in enumerate(texts)]
 
 
 def _distinct(dataset: PublicDataset, rows: Rows, words: int, max_rows: int, taken: set[str]) -> tuple[list[Question], int]:

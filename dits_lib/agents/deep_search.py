@@ -1,0 +1,94 @@
+"""Deep search: a reasoner searches and answers, an explorer opens pages and follows links; how often and how deep is decided while they run.
+
+The topology of WebThinker (Li et al., 2025), which DITS uses for WebWalkerQA: the reasoner thinks and issues searches, and hands a page and
+what it wants to know to the explorer, whose summary goes back.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ..tasks.base import Question
+from ..tasks.judge import ExactMatch, Judge
+from ..tools import Page, PageError, Source, shown
+from .base import Turn
+from .calls import CallingAgents, Limits, frames_of
+
+_REASONER = """You answer a question from the pages of a site. Think step by step. You may write one of
+<call search>a few words</call> to find pages,
+<call explorer>the address of a page, and what you want to know from it</call> to have it read.
+Write one call a reply. When you know the answer, reply with <A>answer</A>, as short as it can be."""
+
+_EXPLORER = """You read pages for somebody else. You may write one of
+<call open>address</call> to open a page,
+<call click>number</call> to follow a link of the page that you opened last.
+Write one call a reply. When you have found what is asked for, or cannot, reply without a call: say in one or two sentences what you found."""
+
+_ADDRESS = re.compile(r"^\[(\S+)\]$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class DeepSearch(CallingAgents):
+    """Reasoner and explorer.
+
+    Attributes:
+        source: of pages; wrap it in `tools.Cached` so that a run can be replayed.
+        judge: tells whether an answer is right.
+        page_characters: of a page that the explorer is shown.
+    """
+
+    source: Source
+    max_new_tokens: int = 512
+    limits: Limits = Limits()
+    judge: Judge = field(default_factory=ExactMatch)
+    page_characters: int = 4000
+    name: str = "deep_search"
+    first: str = "reasoner"
+    agents: tuple[str, ...] = ("reasoner", "explorer")
+    metric_name: str = "accuracy"
+
+    @property
+    def tools(self):
+        return {"search": self._search, "open": self._open, "click": self._open}
+
+    def instruct(self, question: Question, agent: str) -> str:
+        return _REASONER if agent == "reasoner" else _EXPLORER
+
+    def act(self, question: Question, turns: tuple[Turn, ...]) -> str:
+        """As `CallingAgents.act`; a click is a number, and means a link of the page that its caller opened last."""
+        frame = frames_of(self.first, self.names, turns)[-1]
+        if frame.agent != "click" or self.exceeded(frames_of(self.first, self.names, turns), turns) is not None:
+            return super().act(question, turns)
+        try:
+            return self._click(frame.request, turns)
+        except PageError as error:
+            return f"click failed: {error}"
+
+    def prepare(self, pairs: list[tuple[Question, str | None]]) -> None:
+        """Let the judge see all answers at once."""
+        self.judge.prepare(pairs)
+
+    def score(self, question: Question, answer: str | None) -> float:
+        return self.judge.score(question, answer)
+
+    def _search(self, request: str) -> str:
+        found = self.source.search(request)
+        return "\n".join(f"{page.url} {page.title}: {' '.join(page.text.split()[:30])}" for page in found) or "nothing found"
+
+    def _open(self, request: str) -> str:
+        return self._page(self.source.open(request.strip()))
+
+    def _click(self, request: str, turns: tuple[Turn, ...]) -> str:
+        opened = [match for turn in turns if turn.agent in ("open", "click") for match in _ADDRESS.findall(turn.text.split("\n")[0])]
+        if not opened or not request.strip().isdigit():
+            raise PageError("no page", f"{request}: expected the number of a link of a page that was opened")
+        links = self.source.open(opened[-1]).links
+        number = int(request)
+        if not 1 <= number <= len(links):
+            raise PageError("no page", f"{request}: that page has {len(links)} links")
+        return self._page(self.source.open(links[number - 1][1]))
+
+    def _page(self, page: Page) -> str:
+        """Its address on a line of its own, by which the next click finds it, then what it says."""
+        return f"[{page.url}]\n{shown(page, self.page_characters)}"

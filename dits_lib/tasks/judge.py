@@ -1,0 +1,127 @@
+"""Whether a free answer is right: exactly, or by a judge model with a strict reply.
+
+A judge sees all answers of a batch at once (`prepare`), and keeps its verdicts. What it says that is neither `correct` nor
+`incorrect` counts as no verdict: the answer is then scored by exact match, and `nonsense` tells how often that happened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Protocol
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from .base import Question
+from .metrics import best_f1, normalize_answer
+
+PROMPT = """Question: {question}
+Reference answer: {gold}
+Answer to be judged: {answer}
+
+Does the answer to be judged say the same as the reference answer? Reply with one word: correct or incorrect."""
+
+
+class JudgeError(RuntimeError):
+    """A judge that cannot be asked."""
+
+
+class Judge(Protocol):
+    """Scores answers."""
+
+    def prepare(self, pairs: list[tuple[Question, str | None]]) -> None:
+        """Look at these answers, all at once, before they are scored."""
+
+    def score(self, question: Question, answer: str | None) -> float:
+        """1 for a right answer, 0 for a wrong one or none."""
+
+
+class ExactMatch:
+    """Right when it equals a gold answer after SQuAD's normalisation."""
+
+    def prepare(self, pairs) -> None:
+        pass
+
+    def score(self, question: Question, answer: str | None) -> float:
+        return exact_match(answer, question.answers)
+
+
+class ModelJudge:
+    """A language model judges.
+
+    Args:
+        ask: prompts -> replies, all at once: a local engine's or a server's (`server`).
+
+    Attributes:
+        nonsense: replies that were no verdict.
+        verdicts: {(question id, answer): right or not, None without a verdict}.
+    """
+
+    def __init__(self, ask: Callable[[list[str]], list[str]]):
+        self.ask, self.nonsense, self.verdicts = ask, 0, {}
+
+    def prepare(self, pairs: list[tuple[Question, str | None]]) -> None:
+        new = {(q.id, a): q for q, a in pairs if a is not None and (q.id, a) not in self.verdicts}
+        if not new:
+            return
+        prompts = [PROMPT.format(question=q.text, gold=" or ".join(q.answers), answer=answer) for (_, answer), q in new.items()]
+        for key, reply in zip(new, self.ask(prompts), strict=True):
+            self.verdicts[key] = read_verdict(reply)
+            self.nonsense += self.verdicts[key] is None
+
+    def score(self, question: Question, answer: str | None) -> float:
+        if answer is None:
+            return 0.0
+        self.prepare([(question, answer)])
+        verdict = self.verdicts[question.id, answer]
+        return exact_match(answer, question.answers) if verdict is None else float(verdict)
+
+
+def read_verdict(reply: str) -> bool | None:
+    """True for `correct`, False for `incorrect`, None for anything else; a full stop or markup around the word is allowed."""
+    word = re.sub(r"[^a-z]", "", reply.strip().lower())
+    return {"correct": True, "incorrect": False}.get(word)
+
+
+def exact_match(answer: str | None, answers: tuple[str, ...]) -> float:
+    """SQuAD's exact match."""
+    return 0.0 if answer is None else float(normalize_answer(answer) in map(normalize_answer, answers))
+
+
+def agreement(judge: Judge, pairs: list[tuple[Question, str | None]]) -> dict[str, float]:
+    """How a judge's scores of these answers stand to exact match and F1: means of the three, and the share in which judge and exact match agree."""
+    judge.prepare(pairs)
+    scores, exact = [judge.score(q, a) for q, a in pairs], [exact_match(a, q.answers) for q, a in pairs]
+    count = max(1, len(pairs))
+    return {
+        "judge": sum(scores) / count, "exact match": sum(exact) / count, "F1": sum(best_f1(a, q.answers) for q, a in pairs) / count,
+        "agreement": sum(s == e for s, e in zip(scores, exact, strict=True)) / count, "answers": len(pairs),
+    }
+
+
+def server(url: str, model: str, key: str = "none", seconds: float = 60.0) -> Callable[[list[str]], list[str]]:
+    """A judge behind an OpenAI-compatible server (`<url>/chat/completions`), greedy, one prompt after another.
+
+    Raises:
+        JudgeError: when the server cannot be asked; what it answers is judged, not raised.
+    """
+    def ask(prompts: list[str]) -> list[str]:
+        replies = []
+        for prompt in prompts:
+            body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 8}
+            request = Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json", "Authorization": f"Bearer {key}"})
+            try:
+                with urlopen(request, timeout=seconds) as response:
+                    found = json.load(response)
+            except (URLError, TimeoutError, OSError) as error:
+                raise JudgeError(f"{url}: the judge cannot be asked ({error})") from None
+            except ValueError:
+                found = {}
+            try:
+                replies.append(str(found["choices"][0]["message"]["content"]))
+            except (KeyError, IndexError, TypeError):
+                replies.append("")
+        return replies
+
+    return ask
