@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .engines import derive_seed
-from .influence import Scores, by_group, controlled, mean_and_stderr, race, rank_correlation, resampled_rows
+from .influence import Scores, by_group, controlled, mean_and_stderr, race, rank_correlation, reliability, resampled_rows
 from .lab import Lab, ModelRef, read_scores
 from .selection import top_share
 from .store import Artifact
@@ -51,7 +51,8 @@ def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.
     for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
         first, second = (next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side)) for side in (0, 1))
         tables, groups = [np.array(job["table"]) for job in (first, second)], first["question"]
-        raced = any(np.isnan(table).any() for table in tables)  # its questions differ by pair: only the whole can be compared
+        # A race's questions differ by pair, and a controlled table holds the mean of all: only the whole can be compared.
+        raced = name in ("racing", "one_step_controlled")
         for count in sorted({max(2, round(share * first["V"])) for share in ((1.0,) if raced else shares)}):
             share = count / first["V"]
             columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
@@ -139,17 +140,15 @@ def race_job(raw: dict, task: str) -> dict:
 
 def race_rows(jobs: list[dict], alpha: float, batch: int, errors: tuple[float, ...] = (0.05, 0.1, 0.3, 0.6)) -> list[dict]:
     """Races on a full table: the share of its plays that they made, and how much of the top alpha by the full table they kept; beside them
-    what as many questions for all pairs alike would have kept. Ties are broken at random, by one order for all."""
+    what as many questions for all pairs alike would have kept. Agreement is the mean over random tie breaks that the two sides do not share."""
     rows = []
     for job in jobs:
         table = np.array(job["table"])
         count, questions = table.shape
 
-        def top(values: np.ndarray) -> set:
-            return set(top_share(values.round(9), alpha, np.random.default_rng(0)).tolist())
-
         def agreement(values: np.ndarray) -> float:
-            return len(top(values) & top(table.mean(1))) / len(top(values))
+            whole = Scores("whole", table.mean(1).round(9), np.zeros(count))
+            return reliability(Scores("part", values.round(9), np.zeros(count)), whole, alpha)["overlap"]
 
         for error in errors:
             raced = race(lambda live, columns: table[np.ix_(live, columns)], count, questions, batch, alpha, error)
@@ -170,7 +169,7 @@ def controlled_rows(jobs: list[dict]) -> list[dict]:
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
         own = {(j["estimator"], j["side"]): np.array(j["table"]) for j in jobs if j["task"] == task}
-        if ("one_step", 0) not in own or ("policy_gradient", 0) not in own:
+        if ("one_step", 0) not in own or ("policy_gradient", 0) not in own or own["policy_gradient", 0].shape[1] < own["one_step", 0].shape[1]:
             continue
         groups = next(j["question"] for j in jobs if j["task"] == task)
         pairs = [controlled(own["one_step", side], own["policy_gradient", side]) for side in (0, 1)]
@@ -178,7 +177,7 @@ def controlled_rows(jobs: list[dict]) -> list[dict]:
         better = rank_correlation(pairs[0][0].mean(1), pairs[1][0].mean(1), groups)
         rows += [
             {"task": task, "score": name, "V": own["one_step", 0].shape[1], "variance left": left, "mean": r["rho"], "low": r["low"], "high": r["high"]}
-            for name, left, r in (("one_step", 1.0, plain), ("controlled", float(np.mean([left for _, left in pairs])), better))
+            for name, left, r in (("one_step", 1.0, plain), ("controlled", float(np.mean([left for _, left, _ in pairs])), better))
         ]
     return rows
 
@@ -207,17 +206,19 @@ def families(jobs: list[dict], task: str) -> int:
 
 
 def lds_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
-    """Linear datamodelling score (Ilyas et al., 2022; Park et al., 2023): rank correlation, over random halves of the data, between the sum
-    of the scores of a half and the metric after training on it. The row `measured again` is that of the metric on two halves of the
-    test questions: what noise lets anyone reach."""
+    """Linear datamodelling score (Ilyas et al., 2022; Park et al., 2023): rank correlation, over random halves of the data, between the mean
+    score of a half and the metric after training on it (the mean, since every half trains for the same number of steps). The row `ceiling`
+    is what noise lets a perfect score reach: sqrt(2 r / (1 + r)), r the correlation of the metrics on two halves of the test questions."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
         halves = [t for t in truths if t["task"] == task and t["kind"] == "half"]
         measured = np.array([np.mean(t["metric"]) for t in halves])
         odd, even = (np.array([np.mean(t["metric"][start::2]) for t in halves]) for start in (0, 1))
-        rows.append({"task": task, "estimator": "measured again", **rank_correlation(odd, even)})
+        again = rank_correlation(odd, even)
+        reach = {key: float(np.sqrt(max(0.0, 2 * again[key] / (1 + again[key])))) for key in ("rho", "low", "high")}
+        rows.append({"task": task, "estimator": "ceiling", **reach, "n": again["n"]})
         for name, scores in pooled_scores(jobs, task).items():
-            predicted = np.array([scores.value[t["kept"]].sum() for t in halves])
+            predicted = np.array([scores.value[t["kept"]].mean() for t in halves])
             rows.append({"task": task, "estimator": name, **rank_correlation(predicted, measured)})
     return rows
 

@@ -49,11 +49,12 @@ def extract_pairs(tokenizer, system: System, trees: list[Tree], min_value: float
     pairs = []
     for tree in trees:
         for index, node in enumerate(tree.nodes):
-            if len(node.children) < 2:
+            spoken = [child for child in node.children if tree.nodes[child].turn.trainable]
+            if len(spoken) < 2:
                 continue
-            ranked = sorted(node.children, key=lambda child: (tree.nodes[child].q, -child))
+            ranked = sorted(spoken, key=lambda child: (tree.nodes[child].q, -child))
             worst, best = tree.nodes[ranked[0]], tree.nodes[ranked[-1]]
-            if best.q > min_value and best.q - worst.q > min_gap and best.turn.trainable:
+            if best.q > min_value and best.q - worst.q > min_gap:
                 pairs.append(_pair(tokenizer, system, tree, index, best, worst))
     return pairs
 

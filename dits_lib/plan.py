@@ -250,8 +250,10 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
     activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
-    held = 0 if params.model.engine == "vllm" else 4 * params.influence.gradient_block * params.influence.rank * size.lora
-    learning = width * size.parameters + states + activations + min(held, 4 * max(params.scoring.pairs, PAIRS_A_QUESTION * params.sizes.train_questions) * params.influence.rank * size.lora)
+    scored = max(params.scoring.pairs, PAIRS_A_QUESTION * params.sizes.train_questions)
+    block = scored if params.influence.estimator in ("racing", "group_design", "likelihood_adam") else params.influence.gradient_block
+    held = 0 if params.model.engine == "vllm" else 4 * block * params.influence.rank * size.lora
+    learning = width * size.parameters + states + activations + min(held, 4 * scored * params.influence.rank * size.lora)
     m = params.model
     speaking = m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
     if m.engine == "vllm" and m.cache_gb is not None:

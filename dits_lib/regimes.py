@@ -21,12 +21,14 @@ ARMS = {"gamma_0": "one_step", "one_step": "one_step", "policy_gradient": "polic
 """Arms that are shown, by their name in a table; notebook 03's gamma_0 is the half by one-step influence."""
 
 
-def regime_of(params: dict) -> str:
+def regime_of(params: dict, task: str) -> str:
     """What decides whether selection can pay, in words."""
     harm, dpo = params["world"]["harmful"], params["dpo"]
     model = Path(params["model"]["path"]).name
     planted = f"{harm['share']:.0%} {harm['kind'].replace('_', ' ')}" if harm["share"] else "no planted harm"
-    return ("" if model == "micro" else f"{model}; ") + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}" + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
+    data = params["data"][task]
+    told = [name for name in (model, data) if name != "micro"]
+    return "".join(f"{name}; " for name in told) + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}" + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
 
 
 def regimes(results: Path) -> pd.DataFrame:
@@ -44,7 +46,7 @@ def regimes(results: Path) -> pd.DataFrame:
                     arm = ARMS[row.arm]
                     decided = "better" if row.low > 0 else "worse" if row.high < 0 else "not decided"
                     rows.append({
-                        "task": row.task, "regime": regime_of(params), "results": folder.name, "arm": arm, "V": use.get(arm), "minus": row.minus, "mean": row.mean,
+                        "task": row.task, "regime": regime_of(params, row.task), "results": folder.name, "arm": arm, "V": use.get(arm), "minus": row.minus, "mean": row.mean,
                         "low": row.low, "high": row.high, "n": row.n, "decided": decided,
                     })
     return pd.DataFrame(rows)
@@ -58,11 +60,10 @@ def regime_figure(rows: pd.DataFrame) -> plt.Figure:
     arms = [arm for arm in dict.fromkeys(ARMS.values()) if arm in set(shown["arm"])][::-1]
     for line, task in zip(grid, tasks, strict=True):
         for axis, kind in zip(line, kinds, strict=True):
-            part = shown[(shown["task"] == task) & (shown["regime"] == kind)].set_index("arm")
-            for place, arm in enumerate(arms):
-                if arm in part.index:
-                    row = part.loc[arm]
-                    axis.errorbar(row["mean"], place, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", capsize=3, color="C0")
+            part = shown[(shown["task"] == task) & (shown["regime"] == kind)]
+            for number, (_, row) in enumerate(part.iterrows()):
+                place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(row["arm"])  # one arm of two profiles: side by side
+                axis.errorbar(row["mean"], place, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", capsize=3, color="C0")
             axis.axvline(0, color="0.4", lw=1)
             axis.set_yticks(range(len(arms)), arms)
             axis.set(ylim=(-0.6, len(arms) - 0.4), title=kind, xlabel=f"{TASK_NAMES[task]}, minus a random half")

@@ -12,7 +12,7 @@ from dits_lib.influence.policy_gradient import policy_gradient
 from dits_lib.params import ROOT
 from dits_lib.pairs import best_dialogues, extract_pairs
 from dits_lib.rollout import State, play, sample_dialogues
-from dits_lib.search import SearchConfig, Tree, search
+from dits_lib.search import Node, SearchConfig, Tree, search
 from dits_lib.tasks import Question, best_f1, make_questions
 from dits_lib.training import TrainConfig, train_dpo
 from tests.scripted import Scripted, byte_tokenizer
@@ -87,7 +87,7 @@ def test_frames_by_hand():
     turns = (Turn("editor", "<call reporter>a</call>"), Turn("reporter", "<call page>b</call>"), Turn("page", "text <call page>x</call>", trainable=False))
     frames = frames_of("editor", ("reporter", "page"), turns)
     assert [(f.agent, f.request) for f in frames] == [("editor", ""), ("reporter", "a")]
-    assert frames[1].said == [("own", "<call page>b</call>"), ("result", "page: text x")]
+    assert frames[1].said == [("own", "<call page>b</call>"), ("result", "page: text  x ")]
     assert frames_of("editor", ("reporter",), (Turn("editor", "done"),)) == []
     assert [f.agent for f in frames_of("editor", ("reporter",), ())] == ["editor"]
 
@@ -120,6 +120,22 @@ def test_mistaken_calls_are_told_and_go_on(tokenizer):
     assert "there is no librarian; there are: reporter, page" in engine.prompts[1]
 
 
+def test_no_page_fills_a_prompt(tokenizer):
+    dialogue, engine = played(tokenizer, lambda prompt: "<A>Cork</A>" if "page: " in prompt else "<call page>long</call>", Desk(pages={"long": "x" * 500_000}))
+    assert len(dialogue.turns[1].text) == 20_000 and len(engine.prompts[1]) < 21_000
+
+
+def test_a_reply_cut_off_by_a_limit_is_no_rejected_reply(tokenizer):
+    """A merged reply may have used more tokens than its twin: one goes on, the other ends at the limit."""
+    tree = Tree(QUESTION)
+    spoken, stopped = Turn("editor", "<call page>bridge</call>", (1,), (2,)), Turn("limit", "stopped: more than 5 tokens", trainable=False)
+    other = Turn("editor", "<A>Cork</A>", (3,), (4,))
+    for n, (turn, parent) in enumerate(((spoken, 0), (stopped, 1), (other, 1)), start=1):
+        tree.nodes.append(Node(turn, parent, tree.nodes[parent].depth + 1, visits=1, total=float(turn is other)))
+        tree.nodes[parent].children.append(n)
+    assert extract_pairs(tokenizer, Desk(), [tree], -1.0, 0.0) == []
+
+
 def test_two_calls_or_none_are_no_call():
     assert parse_call("<call page>a</call> <call page>b</call>") is None and parse_call("page a") is None
     assert parse_call("first <call page> a b </call> then") == ("page", "a b")
@@ -143,7 +159,9 @@ def test_a_page_cannot_call_answer_or_open_a_message(tokenizer):
     assert re.findall(r"<\|im_start\|>(\w+)", seen[1]) == ["system", "user", "assistant", "user", "assistant"]
     assert "<A>" not in seen[1] and "London" in seen[1]
     assert finish(system, QUESTION, dialogue.turns[:2]).ended == "no answer parsed"
-    assert plain("a<A >b</ call>c<CALL x>") == "abc"
+    assert plain("a<A >b</ call>c<CALL x>") == "a b c "
+    spliced = plain("<<A>A>London<</A>/A> <<call x>call page>bridge<</call>/call>")
+    assert parse_call(spliced) is None and "<A>" not in spliced
 
 
 def test_control_tokens_cannot_be_spliced_together(tokenizer):

@@ -1,5 +1,6 @@
 """Racing, control variates, learned scores and group designs, against brute force, closed forms and planted effects."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -124,11 +125,30 @@ def test_a_control_variate_removes_what_it_explains():
     true, shared = rng.normal(size=(60, 1)), rng.normal(size=(60, 500))
     covariate = 2 * shared + 0.3 * true
     table = true + shared[:, :40] + 0.2 * rng.normal(size=(60, 40))
-    found, left = controlled(table, covariate)
+    found, left, slope = controlled(table, covariate)
+    assert slope == pytest.approx(0.5, abs=0.05)
     assert left == pytest.approx(0.04 / 1.04, abs=0.01)
     assert np.std(found.mean(1) - true[:, 0]) < 0.6 * np.std(table.mean(1) - true[:, 0])
-    same, all_left = controlled(table, np.zeros((60, 500)))
+    same, all_left, _ = controlled(table, np.zeros((60, 500)))
     assert same.tolist() == table.tolist() and all_left == 1
+    with pytest.raises(ValueError, match="takes at least as many"):
+        controlled(table, covariate[:, :30])
+
+
+def test_the_error_of_a_controlled_score_counts_the_controls_own(engine, pairs, questions, monkeypatch):
+    """Against the spread of the value over many draws of both tables."""
+    module = sys.modules["dits_lib.influence.controlled"]
+    rng, values, errors = np.random.default_rng(0), [], []
+    for _ in range(200):
+        shared = rng.normal(size=(4, 100))
+        tables = {"one_step": shared[:, :20] + 0.2 * rng.normal(size=(4, 20)), "policy_gradient": shared + 0.2 * rng.normal(size=(4, 100))}
+        for name in tables:
+            cost = {"backward_rows": 0}
+            monkeypatch.setattr(module, name, lambda *_, table=tables[name], cost=cost: module.Scores("x", table.mean(1), table.mean(1), cost, table))
+        found = module.one_step_controlled(setting_of(engine), pairs["exchange"][:4], [None] * 100, 0)
+        values.append(found.value)
+        errors.append(found.stderr)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
 
 
 def test_controlled_rows_compare_the_same_tables():
@@ -162,6 +182,25 @@ def test_learned_scores_predict_what_was_not_scored(engine, pairs, questions):
     assert scores.value.shape == (24,) and scores.cost["learned_from"] == 12
     with pytest.raises(ValueError, match="learned_share leaves 4 pairs"):
         learned(setting_of(engine, learned_share=0.5), some[:8], questions, 0)
+
+
+def test_a_scored_pair_is_not_predicted_from_itself(engine, pairs, questions, monkeypatch):
+    """Its own measurement, made enormous, moves the others' predictions and not its own."""
+    import dits_lib.influence.learned as module
+
+    some, setting, plain = pairs["exchange"][:24], setting_of(engine, learned_share=0.9), module.one_step
+    before = learned(setting, some, questions, 0)
+
+    def outlier(*arguments):
+        scores = plain(*arguments)
+        scores.per_question[0] += 100.0
+        return scores
+
+    rng = np.random.default_rng(derive_seed(0, "learned") % 2**32)
+    first = np.sort(rng.choice(24, round(0.9 * 24), replace=False))[0]
+    monkeypatch.setattr(module, "one_step", outlier)
+    after = learned(setting, some, questions, 0)
+    assert after.value[first] == pytest.approx(before.value[first]) and not np.allclose(after.value, before.value)
 
 
 def test_features_are_those_of_the_replies(engine, pairs):
@@ -249,9 +288,30 @@ def test_lds_is_one_for_the_truth_and_none_for_chance():
     truths = []
     for index in range(40):
         kept = rng.permutation(60)[:30]
-        truths.append({"task": "exchange", "kind": "half", "index": index, "kept": kept.tolist(), "metric": (0.01 * true[kept].sum() + 0.01 * rng.normal(size=200)).tolist()})
+        truths.append({"task": "exchange", "kind": "half", "index": index, "kept": kept.tolist(), "metric": (0.3 * true[kept].mean() + 0.01 * rng.normal(size=200)).tolist()})
     rows = {row["estimator"]: row for row in lds_rows(jobs, truths)}
-    assert rows["one_step"]["rho"] > 0.95 and rows["measured again"]["rho"] > 0.9 and abs(rows["q_value"]["rho"]) < 0.4 and rows["one_step"]["n"] == 40
+    assert rows["one_step"]["rho"] > 0.95 and 0.9 < rows["ceiling"]["rho"] <= 1 and abs(rows["q_value"]["rho"]) < 0.4 and rows["one_step"]["n"] == 40
+
+
+def test_the_ceiling_is_what_a_perfect_score_reaches():
+    """Halves of unequal size: the metric answers to the mean of the scores, seen through the noise of the questions."""
+    rng, reached, told = np.random.default_rng(3), [], []
+    for _ in range(20):
+        true = rng.normal(size=60) - 0.5
+        jobs = [{"task": "exchange", "estimator": "one_step", "side": side, "table": true[:, None].repeat(2, 1).tolist(), "question": list(range(60)), "q": true.tolist()} for side in (0, 1)]
+        truths = []
+        for index in range(60):
+            kept = rng.permutation(60)[: rng.integers(20, 41)]
+            truths.append({"task": "exchange", "kind": "half", "index": index, "kept": kept.tolist(), "metric": (true[kept].mean() + 2.5 * rng.normal(size=200)).tolist()})
+        rows = {row["estimator"]: row for row in lds_rows(jobs, truths)}
+        reached.append(rows["one_step"]["rho"])
+        told.append(rows["ceiling"]["rho"])
+    assert np.mean(told) == pytest.approx(np.mean(reached), abs=0.06) and 0.4 < np.mean(reached) < 0.9
+
+
+def test_ties_do_not_look_like_agreement():
+    rows = race_rows([{"task": "exchange", "table": np.zeros((20, 40)).tolist()}], 0.5, 10)
+    assert all(row["alike"] == pytest.approx(0.5, abs=0.06) for row in rows)
 
 
 def test_leaving_a_family_out_by_hand():
@@ -263,7 +323,3 @@ def test_leaving_a_family_out_by_hand():
     own, other = left_out_rows(jobs, truths)
     assert own["low"] > 0.09 and other["high"] < -0.09 and own["one_step"] > 0 > other["one_step"]
     assert own["pairs"] == int((true > 0).sum())
-
-
-def test_seeds_of_the_designs_are_their_own():
-    assert len({derive_seed(0, name) for name in ("learned", "groups", "clusters", "policy", "lora")}) == 5

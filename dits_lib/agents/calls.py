@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from ..tasks.base import Question
 from .base import ENDINGS, Turn, parse_answer
 
+MAX_RESULT = 20_000
+"""Characters of a tool's result, at most: no page may fill an agent's prompt."""
+
 LIMIT = "limit"
 """The speaker of the turn that ends a run-away dialogue, with its reason."""
 
@@ -49,8 +52,8 @@ def parse_call(text: str) -> tuple[str, str] | None:
 
 
 def plain(text: str) -> str:
-    """A text without the tags that agents call and answer with."""
-    return _TAG.sub("", text)
+    """A text without the tags that agents call and answer with; a space stands for each, so that none can be spliced together."""
+    return _TAG.sub(" ", text)
 
 
 def frames_of(first: str, names: tuple[str, ...], turns: tuple[Turn, ...]) -> list[Frame]:
@@ -120,7 +123,7 @@ class CallingAgents:
         if (reason := self.exceeded(stack, turns)) is not None:
             return f"stopped: {reason}"
         try:
-            return self.tools[stack[-1].agent](stack[-1].request)
+            return self.tools[stack[-1].agent](stack[-1].request)[:MAX_RESULT]
         except Exception as error:  # a tool that fails must not end the run: its caller reads why
             return f"{stack[-1].agent} failed: {type(error).__name__}: {error}"
 

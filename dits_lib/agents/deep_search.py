@@ -74,7 +74,7 @@ class DeepSearch(CallingAgents):
 
     def _search(self, request: str) -> str:
         found = self.source.search(request)
-        return "\n".join(f"{page.url} {page.title}: {' '.join(page.text.split()[:30])}" for page in found) or "nothing found"
+        return "\n".join(f"{page.url} {page.title[:200]}: {' '.join(page.text.split()[:30])}" for page in found) or "nothing found"
 
     def _open(self, request: str) -> str:
         return self._page(self.source.open(request.strip()))

@@ -22,7 +22,7 @@ class InfluenceConfig:
         temperature: of those dialogues; 0 is greedy.
         candidates: adapters whose dialogues share a batch.
         gradient_rows: pairs that share a forward and backward pass.
-        gradient_block: pairs whose gradients are held at once.
+        gradient_block: pairs whose gradients are held at once (`racing`, `group_design` and `likelihood_adam` hold all).
         policy_samples: dialogues of each validation question, for the estimators that do not play under each candidate.
         race_questions, race_error: questions a round of `racing`, and the chance allowed to put a pair on the wrong side of the cut.
         learned_share: of the pairs, that `learned` scores itself; it predicts the rest.

@@ -76,6 +76,7 @@ def features(learner: TransformersEngine, pairs: list[Pair]) -> np.ndarray:
     for start in range(0, len(order), learner.max_rows):
         chunk = order[start : start + learner.max_rows]
         states[chunk] = _mean_states(learner, [rows[i] for i in chunk])
+    learner.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)  # the states' own passes
     likely = np.array([sum(row) for row in learner.logprobs(rows)]).reshape(-1, 2)
     lengths = np.array([[len(p.chosen_ids), len(p.rejected_ids), len(p.prompt_ids)] for p in pairs])
     q = np.array([[p.q_chosen, p.q_rejected, p.q_chosen - p.q_rejected] for p in pairs])

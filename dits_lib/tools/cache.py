@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
+from threading import Lock
 
 from .pages import Page, PageError, Source
 
@@ -17,14 +18,14 @@ class Cached:
 
     Args:
         source: asked for what is not there; None replays alone.
-        folder: of the cache; one JSON file an answer.
+        folder: of the cache of one source; one JSON file an answer.
 
     Attributes:
         failures: how often each kind of `PageError` was given.
     """
 
     def __init__(self, source: Source | None, folder: str | Path):
-        self.source, self.folder, self.failures = source, Path(folder), Counter()
+        self.source, self.folder, self.failures, self._lock, self._asking = source, Path(folder), Counter(), Lock(), {}
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def search(self, query: str) -> list[Page]:
@@ -35,20 +36,31 @@ class Cached:
 
     def _answer(self, kind: str, request: str, ask):
         file = self.folder / f"{kind}-{hashlib.sha256(request.encode()).hexdigest()[:24]}.json"
+        with self._lock:
+            asking = self._asking.setdefault(file.name, Lock())
+        with asking:  # dialogues side by side ask for one page together: the first answer is everybody's, now and in a replay
+            kept = self._kept(file, kind, request, ask)
+        if "error" in kept:
+            self._count(kept["error"][0])
+            raise PageError(*kept["error"])
+        return kept["found"]
+
+    def _count(self, kind: str) -> None:
+        with self._lock:
+            self.failures[kind] += 1
+
+    def _kept(self, file: Path, kind: str, request: str, ask) -> dict:
         kept = self._read(file)
         if kept is None:
             if self.source is None:
-                self.failures["not in the cache"] += 1
+                self._count("not in the cache")
                 raise PageError("not in the cache", f"{kind} {request}: not in {self.folder}, and the network is not used")
             try:
                 kept = {"request": request, "found": ask()}
             except PageError as error:
                 kept = {"request": request, "error": [error.kind, str(error).removeprefix(f"{error.kind}: ")]}
             self._write(file, kept)
-        if "error" in kept:
-            self.failures[kept["error"][0]] += 1
-            raise PageError(*kept["error"])
-        return kept["found"]
+        return kept
 
     def _read(self, file: Path) -> dict | None:
         try:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Protocol
-from urllib.parse import urldefrag, urljoin
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 import trafilatura
 from bs4 import BeautifulSoup
+from bs4.builder import ParserRejectedMarkup
 from charset_normalizer import from_bytes
+
+MAX_CHARACTERS = 1_000_000
+"""Of a page's markup that are parsed; parsing has no clock of its own."""
 
 KINDS = ("refused", "robots", "dead", "slow", "too large", "redirects", "no page", "not text", "not in the cache", "no search")
 """Why a page could not be had."""
@@ -68,17 +72,18 @@ def read_html(data: bytes, url: str, declared: str | None = None) -> Page:
     """
     try:
         return _read(_decoded(data, declared), url)
-    except (RecursionError, ValueError, AssertionError) as error:
+    except (RecursionError, ValueError, TypeError, AssertionError, ParserRejectedMarkup) as error:
         raise PageError("not text", f"{url}: {type(error).__name__}") from None
 
 
 def _read(html: str, url: str) -> Page:
-    soup = BeautifulSoup(html, "html.parser")
+    html = html[:MAX_CHARACTERS]
+    soup = BeautifulSoup(html, "lxml")  # html.parser takes quadratic time on tags that are never closed
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
     links: dict[str, str] = {}
     for anchor in soup.find_all("a", href=True):
         address, words = _joined(url, anchor["href"]), " ".join(anchor.get_text().split())
-        if words and address.split(":")[0] in ("http", "https", "site") and address != url:
+        if address and words and address.split(":")[0] in ("http", "https", "site") and address != url:
             links.setdefault(address, words)
     text = trafilatura.extract(html, include_comments=False, include_tables=True, favor_recall=True)
     if not text:
@@ -89,9 +94,29 @@ def _read(html: str, url: str) -> Page:
 
 
 def _joined(base: str, link: str) -> str:
-    """A link's address without its fragment; `urljoin` does not know the scheme of a local site."""
+    """A link's address, percent-encoded, without its fragment; empty for one that is no address. `urljoin` does not know the scheme of
+    a local site."""
     site, stand_in = "site:///", "http://site.invalid/"
-    return urldefrag(urljoin(base.replace(site, stand_in, 1), link))[0].replace(stand_in, site, 1)
+    try:
+        return encoded(urldefrag(urljoin(base.replace(site, stand_in, 1), link.strip()))[0]).replace(stand_in, site, 1)
+    except ValueError:
+        return ""
+
+
+def encoded(url: str) -> str:
+    """An address in ASCII: its host by IDNA, all else that an address may not hold percent-encoded, once.
+
+    Raises:
+        ValueError: for what is no address.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    return url if not parts.scheme else quote(url.replace(parts.netloc, host, 1), safe="%/:=&?~#+!$,;'@()*[]")
+
+
+def site_address(path: str) -> str:
+    """The address of a file of a local site, from its path below the folder."""
+    return encoded("site:///" + path.replace("%", "%25"))
 
 
 def _decoded(data: bytes, declared: str | None) -> str:
@@ -108,5 +133,5 @@ def _decoded(data: bytes, declared: str | None) -> str:
 def shown(page: Page, characters: int = 2000, links: int = 20) -> str:
     """A page in words for an agent: title, the first characters of its text, numbered links."""
     text = page.text if len(page.text) <= characters else page.text[:characters] + " [cut]"
-    listed = [f"[{number}] {words}" for number, (words, _) in enumerate(page.links[:links], start=1)]
-    return "\n".join(part for part in (page.title, text, "links: " + "; ".join(listed) if listed else "") if part)
+    listed = [f"[{number}] {words[:80]}" for number, (words, _) in enumerate(page.links[:links], start=1)]
+    return "\n".join(part for part in (page.title[:200], text, "links: " + "; ".join(listed) if listed else "") if part)

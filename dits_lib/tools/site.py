@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import bm25s
 
-from .pages import Page, PageError, read_html
+from .pages import Page, PageError, read_html, site_address
 
 
 class LocalSite:
@@ -24,20 +24,23 @@ class LocalSite:
 
     def __init__(self, folder: str | Path, top: int = 5):
         self.folder, self.top = Path(folder).resolve(), top
-        self.urls = [f"site:///{path.relative_to(self.folder).as_posix()}" for path in sorted(self.folder.rglob("*.html"))] if self.folder.is_dir() else []
+        self.urls = [site_address(path.relative_to(self.folder).as_posix()) for path in sorted(self.folder.rglob("*.html"))] if self.folder.is_dir() else []
         if not self.urls:
             raise PageError("no page", f"{folder}: no folder with *.html files")
 
     def open(self, url: str) -> Page:
-        parts = urlsplit(url)
-        path = (self.folder / unquote(parts.path).lstrip("/")).resolve()
+        try:
+            parts = urlsplit(url)
+            path = (self.folder / unquote(parts.path).lstrip("/")).resolve()
+        except ValueError:
+            raise PageError("refused", f"{url!r}: no address") from None
         if parts.scheme != "site" or parts.netloc or not path.is_relative_to(self.folder) or path.suffix != ".html":
             raise PageError("refused", f"{url}: outside the site")
         try:
             data = path.read_bytes()
         except OSError:
             raise PageError("no page", f"{url}: there is no such page") from None
-        page = read_html(data, f"site:///{path.relative_to(self.folder).as_posix()}")
+        page = read_html(data, site_address(path.relative_to(self.folder).as_posix()))
         return Page(page.url, page.title, page.text, tuple(link for link in page.links if link[1] in self._known))
 
     def search(self, query: str) -> list[Page]:
@@ -53,7 +56,13 @@ class LocalSite:
 
     @cached_property
     def _index(self) -> bm25s.BM25:
-        pages = [self.open(url) for url in self.urls]
+        texts = []
+        for url in self.urls:
+            try:
+                page = self.open(url)
+                texts.append(f"{page.title} {page.text}")
+            except PageError:  # a page that cannot be read is not found either
+                texts.append("")
         index = bm25s.BM25()
-        index.index(bm25s.tokenize([f"{page.title} {page.text}" for page in pages], stopwords="en", show_progress=False), show_progress=False)
+        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
         return index

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from urllib.robotparser import RobotFileParser
 import certifi
 import httpcore
 
-from .pages import Page, PageError, read_html
+from .pages import Page, PageError, encoded, read_html
 
 AGENT = "dits-research/1.0"
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -29,16 +30,60 @@ class _Checked(httpcore.SyncBackend):
 
     def __init__(self, private: bool):
         super().__init__()
-        self.private = private
+        self.private, self.clock = private, _Clock()
 
     def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
         try:
-            found = {item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+            found = list(dict.fromkeys(item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
         except (OSError, UnicodeError) as error:
             raise PageError("dead", f"{host}: no such host ({error})") from None
         if not self.private and not all(_public(address) for address in found):
             raise PageError("refused", f"{host}: a loopback, private or reserved address")
-        return super().connect_tcp(sorted(found)[0], port, timeout, local_address, socket_options)
+        for address in found:
+            try:
+                return _Timed(super().connect_tcp(address, port, self.clock.left(timeout), local_address, socket_options), self.clock)
+            except httpcore.ConnectError:
+                if address == found[-1]:
+                    raise
+
+
+class _Clock(threading.local):
+    """When the page that this thread fetches must be there."""
+
+    end = float("inf")
+
+    def left(self, timeout: float | None) -> float:
+        """Seconds left, `timeout` at most.
+
+        Raises:
+            httpcore.ReadTimeout: when none is left.
+        """
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("no time left")
+        return left if timeout is None else min(timeout, left)
+
+
+class _Timed(httpcore.NetworkStream):
+    """A stream whose every step ends with the page's time: a limit for each read alone would let headers drip for ever."""
+
+    def __init__(self, stream: httpcore.NetworkStream, clock: _Clock):
+        self.stream, self.clock = stream, clock
+
+    def read(self, max_bytes, timeout=None):
+        return self.stream.read(max_bytes, self.clock.left(timeout))
+
+    def write(self, buffer, timeout=None):
+        self.stream.write(buffer, self.clock.left(timeout))
+
+    def close(self):
+        self.stream.close()
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        return _Timed(self.stream.start_tls(ssl_context, server_hostname, self.clock.left(timeout)), self.clock)
+
+    def get_extra_info(self, info):
+        return self.stream.get_extra_info(info)
 
 
 def _public(address: str) -> bool:
@@ -50,7 +95,7 @@ class Web:
     """Pages of the live web.
 
     Args:
-        seconds: for a page, redirects included.
+        seconds: for a page, redirects included; looking up a host's name has the system's own limit.
         max_bytes: of a page.
         redirects: followed, at most.
         finder: query -> addresses, best first: a search engine of the user's; None: search is refused.
@@ -64,7 +109,8 @@ class Web:
     ):
         self.seconds, self.max_bytes, self.redirects, self.finder, self.robots, self.top = seconds, max_bytes, redirects, finder, robots, top
         self._rules: dict[str, RobotFileParser] = {}
-        self._pool = httpcore.ConnectionPool(network_backend=_Checked(private), ssl_context=ssl.create_default_context(cafile=certifi.where()))
+        self._backend = _Checked(private)
+        self._pool = httpcore.ConnectionPool(network_backend=self._backend, ssl_context=ssl.create_default_context(cafile=certifi.where()))
 
     def search(self, query: str) -> list[Page]:
         if self.finder is None:
@@ -78,11 +124,12 @@ class Web:
         return pages
 
     def open(self, url: str) -> Page:
-        """The page at an http(s) address, after redirects."""
-        end = time.monotonic() + self.seconds
-        if self.robots and not self._allowed(url, end):
-            raise PageError("robots", f"{url}: its robots.txt forbids it")
-        status, kind, data, url = self._get(url, end)
+        """The page at an http(s) address, after redirects. What comes is read in one go after that: `seconds` limits the network."""
+        end = self._backend.clock.end = time.monotonic() + self.seconds
+        try:
+            status, kind, data, url = self._get(encoded(url), end, self.robots)
+        except (ValueError, TypeError) as error:  # an address that the parts of the library disagree on
+            raise PageError("refused", f"{url!r}: no address ({error})") from None
         if status >= 400:
             raise PageError("no page", f"{url}: status {status}")
         media, _, rest = kind.partition(";")
@@ -96,26 +143,29 @@ class Web:
         if root not in self._rules:
             rules = RobotFileParser()
             try:
-                status, _, data, _ = self._get(f"{root}/robots.txt", end)
-                lines = data.decode("utf-8", "replace").splitlines() if status < 400 else []
+                status, _, data, _ = self._get(f"{root}/robots.txt", end, False)
             except PageError as error:
                 if error.kind in ("refused", "dead", "slow"):
                     raise
-                lines = []
-            rules.parse(lines)
+                status, data = 404, b""
+            if status >= 500:  # RFC 9309: a site that cannot tell its rules forbids all, for now
+                return False
+            rules.parse(data.decode("utf-8", "replace").splitlines() if status < 400 else [])
             self._rules[root] = rules
         return self._rules[root].can_fetch(AGENT, url)
 
-    def _get(self, url: str, end: float) -> tuple[int, str, bytes, str]:
-        """Status, content type, body and last address."""
+    def _get(self, url: str, end: float, robots: bool) -> tuple[int, str, bytes, str]:
+        """Status, content type, body and last address; with `robots`, the rules of every host on the way are kept."""
         for _ in range(self.redirects + 1):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise PageError("refused", f"{url}: not an http address")
+            if robots and not self._allowed(url, end):
+                raise PageError("robots", f"{url}: its robots.txt forbids it")
             status, headers, data = self._fetch(url, end)
             if status not in _REDIRECTS or "location" not in headers:
                 return status, headers.get("content-type", ""), data, url
-            url = urljoin(url, headers["location"])
+            url = encoded(urljoin(url, headers["location"]))
         raise PageError("redirects", f"{url}: more than {self.redirects} redirects")
 
     def _fetch(self, url: str, end: float) -> tuple[int, dict[str, str], bytes]:
