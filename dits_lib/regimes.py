@@ -61,6 +61,8 @@ def regime_figure(rows: pd.DataFrame) -> plt.Figure:
     for line, task in zip(grid, tasks, strict=True):
         for axis, kind in zip(line, kinds, strict=True):
             part = shown[(shown["task"] == task) & (shown["regime"] == kind)]
+            if part.empty:
+                axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color="0.5")
             for number, (_, row) in enumerate(part.iterrows()):
                 place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(row["arm"])  # one arm of two profiles: side by side
                 axis.errorbar(row["mean"], place, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", capsize=3, color="C0")
