@@ -117,9 +117,12 @@ def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
     output, more = whole[0], ("06_influence_fidelity", "07_sensitivity")
     arguments = ["--profile", "smoke", "--set", "tasks=[exchange]", *(part for name in more for part in ("--notebook", name))]
     assert "2 of 2 notebooks run" in run(output, *arguments)
-    readme = (output / "results" / "smoke" / "README.md").read_text()
-    for name in ("06_reliability.png", "06_use.png", "07_sensitivity.png", "06_lds", "06_left_out", "06_races", *load_params("smoke").fidelity.validation):
+    folder = output / "results" / "smoke"
+    readme = (folder / "README.md").read_text()
+    for name in ("06_reliability.png", "06_use.png", "07_sensitivity.png", *load_params("smoke").fidelity.validation):
         assert name in readme
+    for name in ("06_lds", "06_left_out", "06_races", "06_controlled", "06_use_differences"):
+        assert (folder / "tables" / f"{name}.csv").stat().st_size > 100
 
 
 def test_a_fresh_seed_differs(whole, tmp_path):
