@@ -81,16 +81,36 @@ def forget(engine) -> None:
         engine._llm.reset_prefix_cache()
 
 
-def searched(engine, system, questions, seed):
-    """Tokens/s of a search, and of the same requests in one plain batch."""
+class Report(dict):
+    """What was measured; each row is printed at once, so that a run cut short has told what it had."""
+
+    def __setitem__(self, key: str, row: dict) -> None:
+        super().__setitem__(key, row)
+        print(_line(key, row), flush=True)
+
+
+def _line(key: str, row: dict) -> str:
+    return f"| {key} | {', '.join(f'{k} {v:.4g}' for k, v in row.items())} |"
+
+
+def searched(engine, system, questions, seed, compare: bool = True):
+    """Tokens/s of a search, and with `compare` of the same requests in one plain batch."""
     config = SearchConfig(repetitions=8, rollouts=1)
     forget(engine)
     with Recorder(engine) as recorder:
         rate, seconds, trees = speed(engine, lambda: search(engine, system, questions, config, seed))
-    fresh = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in recorder.requests]
+    found = {"tokens/s": rate, "seconds": seconds, "requests": len(recorder.requests)}
+    if compare:
+        plain = plain_rate(engine, recorder.requests)
+        found |= {"plain tokens/s": plain, "search / plain": rate / plain}
+    return found, trees
+
+
+def plain_rate(engine, requests: list[Request]) -> float:
+    """Tokens/s of the same requests, without adapters, in one batch."""
+    fresh = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in requests]
     forget(engine)
-    plain, _, _ = speed(engine, lambda: engine.generate(fresh))
-    return {"tokens/s": rate, "seconds": seconds, "plain tokens/s": plain, "search / plain": rate / plain}, trees
+    return speed(engine, lambda: engine.generate(fresh))[0]
 
 
 def made_pairs(engine, system, trees, count) -> list[Pair]:
@@ -102,25 +122,27 @@ def made_pairs(engine, system, trees, count) -> list[Pair]:
 
 
 def scored(engine, system, pairs, questions, config, alone: int):
-    """Scoring through adapters in one batch, one adapter after another (timed on `alone`), and plain generation of that size."""
+    """Scoring through adapters in one batch, and with `alone` > 0 one adapter after another (timed on that many) and plain generation
+    of that size."""
     with timed() as gradient_clock, engine.learning() as learner:
         with timed() as own:
             stack = step(dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01).to(engine.stack_device)
     evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)  # first adapters compile kernels
     with Recorder(engine) as recorder:
         together, seconds, _ = speed(engine, lambda: evaluate_adapters(engine, system, questions, stack, len(pairs), config, 0))
-    singles = [part(stack, i, i + 1) for i in range(alone)]
-    _, one, _ = speed(engine, lambda: [evaluate_adapters(engine, system, questions, single, 1, config, 0) for single in singles])
-    plain = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in recorder.requests]
-    forget(engine)
-    rate, _, _ = speed(engine, lambda: engine.generate(plain))
-    after = one / alone * len(pairs)
-    return {
+    found = {
         "pairs": len(pairs), "V": len(questions), "gradient seconds": own.seconds, "gradients with loading": gradient_clock.seconds,
         "seconds": seconds, "tokens/s": together,
-        "one after another, seconds": after, "one after another / together": after / seconds, "plain tokens/s": rate,
-        "scoring / plain": together / rate,
     }
+    if alone:
+        singles = [part(stack, i, i + 1) for i in range(alone)]
+        _, one, _ = speed(engine, lambda: [evaluate_adapters(engine, system, questions, single, 1, config, 0) for single in singles])
+        after, plain = one / alone * len(pairs), plain_rate(engine, recorder.requests)
+        found |= {
+            "one after another, seconds": after, "one after another / together": after / seconds, "plain tokens/s": plain,
+            "scoring / plain": together / plain,
+        }
+    return found
 
 
 def greedy_difference(first: list, second: list, engine, requests) -> dict:
@@ -158,10 +180,10 @@ def engines_part(options) -> dict:
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
     validation = make_questions("exchange", "validation", options.v, 0)
     config = InfluenceConfig(candidates=options.adapters, gradient_rows=16)
-    found: dict = {}
+    found = Report()
     plain = TransformersEngine.load(options.model, options.device, options.dtype, max_rows=512)
     plain.generate([Request(tuple(range(5, 50)), 0, 4)] * 4)
-    found["transformers search"], _ = searched(plain, system, questions, 0)
+    found["transformers search"], _ = searched(plain, system, questions, 0, compare=False)
     plain.release()
     if options.device == "cuda":
         torch.cuda.empty_cache()
@@ -181,11 +203,13 @@ def scale_part(options) -> dict:
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
     validation = make_questions("exchange", "validation", options.v, 0)
     config = InfluenceConfig(candidates=options.adapters, gradient_rows=options.gradient_rows)
-    found: dict = {}
+    found = Report()
     if torch.cuda.is_available():
         torch.cuda.init()
     with GPUMemoryWatch() as memory:
-        engine = vllm_engine(options)
+        with timed() as clock:
+            engine = vllm_engine(options)
+        found["vllm start"] = {"seconds": clock.seconds}
         found["search"], trees = searched(engine, system, questions, 0)
         pairs = made_pairs(engine, system, trees, options.pairs)
         found["scoring"] = scored(engine, system, pairs, validation, config, options.alone)
@@ -212,7 +236,7 @@ def scale_part(options) -> dict:
 def vllm_engine(options) -> VLLMEngine:
     return VLLMEngine(
         options.model, device=options.device, dtype=options.dtype, max_adapters=options.adapters, max_rank=8, memory=options.memory,
-        max_length=2048, eager=options.eager, cache_gb=options.cache_gb,
+        max_length=2048, eager=options.eager, compile=options.compile, cache_gb=options.cache_gb,
     )
 
 
@@ -242,12 +266,11 @@ def write(name: str, found: dict, options) -> None:
     lines = [f"# Benchmarks on {card}: {name}", "", f"Written by `python -m benchmarks.gpu {name}`, one run; torch {torch.__version__}, vLLM {vllm[-1] if vllm else 'missing'}.", ""]
     lines += [f"Settings: {', '.join(f'{k} {v}' for k, v in vars(options).items() if k not in ('part', 'work', 'out', 'like'))}.", ""]
     lines += ["| what | measured |", "|---|---|"]
-    lines += [f"| {key} | {', '.join(f'{k} {v:.4g}' for k, v in row.items())} |" for key, row in found.items()]
+    lines += [_line(key, row) for key, row in found.items()]
     folder = Path(options.out or Path(__file__).parent)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"gpu-{name}.md").write_text("\n".join(lines) + "\n")
     (folder / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print("\n".join(lines))
 
 
 def main() -> None:
@@ -262,7 +285,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--dialogues", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--alone", type=int, default=4, help="adapters timed one after another")
+    parser.add_argument("--alone", type=int, default=4, help="adapters timed one after another; 0: that and plain generation are left out")
     parser.add_argument("--v", type=int, default=20)
     parser.add_argument("--reply", type=int, default=48)
     parser.add_argument("--adapters", type=int, default=64)
@@ -271,6 +294,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=0.5)
     parser.add_argument("--cache-gb", type=float, default=None)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     if options.part == "random":
         print(random_part(options))

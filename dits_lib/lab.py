@@ -79,7 +79,7 @@ class Lab:
         p = self.params.model
         if p.engine == "transformers":
             return TransformersEngine.load(model.path, p.device, p.dtype, max_rows=p.max_rows)
-        options = p.model_dump(include={"device", "max_adapters", "max_rank", "memory", "cache_gb", "max_length", "dtype", "eager"})
+        options = p.model_dump(include={"device", "max_adapters", "max_rank", "memory", "cache_gb", "max_length", "dtype", "eager", "compile"})
         return VLLMEngine(model.path, **options)
 
     # Stages

@@ -54,6 +54,7 @@ class Model(_Section):
     cache_gb: Positive | None = None
     max_length: Annotated[int, Field(ge=64)] = 4096
     eager: bool = False
+    compile: bool = False
 
 
 class Limits(_Section):

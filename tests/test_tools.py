@@ -2,13 +2,17 @@
 
 import gzip
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from dits_lib.params import ROOT
 from dits_lib.tools import KINDS, Cached, LocalSite, Page, PageError, Web, read_html, shown
 
 PAGES = {
@@ -333,3 +337,12 @@ def test_a_damaged_answer_is_named(site, tmp_path):
     with pytest.raises(PageError, match=file.name):
         cache.open("site:///index.html")
     assert json.loads(json.dumps(Page("u", "t", "x", (("a", "b"),)).to_json())) and not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_the_index_never_starts_jax_which_would_take_a_gpu_for_itself(tmp_path):
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax/__init__.py").write_text("raise SystemError('JAX was started')")
+    (tmp_path / "page.html").write_text("<p>a stone bridge</p><p>and a river</p>")
+    code = f"from dits_lib.tools import LocalSite; import sys; print(len(LocalSite({str(tmp_path)!r}).search('bridge'))); assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+    assert done.stdout.strip() == "1", done.stderr

@@ -30,6 +30,8 @@ from .base import Completion, LoRAStack, Request, Usage
 from .transformers import LORA_TARGETS, ModelError, TransformersEngine
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_GRAPH_SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
+"""Batch sizes that get a CUDA graph; a batch between two takes the larger one's."""
 _IDS = itertools.count(1)
 _SERVERS: dict[tuple, object] = {}
 """The one vLLM of this process, by what it was started with."""
@@ -40,7 +42,7 @@ class VLLMEngine:
 
     def __init__(
         self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
-        max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, cache_gb: float | None = None,
+        max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, compile: bool = False, cache_gb: float | None = None,
     ):
         """
         Args:
@@ -52,6 +54,8 @@ class VLLMEngine:
             max_length: tokens of prompt and reply, at most.
             dtype: of the weights and states.
             eager: no CUDA graphs: starts sooner, speaks slower.
+            compile: torch.compile beside the CUDA graphs, which is vLLM's own default: starts later, speaks faster. Each process pays
+                that start, and a study's workers are many, so it is off here.
             cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU, since vLLM no longer
                 measures free memory that others take and give back meanwhile.
 
@@ -63,7 +67,7 @@ class VLLMEngine:
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
-        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, cache_gb)
+        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb)
         self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
         self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -167,13 +171,15 @@ class VLLMEngine:
         return LoRARequest(name, number, str(self._files / name))
 
 
-def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, cache_gb: float | None):
+def _server(
+    root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, compile: bool, cache_gb: float | None
+):
     """The vLLM of this process, started at the first call.
 
     Raises:
         ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
     """
-    key = (root, device, max_adapters, max_rank, memory, max_length, dtype, eager, cache_gb)
+    key = (root, device, max_adapters, max_rank, memory, max_length, dtype, eager, compile, cache_gb)
     if key in _SERVERS:
         return _SERVERS[key]
     if _SERVERS:
@@ -183,9 +189,11 @@ def _server(root: str, device: str, max_adapters: int, max_rank: int, memory: fl
         from vllm.engine.arg_utils import EngineArgs
     except ImportError as error:
         raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
-    own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": True} if device == "cuda" else {}
-    if device == "cuda" and cache_gb is not None:
+    own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": device == "cuda"}  # on a CPU: the share of main memory
+    if cache_gb is not None:
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
+    if device == "cuda" and not eager and not compile:
+        own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": _GRAPH_SIZES}
     if "lora_target_modules" in EngineArgs.__dataclass_fields__:
         # Else the output layer takes part in every adapter, and log probabilities of prompts fail on a CPU (vLLM 0.32).
         own["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]

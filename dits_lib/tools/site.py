@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import sys
+from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import bm25s
-
 from .pages import Page, PageError, read_html, site_address
+
+
+@cache
+def _bm25s():
+    """bm25s without JAX: where JAX is installed, bm25s starts it at import, and it takes three quarters of the GPU for itself."""
+    hidden = sys.modules.setdefault("jax", None) is None
+    try:
+        import bm25s
+    finally:
+        if hidden:
+            del sys.modules["jax"]
+    return bm25s
 
 
 class LocalSite:
@@ -44,7 +55,7 @@ class LocalSite:
         return Page(page.url, page.title, page.text, tuple(link for link in page.links if link[1] in self._known))
 
     def search(self, query: str) -> list[Page]:
-        words = bm25s.tokenize([query], stopwords="en", show_progress=False)
+        words = _bm25s().tokenize([query], stopwords="en", show_progress=False)
         if not words.ids[0] or not len(words.vocab):
             return []
         found, scores = self._index.retrieve(words, k=min(self.top, len(self.urls)), show_progress=False)
@@ -55,7 +66,7 @@ class LocalSite:
         return frozenset(self.urls)
 
     @cached_property
-    def _index(self) -> bm25s.BM25:
+    def _index(self):
         texts = []
         for url in self.urls:
             try:
@@ -63,6 +74,6 @@ class LocalSite:
                 texts.append(f"{page.title} {page.text}")
             except PageError:  # a page that cannot be read is not found either
                 texts.append("")
-        index = bm25s.BM25()
-        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        index = _bm25s().BM25()
+        index.index(_bm25s().tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
         return index
