@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dits_lib.agents import make_system, prompt_and_prefix
@@ -47,6 +48,24 @@ def timed():
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     found.seconds = time.perf_counter() - start
+
+
+@contextmanager
+def timed_steps():
+    """When each training step of a trainer begins, in seconds."""
+    from transformers import Trainer
+
+    starts, plain = [], Trainer.training_step
+
+    def step(self, *args, **kwargs):
+        starts.append(time.perf_counter())
+        return plain(self, *args, **kwargs)
+
+    Trainer.training_step = step
+    try:
+        yield starts
+    finally:
+        Trainer.training_step = plain
 
 
 class Recorder:
@@ -210,18 +229,15 @@ def scale_part(options) -> dict:
         with timed() as clock:
             engine = vllm_engine(options)
         found["vllm start"] = {"seconds": clock.seconds}
-        found["search"], trees = searched(engine, system, questions, 0)
+        found["search"], trees = searched(engine, system, questions, 0, compare=False)
         pairs = made_pairs(engine, system, trees, options.pairs)
         found["scoring"] = scored(engine, system, pairs, validation, config, options.alone)
         train = TrainConfig(
             steps=options.steps, batch=8, learning_rate=1e-5, lora_rank=16, device=options.device, dtype=options.dtype, gradient_checkpointing=True,
         )
-        with asleep():
-            with timed() as short:
-                train_dpo(options.model, pairs, replace(train, steps=2), 0, Path(options.work) / "dpo")
-            with timed() as clock:
-                train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo")
-        found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step": (clock.seconds - short.seconds) / (options.steps - 2)}
+        with asleep(), timed_steps() as starts, timed() as clock:
+            train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo")
+        found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step": float(np.median(np.diff(starts)))}
     found["memory"] = {"peak GB": memory.peak_mb * 2**20 / 1e9}
     rate = min(found["search"]["tokens/s"], found["scoring"]["tokens/s"])
     hours = {

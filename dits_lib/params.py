@@ -315,6 +315,8 @@ class Params(_Section):
         if self.influence.estimator not in ("one_step", "dpo_loss") and self.influence.temperature == 0:
             raise ValueError(f"influence.estimator {self.influence.estimator} samples dialogues: set influence.temperature above 0")
         if self.model.engine == "vllm":
+            if self.model.device == "cuda" and self.model.dtype == "float32":
+                raise ValueError("model.engine is 'vllm', which has no adapters in float32 on a GPU: set model.dtype to bfloat16")
             if self.model.device == "cuda" and self.workers > 1 and self.model.cache_gb is None:
                 raise ValueError(f"workers is {self.workers}, and all share one GPU: set model.cache_gb, what each takes of its memory, or workers to 1")
             if not (self.sft.lora_rank and self.dpo.lora_rank):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import os
 import shutil
 import tempfile
 import weakref
@@ -162,6 +163,8 @@ class VLLMEngine:
     def _write(self, deltas: Deltas):
         from vllm.lora.request import LoRARequest
 
+        if _no_adapters(self.device.type, self.dtype):
+            raise ModelError(f"{self.folder}: vLLM has no LoRA adapters in float32 on a GPU; allowed: model.dtype bfloat16")
         if rank_of(deltas) > self.max_rank:
             raise ModelError(f"{self.folder}: its adapters and a step have rank {rank_of(deltas)} together; allowed: up to {self.max_rank} (model.max_rank)")
         number = next(_IDS)
@@ -169,6 +172,11 @@ class VLLMEngine:
         kind = getattr(torch, self.dtype)  # vLLM computes with adapters of the weights' precision
         write_deltas(self._files / name, {key: (a.to("cpu", kind), b.to("cpu", kind)) for key, (a, b) in deltas.items()}, self.root)
         return LoRARequest(name, number, str(self._files / name))
+
+
+def _no_adapters(device: str, dtype: str) -> bool:
+    """vLLM's kernels for adapters on a GPU know 16-bit numbers alone."""
+    return device == "cuda" and dtype == "float32"
 
 
 def _server(
@@ -184,6 +192,8 @@ def _server(
         return _SERVERS[key]
     if _SERVERS:
         raise ModelError(f"{root}: vLLM runs {next(iter(_SERVERS))[0]} in this process already, with other settings; one process serves one root model")
+    if device == "cuda":
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # vLLM in this process: starts sooner, as TRL's colocated mode does
     try:
         from vllm import LLM
         from vllm.engine.arg_utils import EngineArgs
@@ -194,13 +204,17 @@ def _server(
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
         own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": _GRAPH_SIZES}
-    if "lora_target_modules" in EngineArgs.__dataclass_fields__:
+    if device == "cpu":  # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed
+        own |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
+    adapted: dict = {}
+    if not _no_adapters(device, dtype):
+        adapted = {"enable_lora": True, "max_loras": max_adapters, "max_lora_rank": max_rank, "max_cpu_loras": max(2 * max_adapters, 64)}
+    if adapted and "lora_target_modules" in EngineArgs.__dataclass_fields__:
         # Else the output layer takes part in every adapter, and log probabilities of prompts fail on a CPU (vLLM 0.32).
-        own["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
+        adapted["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
     try:
         _SERVERS[key] = LLM(
-            root, dtype=dtype, max_model_len=max_length, enable_lora=True, max_loras=max_adapters, max_lora_rank=max_rank,
-            max_cpu_loras=max(2 * max_adapters, 64), enable_prefix_caching=True, enforce_eager=eager, seed=0, **own,
+            root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, **own,
         )
     except Exception as error:
         raise ModelError(f"{root}: vLLM cannot serve it: {str(error).splitlines()[0]}") from error
