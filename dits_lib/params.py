@@ -29,7 +29,7 @@ OUTPUT = Path(os.environ.get("DITS_OUTPUT", ROOT))
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Task = Literal["exchange", "debate"]
+Task = Literal["exchange", "debate", "deep_search"]
 
 
 class ParamsError(ValueError):
@@ -72,17 +72,18 @@ class Agents(_Section):
     debate: Limits | None = None
 
     def system(self, task: str) -> System:
-        """The multi-agent system of a task."""
+        """The multi-agent system of a task of a fixed order (that of `deep_search` needs pages: `web_task.deep_search_system`)."""
         limits = getattr(self, task)
         return make_system(task, self.prompts, **(limits.model_dump() if limits else {}))
 
 
 class Data(_Section):
-    """`exchange`, `debate`: the data set of each task. `data_dir`: folder of local JSONL instead of the hub, or null.
+    """`exchange`, `debate`, `deep_search`: the data set of each task. `data_dir`: folder of local JSONL instead of the hub, or null.
     `context_words`: words of context an agent reads at most. `max_rows`: rows of a hub split used at most."""
 
     exchange: Literal["micro", *(name for name, d in PUBLIC.items() if d.task == "exchange")] = "micro"
     debate: Literal["micro", *(name for name, d in PUBLIC.items() if d.task == "debate")] = "micro"
+    deep_search: Literal["micro", *(name for name, d in PUBLIC.items() if d.task == "deep_search")] = "micro"
     data_dir: str | None = None
     context_words: Annotated[int, Field(ge=10, le=100_000)] = 300
     max_rows: Annotated[int, Field(ge=10)] = 5000
@@ -273,6 +274,41 @@ class Sensitivity(_Section):
     min_gap: list[Annotated[float, Field(ge=0)]] = [0.1, 0.2, 0.4]
 
 
+class Web(_Section):
+    """Deep search (notebook 08): `model`, its base model, or null for `model.path`. `site`: `micro`, `live`, or a folder of HTML.
+    `replay`: answer from the cache alone. `results` of a search. `calls`, `depth`, `tokens`: limits of a dialogue; with `max_new_tokens`
+    of a reply, `page_characters` and `snippet_words`, null for those of the style. `finder`: address of a SearXNG search engine for the
+    live web, or null: then agents can open pages, not search. `judge_url` and `judge_model`: of a server, or a model folder.
+    `seeds` and `sizes` of notebook 08."""
+
+    model: str | None = "models/micro-web"
+    site: str = "micro"
+    cache: str | None = None
+    replay: bool = False
+    results: Annotated[int, Field(ge=1, le=50)] = 2
+    finder: str | None = None
+    seconds: Positive = 20.0
+    calls: Count | None = None
+    depth: Count | None = None
+    tokens: Count | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=32768)] | None = None
+    page_characters: Annotated[int, Field(ge=100, le=20_000)] | None = None
+    snippet_words: Annotated[int, Field(ge=0, le=1000)] | None = None
+    judge: Literal["exact_match", "model", "server"] = "exact_match"
+    judge_url: str | None = None
+    judge_model: str | None = None
+    seeds: Annotated[int, Field(ge=2)] = 3
+    sizes: Sizes = Sizes(sft_questions=30, train_questions=40, loss_questions=20, test_questions=300)
+
+    @model_validator(mode="after")
+    def _judged(self):
+        if self.judge != "exact_match" and not self.judge_model:
+            raise ValueError(f"judge is {self.judge}: name its judge_model")
+        if self.judge == "server" and not (self.judge_url or "").startswith(("http://", "https://")):
+            raise ValueError("judge is server: judge_url must be its address, http://...")
+        return self
+
+
 class Params(_Section):
     """All parameters of a profile."""
 
@@ -297,6 +333,7 @@ class Params(_Section):
     iterations: Iterations = Iterations()
     fidelity: Fidelity = Fidelity()
     sensitivity: Sensitivity = Sensitivity()
+    web: Web = Web()
     notebooks: Annotated[list[Annotated[str, Field(pattern=r"^[0-9]{2}_[a-z_]+$")]], Field(min_length=1)] = [
         "01_rollout", "02_scoring", "03_selection_ablation", "04_budget_scaling", "05_iterations"
     ]
@@ -312,6 +349,10 @@ class Params(_Section):
         public = [task for task in self.tasks if getattr(self.data, task) != "micro"]
         if public and self.world.harmful.share > 0:
             raise ValueError(f"world.harmful plants harm in the micro world alone, but data.{public[0]} is {getattr(self.data, public[0])}: set its share to 0")
+        if self.world.harmful.share > 0 and "deep_search" in self.tasks:
+            raise ValueError("world.harmful knows no harm for deep_search: set its share to 0")
+        if self.data.deep_search == "micro" and self.web.site != "micro" and self.world.questions is None and self.searches_deep:
+            raise ValueError(f"web.site is {self.web.site}, but data.deep_search is micro, whose questions are about the micro site: name other questions")
         if self.influence.estimator not in ("one_step", "dpo_loss") and self.influence.temperature == 0:
             raise ValueError(f"influence.estimator {self.influence.estimator} samples dialogues: set influence.temperature above 0")
         if self.model.engine == "vllm":
@@ -344,10 +385,31 @@ class Params(_Section):
             "validation": guided + max(s.loss_questions, 2 * self.scoring.retest_questions, (i.rounds + 1) * v.validation_questions, round(2 * fidelity)),
         }
 
-    def model_path(self) -> str:
-        """The model folder, made absolute when it lies in the repository."""
-        local = ROOT / self.model.path
-        return str(local) if local.exists() or self.model.path.startswith((".", "models/")) else self.model.path
+    @property
+    def searches_deep(self) -> bool:
+        """Whether any part of the profile is deep search."""
+        return "deep_search" in self.tasks or "08_deep_search" in self.notebooks
+
+    def web_profile(self) -> Params:
+        """The profile as notebook 08 runs it: deep search alone, one round, with the sizes of `web`."""
+        once = {"iterations": Iterations(seeds=2, rounds=1, questions=1), "budget": Budget(seeds=2, q_questions=[1], dits_questions=1, validation=[2])}
+        own = {"tasks": ["deep_search"], "sizes": self.web.sizes, "ablation": Ablation(seeds=self.web.seeds), "notebooks": ["08_deep_search"]}
+        return self.model_copy(update=own | once | {"scoring": Scoring(pairs=4, retest_questions=2)})
+
+    def parts(self) -> list[Params]:
+        """The profile for the notebooks of its own tasks, and for notebook 08 where that is among them."""
+        own = [name for name in self.notebooks if name != "08_deep_search"]
+        return [*([self] if own else []), *([self.web_profile()] if len(own) < len(self.notebooks) else [])]
+
+    def model_path(self, task: str) -> str:
+        """The folder of a task's base model, made absolute when it lies in the repository."""
+        path = self.web.model if task == "deep_search" and self.web.model else self.model.path
+        local = ROOT / path
+        return str(local) if local.exists() or path.startswith((".", "models/")) else path
+
+    def model_paths(self) -> list[str]:
+        """The folders of all base models that the notebooks need."""
+        return list(dict.fromkeys(part.model_path(task) for part in self.parts() for task in part.tasks))
 
 
 def check_params(raw: object, source: str) -> Params:

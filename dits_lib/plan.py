@@ -45,17 +45,17 @@ class Machine:
 
 
 MACHINES = {
-    # Data sheets; the caps are those of SmolLM2-135M on an H100 at batch 512 (docs/log.md).
-    "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 26e3, "transformers": 7e3}, 0.004, 110, 15),
-    "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 26e3, "transformers": 7e3}, 0.004, 110, 15),
-    "a100": Machine(80e9, 312e12, 2.0e12, {"vllm": 20e3, "transformers": 5e3}, 0.005, 110, 15),
+    # Data sheets; caps, step and start were measured on an H100 (SmolLM2-135M's searches, docs/log.md), the A100's are guessed from them.
+    "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 10e3, "transformers": 0.65e3}, 0.004, 90, 15),
+    "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 10e3, "transformers": 0.65e3}, 0.004, 90, 15),
+    "a100": Machine(80e9, 312e12, 2.0e12, {"vllm": 7e3, "transformers": 0.5e3}, 0.005, 90, 15),
     "cpu": Machine(16e9, 0.1e12, 2e10, {"vllm": 500, "transformers": 6e3}, 0.002, 40, 2),
 }
 PAIRS_A_QUESTION = 5
 FILL = 0.5
 TOKENS_A_WORD = 1.4
 INSTRUCTION = 150
-BATCH = 256
+BATCH = 64
 EFFICIENCY = {"prefill": 0.4, "train": 0.35}
 LORA_SPEED = 0.7
 ASSUMED = (
@@ -258,6 +258,7 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
     speaking = m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
     if m.engine == "vllm" and m.cache_gb is not None:
         speaking = m.cache_gb * 1e9 + 2 * size.parameters + 2 * m.max_adapters * m.max_rank * size.lora + 2e9  # and CUDA's own
+        return (learning + speaking) * (params.workers if m.device == "cuda" else 1)  # vLLM stays awake beside the training
     return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
 
 
@@ -276,9 +277,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         params = profile_of(options)
-        check_model(params.model_path())
-        check_questions(params)
-        size = model_size(params.model_path())
+        for part in params.parts():
+            check_questions(part)
+        for path in params.model_paths():
+            check_model(path)
+        size = model_size(params.model_path(params.parts()[0].tasks[0]))
     except (ParamsError, DataError, ModelError, InputError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -291,7 +294,7 @@ def report(params: Params, size: ModelSize, name: str) -> int:
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":
-        starts = work["notebook"].nunique()
+        starts = work["notebook"].nunique() * (params.workers if params.model.device == "cuda" else 1)
         work.loc[len(work)] = {"notebook": "all", "stage": "starting vLLM", **dict.fromkeys(work.columns[2:], 0), "hours": starts * machine.start / 3600}
     shown = pd.concat([work, pd.DataFrame([{"notebook": "total", "stage": "", **work.drop(columns=["notebook", "stage"]).sum()}])])
     for column in ("read", "written", "written_with_adapters", "trained"):

@@ -20,11 +20,14 @@ from pathlib import Path
 
 import yaml
 
+from .agents import agents_of
 from .engines import ModelError, check_model_folder, load_tokenizer
 from .lab import model_files
 from .params import OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
 from .store import LIBRARY, StoreError, checksum, source_digest
 from .tasks import DataError, read_questions
+from .tools import PageError
+from .web_task import deep_search_system, site_digest
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "papermill", "rapidfuzz", "numpy", "scipy", "matplotlib", "seaborn")
 
@@ -78,10 +81,14 @@ def check_inputs(params: Params) -> None:
 
     if params.model.device == "cuda" and not torch.cuda.is_available():
         raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
-    check_questions(params)
+    for part in params.parts():
+        check_questions(part)
     try:
-        check_model(params.model_path())
-    except ModelError as error:
+        for path in params.model_paths():
+            check_model(path)
+        if params.searches_deep:
+            deep_search_system(params, OUTPUT / "runs" / params.profile)
+    except (ModelError, PageError) as error:
         raise InputError(str(error)) from None
 
 
@@ -115,7 +122,7 @@ def check_questions(params: Params) -> None:
             have = {split: len(part.questions) for split, part in data.items()}
             where = {split: part.source for split, part in data.items()}
         elif params.world.questions is not None:
-            own = read_questions(ROOT / params.world.questions, params.agents.system(task).agents)
+            own = read_questions(ROOT / params.world.questions, agents_of(task))
             have = Counter(question.meta["split"] for question in own)
             where = dict.fromkeys(params.questions_needed(), params.world.questions)
         else:
@@ -196,8 +203,9 @@ def notebook_key(name: str, params: Params) -> str:
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     library = [source_digest(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))]
-    inputs = [checksum(path) for path in model_files(params.model_path())]
+    inputs = [checksum(path) for model in params.model_paths() for path in model_files(model)]
     inputs += [checksum(ROOT / params.world.questions)] if params.world.questions else []
+    inputs += [site_digest(params)] if params.searches_deep else []
     inputs += [part.digest for task in params.tasks for part in (params.data.splits(task) or {}).values()]
     body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, inputs])
     return hashlib.sha256(body.encode()).hexdigest()

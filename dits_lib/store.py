@@ -21,7 +21,7 @@ from pathlib import Path
 from .memory import GPUMemoryWatch, peak_memory_mb, reset_peak_memory
 
 LIBRARY = Path(__file__).resolve().parent
-_SPEAK = ("tasks", "agents", "engines", "rollout.py")
+_SPEAK = ("tasks", "agents", "tools", "engines", "rollout.py", "web_task.py")
 _SEARCH = (*_SPEAK, "lab.py", "search.py", "pairs.py")
 _SCORE = (*_SEARCH, "influence")
 _TRAIN = ("engines", "lab.py", "training.py")

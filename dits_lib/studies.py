@@ -5,14 +5,18 @@ A job returns plain numbers; all heavy results stay in the store, so a job that 
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
 
 from .engines import derive_seed
 from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
-from .lab import Lab, ModelRef, read_scores
+from .lab import Lab, ModelRef, read_scores, read_trees
 from .params import Params, check_params
 from .parallel import run_jobs
+from .search import Tree
 from .selection import ARMS, combined_score, select_arm, top_share
 from .store import USED, Artifact
 
@@ -319,3 +323,32 @@ def sensitivity_job(raw: dict, task: str, seed: int) -> list[dict]:
     rows += [row("min_value", v, passing(min_value=v), influence(usual)) for v in s.min_value if len(passing(min_value=v)) > 1]
     rows += [row("min_gap", v, passing(min_gap=v), influence(usual)) for v in s.min_gap if len(passing(min_gap=v)) > 1]
     return rows
+
+
+def deep_search_job(raw: dict, seed: int) -> dict:
+    """Notebook 08: `ablation_job` for deep search; beside it where the pairs' search lies, their influence by pair, how the tools
+    failed, and how the judge's scores of the SFT model's answers stand to exact match and F1."""
+    found = ablation_job(raw, "deep_search", seed)
+    lab = lab_of(raw, "deep_search")
+    model, _ = sft_stage(lab, seed)
+    searched = pair_stage(lab, model, seed)
+    scored = read_scores(lab.score(model, searched, step_size_of(lab)[0], lab.params.influence.validation_questions, seed))
+    influence = {pair.id: value for pair, value in zip(lab.pairs(searched), scored.value.tolist(), strict=True)}
+    calls = [turn for tree in read_trees(searched) for turn in _tool_turns(tree)]
+    failed = Counter(kind for kind in map(failure_of, calls) if kind)
+    return found | {
+        "searched": str(searched.path), "influence": influence, "tool_calls": len(calls), "failed": dict(failed), "judged": lab.judged(model, seed),
+        "cost": {"search": searched.manifest["cost"]["generated_tokens"]},
+    }
+
+
+def _tool_turns(tree: Tree) -> list[str]:
+    return [node.turn.text for node in tree.nodes if node.turn is not None and not node.turn.trainable]
+
+
+def failure_of(text: str) -> str | None:
+    """The kind of failure that a tool's text tells of; None when it did not fail."""
+    if text.startswith("stopped: "):
+        return "limit reached"
+    told = re.match(r"\w+ failed: (\w+): (?:([a-z ]+):)?", text)
+    return None if told is None else told[2] or told[1]

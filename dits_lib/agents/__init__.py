@@ -4,7 +4,7 @@ from .base import ENDINGS, Dialogue, System, Turn, chat_messages, endings_of, fi
 from .calls import LIMIT, CallingAgents, Frame, frames_of, parse_call, plain
 from .calls import Limits as CallLimits
 from .debate import Debate
-from .deep_search import DeepSearch
+from .deep_search import DeepSearch, web_system
 from .exchange import Exchange
 from .prompts import PROMPTS
 from .rendering import prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
@@ -29,6 +29,11 @@ def make_system(task: str, prompts: str = "micro", **limits: int) -> System:
     return kind(**PROMPTS[prompts][task], **LIMITS[prompts][task] | limits)
 
 
+def agents_of(task: str) -> tuple[str, ...]:
+    """The agents of a task, in the order in which they first speak."""
+    return DeepSearch.agents if task == "deep_search" else make_system(task).agents
+
+
 SYSTEMS: dict[str, System] = {task: make_system(task) for task in ("exchange", "debate")}
 """The systems of the micro world."""
 
@@ -48,6 +53,7 @@ __all__ = [
     "Frame",
     "System",
     "Turn",
+    "agents_of",
     "chat_messages",
     "endings_of",
     "finish",
@@ -62,4 +68,5 @@ __all__ = [
     "rendered_turns",
     "reply_ids",
     "scripted_dialogue",
+    "web_system",
 ]

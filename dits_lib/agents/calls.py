@@ -123,9 +123,13 @@ class CallingAgents:
         if (reason := self.exceeded(stack, turns)) is not None:
             return f"stopped: {reason}"
         try:
-            return self.tools[stack[-1].agent](stack[-1].request)[:MAX_RESULT]
+            return self.use(stack[-1].agent, stack[-1].request, turns)[:MAX_RESULT]
         except Exception as error:  # a tool that fails must not end the run: its caller reads why
             return f"{stack[-1].agent} failed: {type(error).__name__}: {error}"
+
+    def use(self, tool: str, request: str, turns: tuple[Turn, ...]) -> str:
+        """What a tool gives; a subclass whose tools depend on what was said before overrides this."""
+        return self.tools[tool](request)
 
     def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
         """What stands between `<A>` and `</A>` in the reply that ended the first agent's work."""

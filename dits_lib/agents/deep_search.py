@@ -7,20 +7,20 @@ what it wants to know to the explorer, whose summary goes back.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..tasks.base import Question
 from ..tasks.judge import ExactMatch, Judge
 from ..tools import Page, PageError, Source, shown
 from .base import Turn
-from .calls import CallingAgents, Limits, frames_of
+from .calls import CallingAgents, Limits
 
-_REASONER = """You answer a question from the pages of a site. Think step by step. You may write one of
+REASONER = """You answer a question from the pages of a site. Think step by step. You may write one of
 <call search>a few words</call> to find pages,
 <call explorer>the address of a page, and what you want to know from it</call> to have it read.
 Write one call a reply. When you know the answer, reply with <A>answer</A>, as short as it can be."""
 
-_EXPLORER = """You read pages for somebody else. You may write one of
+EXPLORER = """You read pages for somebody else. You may write one of
 <call open>address</call> to open a page,
 <call click>number</call> to follow a link of the page that you opened last.
 Write one call a reply. When you have found what is asked for, or cannot, reply without a call: say in one or two sentences what you found."""
@@ -36,6 +36,8 @@ class DeepSearch(CallingAgents):
         source: of pages; wrap it in `tools.Cached` so that a run can be replayed.
         judge: tells whether an answer is right.
         page_characters: of a page that the explorer is shown.
+        snippet_words: of each page that a search finds, as the reasoner is shown them.
+        instructions: of the reasoner and of the explorer.
     """
 
     source: Source
@@ -43,6 +45,8 @@ class DeepSearch(CallingAgents):
     limits: Limits = Limits()
     judge: Judge = field(default_factory=ExactMatch)
     page_characters: int = 4000
+    snippet_words: int = 30
+    instructions: tuple[str, str] = (REASONER, EXPLORER)
     name: str = "deep_search"
     first: str = "reasoner"
     agents: tuple[str, ...] = ("reasoner", "explorer")
@@ -53,17 +57,11 @@ class DeepSearch(CallingAgents):
         return {"search": self._search, "open": self._open, "click": self._open}
 
     def instruct(self, question: Question, agent: str) -> str:
-        return _REASONER if agent == "reasoner" else _EXPLORER
+        return self.instructions[self.agents.index(agent)]
 
-    def act(self, question: Question, turns: tuple[Turn, ...]) -> str:
-        """As `CallingAgents.act`; a click is a number, and means a link of the page that its caller opened last."""
-        frame = frames_of(self.first, self.names, turns)[-1]
-        if frame.agent != "click" or self.exceeded(frames_of(self.first, self.names, turns), turns) is not None:
-            return super().act(question, turns)
-        try:
-            return self._click(frame.request, turns)
-        except PageError as error:
-            return f"click failed: {error}"
+    def use(self, tool: str, request: str, turns: tuple[Turn, ...]) -> str:
+        """A click is a number, and means a link of the page that was opened last."""
+        return self._click(request, turns) if tool == "click" else super().use(tool, request, turns)
 
     def prepare(self, pairs: list[tuple[Question, str | None]]) -> None:
         """Let the judge see all answers at once."""
@@ -74,7 +72,7 @@ class DeepSearch(CallingAgents):
 
     def _search(self, request: str) -> str:
         found = self.source.search(request)
-        return "\n".join(f"{page.url} {page.title[:200]}: {' '.join(page.text.split()[:30])}" for page in found) or "nothing found"
+        return "\n".join(f"{page.url} | {page.title[:200]} | {' '.join(page.text.split()[: self.snippet_words])}".strip(" |") for page in found) or "nothing found"
 
     def _open(self, request: str) -> str:
         return self._page(self.source.open(request.strip()))
@@ -92,3 +90,17 @@ class DeepSearch(CallingAgents):
     def _page(self, page: Page) -> str:
         """Its address on a line of its own, by which the next click finds it, then what it says."""
         return f"[{page.url}]\n{shown(page, self.page_characters)}"
+
+
+_STYLES = {
+    "micro": {"max_new_tokens": 12, "limits": Limits(calls=8, depth=2, tokens=160), "snippet_words": 0, "instructions": ("reasoner :", "explorer :")},
+    "chat": {},
+}
+"""What differs between the micro web and the web, by the style of the prompts."""
+
+
+def web_system(prompts: str, source: Source, limits: dict[str, int] | None = None, **changes) -> DeepSearch:
+    """Deep search in a style (`micro` or `chat`) over a source of pages; `limits` and `changes` are attributes of `Limits` and
+    `DeepSearch` that are other than the style's."""
+    style = {"limits": Limits()} | _STYLES[prompts] | changes
+    return DeepSearch(source, **style | {"limits": replace(style["limits"], **(limits or {}))})

@@ -10,12 +10,15 @@ import numpy as np
 
 from ..tasks.base import Question
 from ..tasks.metrics import normalize_answer
-from ..tasks.micro import LETTERS
-from .base import System, Turn, parse_answer
+from ..tasks.micro import ADJECTIVES, ATTRIBUTES, LETTERS, LINKS, NOUNS, PEOPLE
+from ..tasks.micro_web import WEB_ATTRIBUTES
+from .base import System, Turn, is_tool, parse_answer
+from .calls import Frame, frames_of, parse_call
 
 GOOD_RATE = {
     "own": 0.66, "other": 0.62, "bridge": 0.62, "pair": 0.64,
     "direct": 0.52, "chain": 0.44, "double": 0.38, "critic": 0.50,
+    "near": 0.86, "linked": 0.89, "far": 0.91,
 }
 """Chance of a good reply, by question family (the critic: whatever the family)."""
 
@@ -91,6 +94,69 @@ class ScriptedDebate:
         return _pick(choices, rng, avoid=good)
 
 
+class ScriptedWeb:
+    """Replies for deep search in the micro web."""
+
+    def good(self, question: Question, turns: tuple[Turn, ...], agent: str) -> str:
+        """Reasoner: search the person, have the page read along the question's path, answer what the explorer tells. Explorer: open the
+        page, follow the links of the path, tell the value."""
+        frame = frames_of("reasoner", _WEB_NAMES, turns)[-1]
+        return self._explore(frame) if agent == "explorer" else self._reason(question, frame)
+
+    def flawed(self, question: Question, turns: tuple[Turn, ...], agent: str, rng: np.random.Generator) -> str:
+        """Reasoner: search somebody else, forget a link or ask for another attribute, answer unread or half. Explorer: open another page,
+        take the other link, stop a page too early, read another line."""
+        frame, good = frames_of("reasoner", _WEB_NAMES, turns)[-1], self.good(question, turns, agent)
+        anybody, anything = PEOPLE[rng.integers(len(PEOPLE))], WEB_ATTRIBUTES[rng.integers(len(WEB_ATTRIBUTES))]
+        guess = f"{ADJECTIVES[rng.integers(len(ADJECTIVES))]} {NOUNS[rng.integers(len(NOUNS))]}"
+        called = parse_call(good)
+        if agent == "explorer":
+            lines = [f"{relation} {value} ." for relation, value in _page_lines(frame).items() if relation not in LINKS] or [f"{anything} {guess} ."]
+            early = lines[rng.integers(len(lines))]
+            if called is None:
+                return _pick([early], rng, avoid=good)
+            wrong = f"<call open> site:///{anybody}.html </call>" if called[0] == "open" else f"<call click> {3 - int(called[1])} </call>"
+            return _pick([wrong, wrong, early], rng, avoid=good)
+        if called is None:
+            answer = parse_answer(good) or guess
+            return _pick([_answer(answer.split()[0]), _answer(guess)], rng, avoid=good)
+        if called[0] == "search":
+            return _pick([f"<call search> {anybody} </call>", _answer(guess)], rng, avoid=good)
+        address, *path = called[1].split()
+        shorter = [*path[:1], *path[3:]] if len(path) > 1 else [anything]
+        return _pick([f"<call explorer> {address} {' '.join(shorter)} </call>", f"<call explorer> {address} {' '.join([anything, *path[1:]])} </call>"], rng, avoid=good)
+
+    def _reason(self, question: Question, frame: Frame) -> str:
+        told = [text for kind, text in frame.said if kind == "result"]
+        if told and told[-1].startswith("explorer:"):
+            words = [word for word in told[-1].split()[1:] if word != "." and word not in ATTRIBUTES]
+            return _answer(" ".join(words[:2]) or "pass")
+        path, person = question.text.rsplit(" of ", 1)
+        if not told or not any(text.startswith("search: site:") for text in told):
+            return f"<call search> {person} </call>"
+        return f"<call explorer> {told[-1].split()[1] if told[-1].startswith('search:') else f'site:///{person}.html'} {path} </call>"
+
+    def _explore(self, frame: Frame) -> str:
+        address, *path = frame.request.split() or [""]
+        links, relation = [word for word in path[1:] if word != "of"][::-1], path[0] if path else ""
+        pages = [text for kind, text in frame.said if kind == "result" and "[site:" in text]
+        if not pages:
+            return f"<call open> {address} </call>" if not frame.said else "nothing found"
+        if len(pages) <= len(links) and links[len(pages) - 1] in LINKS:
+            return f"<call click> {1 + LINKS.index(links[len(pages) - 1])} </call>"
+        return f"{relation} {_page_lines(frame).get(relation, 'nothing found')} ."
+
+
+_WEB_NAMES = ("explorer", "search", "open", "click")
+
+
+def _page_lines(frame: Frame) -> dict[str, str]:
+    """{relation: value} of the page that was opened last."""
+    pages = [text for kind, text in frame.said if kind == "result" and "[site:" in text]
+    lines = [line.removesuffix(" .").split(" ", 1) for line in (pages[-1].split("\n") if pages else []) if line.endswith(" .")]
+    return {line[0]: line[1] for line in lines if len(line) == 2}
+
+
 def _truth(question: Question) -> str:
     """The answer that the facts give, whatever a harmed question's gold answer says."""
     meta = question.meta
@@ -109,7 +175,7 @@ def _pick(options: list[str], rng: np.random.Generator, avoid: str) -> str:
     return fitting[rng.integers(len(fitting))] if fitting else avoid
 
 
-SCRIPTED = {"exchange": ScriptedExchange(), "debate": ScriptedDebate()}
+SCRIPTED = {"exchange": ScriptedExchange(), "debate": ScriptedDebate(), "deep_search": ScriptedWeb()}
 
 
 def good_rate(question: Question, agent: str) -> float:
@@ -120,6 +186,9 @@ def scripted_dialogue(system: System, question: Question, rng: np.random.Generat
     """A dialogue between scripted speakers: good replies at the family's rate, bad habits otherwise."""
     speaker, turns = SCRIPTED[system.name], ()
     while (agent := system.next_agent(question, turns)) is not None:
+        if is_tool(system, agent):
+            turns = (*turns, Turn(agent, system.act(question, turns), trainable=False))
+            continue
         good = always_good or rng.random() < good_rate(question, agent)
         text = speaker.good(question, turns, agent) if good else speaker.flawed(question, turns, agent, rng)
         turns = (*turns, Turn(agent, text))

@@ -57,8 +57,8 @@ class VLLMEngine:
             eager: no CUDA graphs: starts sooner, speaks slower.
             compile: torch.compile beside the CUDA graphs, which is vLLM's own default: starts later, speaks faster. Each process pays
                 that start, and a study's workers are many, so it is off here.
-            cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU, since vLLM no longer
-                measures free memory that others take and give back meanwhile.
+            cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU. vLLM then neither
+                measures free memory nor sleeps while something is learned, as both go wrong when others take memory meanwhile.
 
         Raises:
             ModelError: without vLLM, or for a model that it cannot serve.
@@ -125,7 +125,7 @@ class VLLMEngine:
 
     @contextmanager
     def learning(self) -> Iterator[TransformersEngine]:
-        """The same policy in transformers, for gradients; on a GPU vLLM sleeps meanwhile, so that both fit one card."""
+        """The same policy in transformers, for gradients; on a GPU of its own vLLM sleeps meanwhile, so that both fit one card."""
         with asleep():
             learner = TransformersEngine.load(self.folder, str(self.device), dtype=self.dtype)
             learner.usage = self.usage
@@ -199,7 +199,8 @@ def _server(
         from vllm.engine.arg_utils import EngineArgs
     except ImportError as error:
         raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
-    own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": device == "cuda"}  # on a CPU: the share of main memory
+    # The share of memory is that of main memory on a CPU. vLLM fails to fall asleep when another process takes memory meanwhile.
+    own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": _sleeps(device, cache_gb)}
     if cache_gb is not None:
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
@@ -221,6 +222,10 @@ def _server(
     return _SERVERS[key]
 
 
+def _sleeps(device: str, cache_gb: float | None) -> bool:
+    return device == "cuda" and cache_gb is None
+
+
 def stop() -> None:
     """End the vLLM of this process."""
     while _SERVERS:
@@ -229,8 +234,9 @@ def stop() -> None:
 
 @contextmanager
 def asleep() -> Iterator[None]:
-    """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main memory, its cache is dropped."""
-    servers = [llm for key, llm in _SERVERS.items() if key[1] == "cuda"]
+    """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main memory, its cache is dropped. A vLLM
+    with a fixed cache (`cache_gb`) stays awake: it has neighbours, and there is room for it."""
+    servers = [llm for key, llm in _SERVERS.items() if _sleeps(key[1], key[-1])]
     for llm in servers:
         llm.sleep(level=1)
     try:

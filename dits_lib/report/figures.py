@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from ..studies import influence_table
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 _LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
-TASK_NAMES = {"exchange": "information exchange (F1)", "debate": "debate (accuracy)"}
+TASK_NAMES = {"exchange": "information exchange (F1)", "debate": "debate (accuracy)", "deep_search": "deep search (accuracy)"}
 
 
 def _panels(count: int, width: float = 5.4, height: float = 3.9):
@@ -21,36 +23,78 @@ def _panels(count: int, width: float = 5.4, height: float = 3.9):
     return figure, axes[0]
 
 
-def tree_figure(tree: Tree, max_chars: int = 34) -> plt.Figure:
-    """A search tree, root on the left: colour is Q, size is visits; a text is the reply."""
-    leaves: dict[int, float] = {}
+def tree_figure(tree: Tree, max_chars: int = 34, influence: dict[int, float] | None = None) -> plt.Figure:
+    """A search tree, root on the left: colour is Q, size is visits; a text is the reply, below it what a tool answered.
 
-    def place(node: int) -> float:
-        children = tree.nodes[node].children
-        leaves[node] = float(np.mean([place(c) for c in children])) if children else float(sum(not tree.nodes[n].children for n in leaves))
-        return leaves[node]
-
-    place(0)
-    depth = max(node.depth for node in tree.nodes)
-    height = max(3.0, 0.34 * (1 + max(leaves.values())))
-    figure, axis = plt.subplots(figsize=(3.4 * (depth + 1), height), layout="constrained")
-    for index, node in enumerate(tree.nodes):
-        if node.parent is not None:
-            axis.plot([tree.nodes[node.parent].depth, node.depth], [leaves[node.parent], leaves[index]], color="0.75", lw=1, zorder=1)
-    xs, ys = [n.depth for n in tree.nodes], [leaves[i] for i in range(len(tree.nodes))]
+    Args:
+        influence: of the pair of the replies to a state, by the state's node; drawn as I on that node.
+    """
+    told = {node.parent: node.turn for node in tree.nodes if node.turn is not None and not node.turn.trainable}
+    spoken = [i for i, node in enumerate(tree.nodes) if node.turn is None or node.turn.trainable]
+    origin = {i: _spoken_parent(tree, i) for i in spoken}
+    places = _places(origin)
+    level = {i: tree.level(i) for i in spoken}
+    depth = max(level.values())
+    height = max(3.0, (0.5 if told else 0.34) * (1 + max(places.values())))
+    figure, axis = plt.subplots(figsize=((2.6 if told else 3.4) * (depth + 1), height), layout="constrained")
+    for index in spoken[1:]:
+        axis.plot([level[origin[index]], level[index]], [places[origin[index]], places[index]], color="0.75", lw=1, zorder=1)
+    drawn = [tree.nodes[i] for i in spoken]
     dots = axis.scatter(
-        xs, ys, c=[n.q for n in tree.nodes], s=[30 + 12 * n.visits for n in tree.nodes], cmap="viridis", vmin=0, vmax=1,
-        edgecolors="black", linewidths=0.5, zorder=2,
+        [level[i] for i in spoken], [places[i] for i in spoken], c=[n.q for n in drawn], s=[30 + 12 * n.visits for n in drawn], cmap="viridis",
+        vmin=0, vmax=1, edgecolors="black", linewidths=0.5, zorder=2,
     )
-    for index, node in enumerate(tree.nodes):
-        text = "start" if node.turn is None else f"{node.turn.agent}: {node.turn.text}"
-        text = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
-        axis.annotate(text, (node.depth, leaves[index]), xytext=(8, 3), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL)
-    axis.set(xlabel="turn", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + 0.95))
+    for index, node in zip(spoken, drawn, strict=True):
+        text = "start" if node.turn is None else f"{node.turn.agent}: {_short(node.turn.text, max_chars)}"
+        if index in told:
+            text += f"\n   {_short(' '.join(told[index].text.split()), max_chars + 6)}"
+        state = _state(tree, index)
+        if influence and state in influence:
+            text += f"\n   I = {influence[state]:+.3f}"
+        axis.annotate(text, (level[index], places[index]), xytext=(8, 3), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL)
+    axis.set(xlabel="reply", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + 0.95))
     axis.invert_yaxis()
     axis.grid(False)
     figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
     return figure
+
+
+def _spoken_parent(tree: Tree, node: int) -> int | None:
+    """The nearest node above that is a reply or the root."""
+    above = tree.nodes[node].parent
+    while above is not None and tree.nodes[above].turn is not None and not tree.nodes[above].turn.trainable:
+        above = tree.nodes[above].parent
+    return above
+
+
+def _state(tree: Tree, node: int) -> int:
+    """The node of the state that is replied to after this one: itself, or what the last tool said."""
+    while any(not tree.nodes[child].turn.trainable for child in tree.nodes[node].children):
+        node = next(child for child in tree.nodes[node].children if not tree.nodes[child].turn.trainable)
+    return node
+
+
+def _places(origin: dict[int, int | None]) -> dict[int, float]:
+    """Vertical places: leaves one below the other, the others at the mean of their children's."""
+    children: dict[int, list[int]] = {}
+    for node, above in origin.items():
+        children.setdefault(above, []).append(node)
+    places: dict[int, float] = {}
+    leaves = iter(range(len(origin)))
+
+    def place(node: int) -> float:
+        below = [place(child) for child in children.get(node, [])]
+        places[node] = float(np.mean(below)) if below else float(next(leaves))
+        return places[node]
+
+    place(0)
+    return places
+
+
+def _short(text: str, length: int) -> str:
+    """A text of one call without its tags, cut to a length."""
+    text = re.sub(r"<call (\w+)>\s*(.*?)\s*</call>", r"\1: \2", text)
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def scatter_figure(jobs: list[dict]) -> plt.Figure:

@@ -92,11 +92,15 @@ def exact_match(answer: str | None, answers: tuple[str, ...]) -> float:
 def agreement(judge: Judge, pairs: list[tuple[Question, str | None]]) -> dict[str, float]:
     """How a judge's scores of these answers stand to exact match and F1: means of the three, and the share in which judge and exact match agree."""
     judge.prepare(pairs)
-    scores, exact = [judge.score(q, a) for q, a in pairs], [exact_match(a, q.answers) for q, a in pairs]
-    count = max(1, len(pairs))
+    return compared([judge.score(q, a) for q, a in pairs], [a for _, a in pairs], [q.answers for q, _ in pairs])
+
+
+def compared(scores: list[float], answers: list[str | None], golds: list[tuple[str, ...]]) -> dict[str, float]:
+    """As `agreement`, for answers that were judged before."""
+    exact, count = [exact_match(a, g) for a, g in zip(answers, golds, strict=True)], max(1, len(answers))
     return {
-        "judge": sum(scores) / count, "exact match": sum(exact) / count, "F1": sum(best_f1(a, q.answers) for q, a in pairs) / count,
-        "agreement": sum(s == e for s, e in zip(scores, exact, strict=True)) / count, "answers": len(pairs),
+        "judge": sum(scores) / count, "exact match": sum(exact) / count, "F1": sum(best_f1(a, g) for a, g in zip(answers, golds, strict=True)) / count,
+        "agreement": sum(s == e for s, e in zip(scores, exact, strict=True)) / count, "answers": len(answers),
     }
 
 

@@ -7,6 +7,6 @@ kind, so that a run goes on and can count them.
 from .cache import Cached
 from .pages import KINDS, Page, PageError, Source, read_html, shown
 from .site import LocalSite
-from .web import Web
+from .web import Web, searxng
 
-__all__ = ["KINDS", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "shown"]
+__all__ = ["KINDS", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "searxng", "shown"]

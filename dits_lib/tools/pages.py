@@ -131,7 +131,7 @@ def _decoded(data: bytes, declared: str | None) -> str:
 
 
 def shown(page: Page, characters: int = 2000, links: int = 20) -> str:
-    """A page in words for an agent: title, the first characters of its text, numbered links."""
+    """A page in words for an agent: title, the first characters of its text, numbered links, one a line."""
     text = page.text if len(page.text) <= characters else page.text[:characters] + " [cut]"
     listed = [f"[{number}] {words[:80]}" for number, (words, _) in enumerate(page.links[:links], start=1)]
-    return "\n".join(part for part in (page.title[:200], text, "links: " + "; ".join(listed) if listed else "") if part)
+    return "\n".join(part for part in (page.title[:200], text, *(["links:", *listed] if listed else [])) if part)

@@ -7,13 +7,15 @@ between the check and the call. Nothing is sent but GET requests without cookies
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
 import ssl
 import threading
 import time
 import zlib
 from collections.abc import Callable
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.request import urlopen
 from urllib.robotparser import RobotFileParser
 
 import certifi
@@ -84,6 +86,22 @@ class _Timed(httpcore.NetworkStream):
 
     def get_extra_info(self, info):
         return self.stream.get_extra_info(info)
+
+
+def searxng(address: str, seconds: float = 20.0) -> Callable[[str], list[str]]:
+    """A finder that asks a SearXNG search engine (its `/search?format=json`), one's own or another's.
+
+    Raises:
+        PageError: when the engine cannot be asked, or answers something else.
+    """
+    def find(query: str) -> list[str]:
+        try:
+            with urlopen(f"{address.rstrip('/')}/search?{urlencode({'q': query, 'format': 'json'})}", timeout=seconds) as answer:
+                return [str(found["url"]) for found in json.load(answer)["results"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PageError("no search", f"{address}: {type(error).__name__}: {error}") from None
+
+    return find
 
 
 def _public(address: str) -> bool:
