@@ -335,7 +335,7 @@ class Params(_Section):
     sensitivity: Sensitivity = Sensitivity()
     web: Web = Web()
     notebooks: Annotated[list[Annotated[str, Field(pattern=r"^[0-9]{2}_[a-z_]+$")]], Field(min_length=1)] = [
-        "01_rollout", "02_scoring", "03_selection_ablation", "04_budget_scaling", "05_iterations"
+        "01_rollout", "02_scoring", "03_selection_ablation", "04_budget_scaling", "05_iterations", "08_deep_search"
     ]
 
     @model_validator(mode="after")
@@ -351,8 +351,10 @@ class Params(_Section):
             raise ValueError(f"world.harmful plants harm in the micro world alone, but data.{public[0]} is {getattr(self.data, public[0])}: set its share to 0")
         if self.world.harmful.share > 0 and "deep_search" in self.tasks:
             raise ValueError("world.harmful knows no harm for deep_search: set its share to 0")
-        if self.data.deep_search == "micro" and self.web.site != "micro" and self.world.questions is None and self.searches_deep:
+        if self.searches_deep and self.data.deep_search == "micro" and self.web.site != "micro" and self.world.questions is None:
             raise ValueError(f"web.site is {self.web.site}, but data.deep_search is micro, whose questions are about the micro site: name other questions")
+        if self.searches_deep and self.data.deep_search != "micro" and self.web.site == "micro":
+            raise ValueError(f"data.deep_search is {self.data.deep_search}, but web.site is micro: set it to live, or to a folder of its pages")
         if self.influence.estimator not in ("one_step", "dpo_loss") and self.influence.temperature == 0:
             raise ValueError(f"influence.estimator {self.influence.estimator} samples dialogues: set influence.temperature above 0")
         if self.model.engine == "vllm":

@@ -22,6 +22,7 @@ from .report.book import markdown_table
 from .reproduce import InputError, check_model, check_questions
 from .selection import ARMS
 from .tasks import DataError
+from .web_task import web_limits
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,15 @@ PAIRS_A_QUESTION = 5
 FILL = 0.5
 TOKENS_A_WORD = 1.4
 INSTRUCTION = 150
+CALLED = 0.5
+CHARACTERS_A_TOKEN = 4
+MICRO_PAGE = 25
 BATCH = 64
 EFFICIENCY = {"prefill": 0.4, "train": 0.35}
 LORA_SPEED = 0.7
 ASSUMED = (
-    f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues as long as allowed; {TOKENS_A_WORD} tokens a word; "
+    f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues as long as allowed, "
+    f"in deep search {CALLED:.0%} of the calls allowed, half of them pages of {CHARACTERS_A_TOKEN} characters a token; {TOKENS_A_WORD} tokens a word; "
     f"{INSTRUCTION} tokens of instruction; {BATCH} replies at once; no prompt served from the prefix cache; {EFFICIENCY['prefill']:.0%} of the peak "
     f"when reading, {EFFICIENCY['train']:.0%} when training; adapters slow decoding to {LORA_SPEED:.0%}."
 )
@@ -86,32 +91,53 @@ def count_work(params: Params) -> pd.DataFrame:
     """Tokens by notebook and stage, over all tasks: columns `notebook`, `stage` and the fields of `Work`. Stages that two notebooks
     share (the first seed's) are counted once."""
     total: dict[tuple[str, str], Work] = {}
-    for task in params.tasks:
-        counted = _notebooks(params, task)
-        for name in params.notebooks:
-            stages = counted[name]
-            for stage, work in stages.items():
-                total[name, stage] = total.get((name, stage), Work()) + work
+    for part in params.parts():
+        for task in part.tasks:
+            counted = _notebooks(part, task)
+            for name in part.notebooks:
+                for stage, work in counted[name].items():
+                    total[name, stage] = total.get((name, stage), Work()) + work
     return pd.DataFrame([{"notebook": name, "stage": stage, **vars(work)} for (name, stage), work in total.items()])
 
 
-def _lengths(params: Params, task: str) -> tuple[float, float, float]:
-    """Tokens of a dialogue: written, read as prompts; and those of one prompt with its reply in training."""
-    system = params.agents.system(task)
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a dialogue: `written`; `read` as prompts; of a `row`, one prompt with its reply, in training; of its `longest` prompt."""
+
+    written: float
+    read: float
+    row: float
+    longest: float
+
+
+def lengths(params: Params, task: str) -> Lengths:
+    """Tokens of a task's dialogues, as assumed in `ASSUMED`."""
     context = params.data.context_words if task == "exchange" else 80
-    reply = FILL * system.max_new_tokens
     first = INSTRUCTION + TOKENS_A_WORD * context if params.agents.prompts == "chat" else 60
-    turns = system.max_turns
-    read = sum(first + turn * reply for turn in range(turns))
-    return turns * reply, read, first + turns / 2 * reply + reply
+    told = 0.0
+    if task == "deep_search":
+        system = web_limits(params)
+        turns = round(CALLED * system.limits.calls) + 1  # and the answer
+        page = system.page_characters / CHARACTERS_A_TOKEN
+        told = (page + params.web.results * TOKENS_A_WORD * (system.snippet_words + 5)) / 2  # half of the calls open a page, half search
+        told = min(told, MICRO_PAGE) if params.web.site == "micro" else told
+    else:
+        system = params.agents.system(task)
+        turns = system.max_turns
+    reply = FILL * system.max_new_tokens
+    row = first + turns / 2 * (reply + told) + reply
+    read = sum(first + turn * (reply + told) for turn in range(turns))
+    return Lengths(turns * reply, read, row, row + turns * (system.max_new_tokens + told) / 2)
 
 
 def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
-    p, (written, read, row) = params, _lengths(params, task)
+    p, length = params, lengths(params, task)
+    row = length.row
     s, v, i = p.sizes, p.influence, p.iterations
 
     def played(count: float, adapters: bool = False) -> Work:
-        return Work(count * read, 0 if adapters else count * written, count * written if adapters else 0)
+        written = count * length.written
+        return Work(count * length.read, 0 if adapters else written, written if adapters else 0)
 
     def search(questions: int) -> Work:
         return played(questions * p.search.repetitions * p.search.rollouts)
@@ -129,7 +155,6 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
     pairs, arms = PAIRS_A_QUESTION * s.train_questions, len(ARMS) + 1
     rounds = 2 * i.seeds * i.rounds
-    more = p.ablation.seeds - 1
     f, t = p.fidelity, p.sensitivity
     budgets = (len(p.budget.q_questions) + len(p.budget.validation) + len(p.budget.estimators)) * p.budget.seeds
     retrained = (f.subsets + 5 if f.subsets else 0) + (2 * len(f.use) + 4) * f.use_seeds  # and about five families of questions
@@ -138,18 +163,24 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     def estimates(count: float, by_name: dict[str, int]) -> Work:
         return _estimates(params, count, by_name, played, scored, gradients, row)
 
+    response = scored(v.step_pairs, v.step_questions * len(v.step_sizes))
+
+    def ablation(seeds: int, searched: int) -> dict[str, Work]:
+        """All arms, for `seeds` seeds, of which `searched` need search and SFT."""
+        return {
+            "search": (start["search"] + search(s.loss_questions)).times(searched), "sft": start["sft"].times(searched),
+            "score": (scored(pairs, v.validation_questions) + gradients(pairs)).times(seeds),
+            "dpo": dpo.times(arms * seeds), "evaluate": evaluation.times((arms + 2) * seeds),
+        }
+
     return {
         "01_rollout": start,
         "02_scoring": {
-            "response": scored(v.step_pairs, v.step_questions * len(v.step_sizes)),
+            "response": response,
             "score": scored(min(p.scoring.pairs, pairs), 2 * p.scoring.retest_questions) + gradients(pairs),
             "search": search(s.loss_questions),
         },
-        "03_selection_ablation": {
-            "search": (start["search"] + search(s.loss_questions)).times(more), "sft": start["sft"].times(more),
-            "score": (scored(pairs, v.validation_questions) + gradients(pairs)).times(more + 1),
-            "dpo": dpo.times(arms * (more + 1)), "evaluate": evaluation.times((arms + 2) * (more + 1)),
-        },
+        "03_selection_ablation": ablation(p.ablation.seeds, p.ablation.seeds - 1),
         "04_budget_scaling": {
             "search": search(sum(p.budget.q_questions) + p.budget.dits_questions).times(p.budget.seeds),
             "score": (scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation)) + estimates(PAIRS_A_QUESTION * p.budget.dits_questions, p.budget.estimators)).times(p.budget.seeds),
@@ -170,6 +201,7 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "score": (scored(pairs, max([*t.validation, v.validation_questions])) + scored(pairs, v.validation_questions).times(len(t.step))).times(t.seeds),
             "dpo": dpo.times(changes), "evaluate": evaluation.times(changes),
         },
+        "08_deep_search": {"response": response} | ablation(p.ablation.seeds, p.ablation.seeds),
     }
 
 
@@ -242,7 +274,7 @@ def hours(params: Params, work: pd.DataFrame, size: ModelSize, machine: Machine)
 def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
     """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or of the gradients."""
     width = 2 if params.model.dtype == "bfloat16" else 4
-    row = max(_lengths(params, task)[2] for task in params.tasks)
+    row = max(lengths(part, task).row for part in params.parts() for task in part.tasks)
     rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
     kept = 2 if params.dpo.gradient_checkpointing else 34  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
     if params.sft.lora_rank and params.dpo.lora_rank:
@@ -250,7 +282,7 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
     activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
-    scored = max(params.scoring.pairs, PAIRS_A_QUESTION * params.sizes.train_questions)
+    scored = max(max(part.scoring.pairs, PAIRS_A_QUESTION * part.sizes.train_questions) for part in params.parts())
     block = scored if params.influence.estimator in ("racing", "group_design", "likelihood_adam") else params.influence.gradient_block
     held = 0 if params.model.engine == "vllm" else 4 * block * params.influence.rank * size.lora
     learning = width * size.parameters + states + activations + min(held, 4 * scored * params.influence.rank * size.lora)
@@ -277,10 +309,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         params = profile_of(options)
-        for part in params.parts():
-            check_questions(part)
         for path in params.model_paths():
             check_model(path)
+        for part in params.parts():
+            check_questions(part)
         size = model_size(params.model_path(params.parts()[0].tasks[0]))
     except (ParamsError, DataError, ModelError, InputError) as error:
         print(error, file=sys.stderr)
@@ -310,7 +342,7 @@ def report(params: Params, size: ModelSize, name: str) -> int:
     reasons = []
     if peak > 0.95 * machine.memory:
         reasons.append("memory: lower influence.gradient_rows, dpo.batch or sft.batch, set gradient_checkpointing, or use LoRA and bfloat16")
-    longest = max(_lengths(params, task)[2] + params.agents.system(task).max_turns * params.agents.system(task).max_new_tokens / 2 for task in params.tasks)
+    longest = max(lengths(part, task).longest for part in params.parts() for task in part.tasks)
     if params.model.engine == "vllm" and longest > params.model.max_length:
         reasons.append(f"model.max_length of {params.model.max_length} tokens (the longest prompts take about {longest:.0f}): raise it, or lower data.context_words")
     if need > 0.9 * free:

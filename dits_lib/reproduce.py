@@ -81,11 +81,11 @@ def check_inputs(params: Params) -> None:
 
     if params.model.device == "cuda" and not torch.cuda.is_available():
         raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
-    for part in params.parts():
-        check_questions(part)
     try:
         for path in params.model_paths():
             check_model(path)
+        for part in params.parts():
+            check_questions(part)
         if params.searches_deep:
             deep_search_system(params, OUTPUT / "runs" / params.profile)
     except (ModelError, PageError) as error:

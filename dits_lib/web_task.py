@@ -31,13 +31,20 @@ def deep_search_system(params: Params, folder: Path) -> DeepSearch:
         PageError: for a site that is not there.
         ModelError: for a judge that cannot be loaded.
     """
-    web = params.web
+    return _system(params, page_source(params, folder), _judge(params.web))
 
+
+def web_limits(params: Params) -> DeepSearch:
+    """The system of the task without pages: for its limits alone."""
+    return _system(params, None, ExactMatch())
+
+
+def _system(params: Params, source: Source | None, judge: Judge) -> DeepSearch:
     def given(*names: str) -> dict:
-        return {name: getattr(web, name) for name in names if getattr(web, name) is not None}
+        return {name: getattr(params.web, name) for name in names if getattr(params.web, name) is not None}
 
     changes = given("max_new_tokens", "page_characters", "snippet_words")
-    return web_system(params.agents.prompts, page_source(params, folder), given("calls", "depth", "tokens"), judge=_judge(web), **changes)
+    return web_system(params.agents.prompts, source, given("calls", "depth", "tokens"), judge=judge, **changes)
 
 
 def page_source(params: Params, folder: Path) -> Cached:

@@ -28,7 +28,7 @@ BAD_PARAMS = {
     "share above one": ({"selection": {"alpha": 1.5}}, "selection.alpha = 1.5"),
     "zero learning rate": ({"dpo": {"learning_rate": 0}}, "dpo.learning_rate = 0: must be greater than 0"),
     "unknown choice": ({"search": {"guide": "luck"}}, "search.guide = 'luck': must be 'q', 'influence' or 'both'"),
-    "unknown task": ({"tasks": ["chess"]}, "tasks.0 = 'chess': must be 'exchange' or 'debate'"),
+    "unknown task": ({"tasks": ["chess"]}, "tasks.0 = 'chess': must be 'exchange', 'debate' or 'deep_search'"),
     "no task": ({"tasks": []}, "tasks = []"),
     "a task twice": ({"tasks": ["debate", "debate"]}, "tasks must not repeat"),
     "harm in own questions": (
@@ -36,6 +36,12 @@ BAD_PARAMS = {
     "one seed": ({"ablation": {"seeds": 1}}, "ablation.seeds = 1: must be greater than or equal to 2"),
     "section is no mapping": ({"search": 3}, "search = 3"),
     "harm of unknown kind": ({"world": {"harmful": {"share": 0.1, "kind": "evil"}}}, "world.harmful.kind = 'evil'"),
+    "harm in deep search": ({"tasks": ["deep_search"], "world": {"harmful": {"share": 0.1}}}, "world.harmful knows no harm for deep_search"),
+    "a site without its questions": ({"web": {"site": "live"}}, "web.site is live, but data.deep_search is micro"),
+    "questions without their site": ({"data": {"deep_search": "webwalkerqa"}}, "web.site is micro: set it to live, or to a folder"),
+    "a judge without a model": ({"web": {"judge": "model"}}, "name its judge_model"),
+    "a judge without an address": ({"web": {"judge": "server", "judge_model": "m", "judge_url": "localhost"}}, "judge_url must be its address"),
+    "no calls": ({"web": {"calls": 0}}, "web.calls = 0: must be greater than or equal to 1"),
     "profile with a slash": ({"profile": "../x"}, "profile = '../x'"),
 }
 

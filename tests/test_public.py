@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dits_lib.agents import finish, make_system, parse_answer, rendered_turns
+from dits_lib.agents import finish, make_system, parse_answer, rendered_turns, web_system
 from dits_lib.agents.rendering import _encode, _knows_system
 from dits_lib.agents.warm_start import gold_dialogue
 from dits_lib.engines import TransformersEngine, add, chain_of, load_model, merge, read_deltas, write_deltas
@@ -59,7 +59,11 @@ def mmlu_row(n):
     return {"question": f"How much is {n} plus 1?", "subject": "elementary_mathematics", "choices": [str(n), str(n + 1), "0", "9"], "answer": 1}
 
 
-ROWS = {"hotpotqa": hotpot_row, "2wikimultihopqa": hotpot_row, "triviaqa": trivia_row, "cbt": cbt_row, "arc_challenge": arc_row, "mmlu": mmlu_row}
+def webwalker_row(n):
+    return {"Question": f"When does hall {n} open?", "answer": f"At {n} o'clock", "root_url": f"https://example.org/{n}", "type": "single_source"}
+
+
+ROWS = {"webwalkerqa": webwalker_row, "hotpotqa": hotpot_row, "2wikimultihopqa": hotpot_row, "triviaqa": trivia_row, "cbt": cbt_row, "arc_challenge": arc_row, "mmlu": mmlu_row}
 
 
 def write(folder, name, rows):
@@ -77,7 +81,7 @@ def test_every_data_set_gives_disjoint_splits(name, tmp_path):
     texts = [q.text for part in slices.values() for q in part.questions]
     assert len(texts) == len(set(texts)) == 50 and slices["train"].repeats == 1
     assert {split: len(part.questions) for split, part in slices.items()} == {split: round(50 * share) for split, share in SHARES.items()}
-    system = make_system(dataset.task, "chat")
+    system = web_system("chat", None) if dataset.task == "deep_search" else make_system(dataset.task, "chat")
     for part in slices.values():
         for question in part.questions:
             assert question.meta["split"] == part.split and set(question.views) == set(system.agents) and question.answers
@@ -133,6 +137,8 @@ def changed(row, **fields):
     ("cbt", changed(cbt_row(1), sentences=["one"]), "field 'sentences': 1 sentences"),
     ("arc_challenge", changed(arc_row(1), answerKey="D"), "field 'answerKey': 'D'; allowed: 1, 2, 3"),
     ("arc_challenge", changed(arc_row(1), choices={"text": ["a"], "label": []}), "field 'choices': 0 labels and 1 texts"),
+    ("webwalkerqa", changed(webwalker_row(1), root_url="example.org"), "field 'root_url': 'example.org'; expected an http address"),
+    ("webwalkerqa", changed(webwalker_row(1), answer=" "), "field 'answer': empty"),
     ("mmlu", changed(mmlu_row(1), answer=4), "field 'answer': 4; allowed: 0 to 3"),
     ("mmlu", changed(mmlu_row(1), subject=3), "field 'subject': a int; expected str"),
 ])

@@ -77,7 +77,7 @@ def test_missing_pages_and_sites(site, tmp_path):
 
 def test_a_page_in_words():
     page = Page("u", "Title", "x" * 50, tuple((f"link {i}", f"u{i}") for i in range(5)))
-    assert shown(page, 10, 2) == "Title\nxxxxxxxxxx [cut]\nlinks: [1] link 0; [2] link 1"
+    assert shown(page, 10, 2) == "Title\nxxxxxxxxxx [cut]\nlinks:\n[1] link 0\n[2] link 1"
     assert shown(Page("u", "", "text")) == "text"
 
 
