@@ -18,7 +18,7 @@ OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
-	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PYTHON=python3"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
 
 setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU)
 
@@ -48,7 +48,7 @@ fidelity: setup ## how far each influence estimator can be trusted: writes resul
 	@$(RUN) -m dits_lib.regimes
 
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
-	@$(RUN) -m dits_lib.plan $(OPTIONS)
+	@$(RUN) -m dits_lib.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE))
 
 models/smollm2/config.json:
 	@$(MAKE) smollm2-model

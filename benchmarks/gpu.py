@@ -3,7 +3,8 @@
     python -m benchmarks.gpu engines --model models/smollm2          # search and scoring through both engines
     python -m benchmarks.gpu greedy --dtype float32                 # do both give the same greedy text?
     python -m benchmarks.gpu scale --model models/random-8b          # one search batch, 64 pairs at V = 20, DPO steps
-    python -m benchmarks.gpu random --like models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights
+    python -m benchmarks.gpu random --shape llama3-8b --like models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights
+    python -m benchmarks.gpu speak --shape qwq-32b --like models/smollm2           # QwQ-32B's: one search batch and one scoring batch of vLLM
 
 Writes benchmarks/gpu-<part>.md and .json. The questions are the micro world's as text, so no data set is needed.
 """
@@ -21,16 +22,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dits_lib.agents import make_system, prompt_and_prefix
-from dits_lib.engines import Request, TransformersEngine, VLLMEngine, asleep
+from dits_lib.engines import LORA_TARGETS, LoRAStack, Request, TransformersEngine, VLLMEngine, asleep
 from dits_lib.influence import InfluenceConfig, dpo_gradients, evaluate_adapters, part, step
 from dits_lib.influence.one_step import gradient_options
 from dits_lib.memory import GPUMemoryWatch
 from dits_lib.pairs import Pair, extract_pairs
+from dits_lib.plan import size_of
 from dits_lib.search import SearchConfig, search
 from dits_lib.tasks import make_questions
 from dits_lib.training import TrainConfig, train_dpo
+
+SHAPES = {
+    "llama3-8b": ("llama", {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+                            "num_key_value_heads": 8, "max_position_embeddings": 8192, "tie_word_embeddings": False}),
+    "qwq-32b": ("qwen2", {"vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40,
+                          "num_key_value_heads": 8, "max_position_embeddings": 40960, "tie_word_embeddings": False}),
+}
+"""Model type and configuration of the paper's models, from their cards."""
 
 PAPER = {"tokens": 2.0e7, "pairs": 8500, "gpu_hours": 106}
 """The paper's budget on 2WikiMultiHopQA (its cost table)."""
@@ -249,27 +260,69 @@ def scale_part(options) -> dict:
     return found
 
 
-def vllm_engine(options) -> VLLMEngine:
+def speak_part(options) -> dict:
+    """A configuration with random weights that only vLLM holds: one search batch, one batch of candidates at V. The steps are random too."""
+    system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
+    questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
+    config, found = InfluenceConfig(candidates=options.adapters), Report()
+    root = Path(options.work) / (options.shape or "own")
+    shape = shape_config(options)
+    for part_of in (shape, AutoTokenizer.from_pretrained(options.like)):
+        part_of.save_pretrained(root)
+    with GPUMemoryWatch() as memory:
+        with timed() as clock:
+            engine = vllm_engine(options, root, dummy=True)
+        found["vllm start"] = {"seconds": clock.seconds}
+        found["search"], _ = searched(engine, system, questions, 0)
+        stack = random_steps(shape, options.pairs, config.rank)
+        evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)
+        validation = make_questions("exchange", "validation", options.v, 0)
+        forget(engine)
+        with Recorder(engine) as recorder:
+            rate, seconds, _ = speed(engine, lambda: evaluate_adapters(engine, system, validation, stack, options.pairs, config, 0))
+        plain = plain_rate(engine, recorder.requests)
+    found["scoring"] = {"pairs": options.pairs, "V": options.v, "seconds": seconds, "tokens/s": rate, "plain tokens/s": plain, "scoring / plain": rate / plain}
+    found["memory"] = {"peak GB": memory.peak_mb * 2**20 / 1e9, "parameters": float(size_of(shape).parameters)}
+    return found
+
+
+def random_steps(shape, count: int, rank: int) -> LoRAStack:
+    """Steps of the size of a small influence step, on every layer that a LoRA would change."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape)
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in LORA_TARGETS:
+            a = torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5
+            weights[name] = (a, 1e-3 * torch.randn(count, module.out_features, rank, generator=generator))
+    return LoRAStack(weights, 1.0)
+
+
+def shape_config(options):
+    """The configuration named by `--shape`, with the special tokens of the tokenizer's model; without one, that model's own."""
+    small = AutoConfig.from_pretrained(options.like)
+    if options.shape is None:
+        return small
+    kind, sizes = SHAPES[options.shape]
+    layers = {"num_hidden_layers": options.layers} if options.layers else {}
+    return AutoConfig.for_model(kind, **sizes | layers, bos_token_id=small.bos_token_id, eos_token_id=small.eos_token_id, pad_token_id=small.eos_token_id)
+
+
+def vllm_engine(options, root: Path | None = None, dummy: bool = False) -> VLLMEngine:
     return VLLMEngine(
-        options.model, device=options.device, dtype=options.dtype, max_adapters=options.adapters, max_rank=8, memory=options.memory,
+        root or options.model, dummy=dummy, device=options.device, dtype=options.dtype, max_adapters=options.adapters, max_rank=8, memory=options.memory,
         max_length=2048, eager=options.eager, compile=options.compile, cache_gb=options.cache_gb,
     )
 
 
 def random_part(options) -> dict:
-    """Write a Llama-3-8B configuration with random weights and another model's tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer, small = AutoTokenizer.from_pretrained(options.like), AutoConfig.from_pretrained(options.like)
-    config = LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=options.layers, num_attention_heads=32, num_key_value_heads=8,
-        max_position_embeddings=8192, tie_word_embeddings=False, bos_token_id=small.bos_token_id, eos_token_id=small.eos_token_id, pad_token_id=small.eos_token_id,
-    )
+    """Write a configuration of `SHAPES` with random weights and another model's tokenizer."""
+    tokenizer, config = AutoTokenizer.from_pretrained(options.like), shape_config(options)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(options.device):
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     torch.set_default_dtype(before)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
@@ -291,10 +344,11 @@ def write(name: str, found: dict, options) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["engines", "greedy", "scale", "random"])
+    parser.add_argument("part", choices=["engines", "greedy", "scale", "speak", "random"])
     parser.add_argument("--model", default="models/smollm2")
     parser.add_argument("--like", default="models/smollm2", help="random: whose tokenizer to take")
-    parser.add_argument("--layers", type=int, default=32, help="random: layers")
+    parser.add_argument("--shape", choices=list(SHAPES), help="random, speak: the configuration; else that of --like")
+    parser.add_argument("--layers", type=int, default=None, help="random, speak: layers, if fewer than the configuration's")
     parser.add_argument("--out", default=None, help="folder to write to")
     parser.add_argument("--work", default="runs/benchmarks")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -315,7 +369,7 @@ def main() -> None:
     if options.part == "random":
         print(random_part(options))
     else:
-        write(options.part, {"engines": engines_part, "greedy": greedy_part, "scale": scale_part}[options.part](options), options)
+        write(options.part, {"engines": engines_part, "greedy": greedy_part, "scale": scale_part, "speak": speak_part}[options.part](options), options)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .rollout import sample_dialogues
 from .search import Tree, search
 from .store import Artifact, Store, checksum, code_version, write_json, write_jsonl
 from .tasks import DataError, Question, make_questions, read_questions, web_questions
-from .tasks.judge import compared
+from .tasks.judge import ExactMatch, compared
 from .training import train_dpo, train_sft
 from .web_task import deep_search_system, micro_web, task_key
 
@@ -276,10 +276,11 @@ class Lab:
         return self._evaluated(model, seed)["endings"]
 
     def judged(self, model: ModelRef, seed: int) -> dict[str, float]:
-        """The test answers of a model: their mean score by the system, by exact match and by F1, and how often the first two agree."""
+        """The test answers of a model: their mean score by the system's judge, by exact match and by F1, how often the first two agree,
+        and the share on which the judge's reply was no verdict."""
         found, count, samples = self._evaluated(model, seed), self.params.sizes.test_questions, self.params.sizes.test_samples
         golds = [question.answers for question in self.questions("test", count, seed) for _ in range(samples)]
-        return compared(found["scores"], found["answers"], golds)
+        return compared(found["scores"], found["answers"], golds) | {"no verdict": float(np.mean(found["unclear"]))}
 
     def _evaluated(self, model: ModelRef, seed: int) -> dict:
         count, samples, heat = self.params.sizes.test_questions, self.params.sizes.test_samples, self.params.search.temperature
@@ -291,8 +292,11 @@ class Lab:
             metric = np.array([dialogue.metric for dialogue in dialogues]).reshape(count, samples).mean(axis=1)
             endings = {name: float(np.mean([dialogue.ended == name for dialogue in dialogues])) for name in endings_of(self.system)}
             answers = [dialogue.answer for dialogue in dialogues]
-            scores = [dialogue.metric for dialogue in dialogues]
-            write_json(folder / "metric.json", {"metric": metric.tolist(), "endings": endings, "answers": answers, "scores": scores})
+            scores, judge = [dialogue.metric for dialogue in dialogues], getattr(self.system, "judge", ExactMatch())
+            asked = [question for question in questions for _ in range(samples)]
+            unclear = [judge.unclear(question, answer) for question, answer in zip(asked, answers, strict=True)]
+            found = {"metric": metric.tolist(), "endings": endings, "answers": answers, "scores": scores, "unclear": unclear}
+            write_json(folder / "metric.json", found)
             return vars(engine.usage)
 
         return self.store.get("evaluate", spec, make).json("metric.json")

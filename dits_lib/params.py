@@ -405,13 +405,22 @@ class Params(_Section):
 
     def model_path(self, task: str) -> str:
         """The folder of a task's base model, made absolute when it lies in the repository."""
-        path = self.web.model if task == "deep_search" and self.web.model else self.model.path
-        local = ROOT / path
-        return str(local) if local.exists() or path.startswith((".", "models/")) else path
+        return local_path(self.web.model if task == "deep_search" and self.web.model else self.model.path)
+
+    def judge_path(self) -> str | None:
+        """The folder of the model that judges, if it runs in this process."""
+        return local_path(self.web.judge_model) if self.searches_deep and self.web.judge == "model" else None
 
     def model_paths(self) -> list[str]:
-        """The folders of all base models that the notebooks need."""
-        return list(dict.fromkeys(part.model_path(task) for part in self.parts() for task in part.tasks))
+        """The folders of all models that the notebooks need: base models, and the judge."""
+        paths = [part.model_path(task) for part in self.parts() for task in part.tasks] + [self.judge_path()]
+        return list(dict.fromkeys(path for path in paths if path))
+
+
+def local_path(path: str) -> str:
+    """A model folder in the repository, made absolute; a hub id as it is."""
+    local = ROOT / path
+    return str(local) if local.exists() or path.startswith((".", "models/")) else path
 
 
 def check_params(raw: object, source: str) -> Params:

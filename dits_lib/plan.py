@@ -17,7 +17,7 @@ import pandas as pd
 
 from .engines import LORA_TARGETS, ModelError
 from .influence import TREE_ESTIMATORS
-from .params import OUTPUT, Params, ParamsError, add_profile_options, profile_of
+from .params import OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
 from .report.book import markdown_table
 from .reproduce import InputError, check_model, check_questions
 from .selection import ARMS
@@ -247,13 +247,19 @@ def model_size(path: str) -> ModelSize:
     Raises:
         InputError: when the configuration cannot be had.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        return size_of(AutoConfig.from_pretrained(path))
     except Exception as error:  # a hub that cannot be reached, a gated model: one line
         raise InputError(f"{path}: no configuration to be had: {str(error).splitlines()[0]}") from None
+
+
+def size_of(config) -> ModelSize:
+    """Sizes of a model of this configuration (transformers)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     lora = sum(m.in_features + m.out_features for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in LORA_TARGETS)
@@ -271,23 +277,24 @@ def hours(params: Params, work: pd.DataFrame, size: ModelSize, machine: Machine)
     return (seconds + work["models"] * machine.setup) / 3600
 
 
-def peak_memory(params: Params, size: ModelSize, machine: Machine) -> float:
-    """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or of the gradients."""
+def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 0) -> float:
+    """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or of the gradients; and beside it the
+    model that judges, of `judge` parameters."""
     width = 2 if params.model.dtype == "bfloat16" else 4
     row = max(lengths(part, task).row for part in params.parts() for task in part.tasks)
     rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
     kept = 2 if params.dpo.gradient_checkpointing else 34  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
-    if params.sft.lora_rank and params.dpo.lora_rank:
-        width = 4  # adapters are merged into float32 weights where gradients are taken
+    if params.sft.lora_rank and not params.dpo.lora_rank:
+        width = 4  # adapters are merged into float32 weights where all of them are trained
     activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
     scored = max(max(part.scoring.pairs, PAIRS_A_QUESTION * part.sizes.train_questions) for part in params.parts())
     block = scored if params.influence.estimator in ("racing", "group_design", "likelihood_adam") else params.influence.gradient_block
     held = 0 if params.model.engine == "vllm" else 4 * block * params.influence.rank * size.lora
-    learning = width * size.parameters + states + activations + min(held, 4 * scored * params.influence.rank * size.lora)
+    learning = width * (size.parameters + judge) + states + activations + min(held, 4 * scored * params.influence.rank * size.lora)
     m = params.model
-    speaking = m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
+    speaking = (m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters) + width * judge
     if m.engine == "vllm" and m.cache_gb is not None:
         speaking = m.cache_gb * 1e9 + 2 * size.parameters + 2 * m.max_adapters * m.max_rank * size.lora + 2e9  # and CUDA's own
         return (learning + speaking) * (params.workers if m.device == "cuda" else 1)  # vLLM stays awake beside the training
@@ -314,15 +321,16 @@ def main(arguments: list[str] | None = None) -> int:
         for part in params.parts():
             check_questions(part)
         size = model_size(params.model_path(params.parts()[0].tasks[0]))
+        judge = model_size(params.judge_path()).parameters if params.judge_path() else 0
     except (ParamsError, DataError, ModelError, InputError) as error:
         print(error, file=sys.stderr)
         return 2
     name = options.gpu if params.model.device == "cuda" else "cpu"
-    return report(params, size, name)
+    return report(params, size, name, judge)
 
 
-def report(params: Params, size: ModelSize, name: str) -> int:
-    """Print the plan; tells whether it fits, as an exit status."""
+def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
+    """Print the plan; tells whether it fits, as an exit status. `judge`: parameters of the model that judges in this process."""
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":
@@ -332,10 +340,11 @@ def report(params: Params, size: ModelSize, name: str) -> int:
     for column in ("read", "written", "written_with_adapters", "trained"):
         shown[column] = (shown[column] / 1e6).map("{:.2f}".format)
     shown["hours"] = shown["hours"].map("{:.3f}".format)
-    print(f"profile {params.profile}: {params.model.path}, {size.parameters / 1e6:.0f} M parameters, engine {params.model.engine}, on one {name}\n")
+    path = params.model_path(params.parts()[0].tasks[0])
+    print(f"profile {params.profile}: {Path(path).relative_to(ROOT) if Path(path).is_relative_to(ROOT) else path}, {size.parameters / 1e6:.0f} M parameters, engine {params.model.engine}, on one {name}\n")
     print(markdown_table(shown.rename(columns={c: f"{c} (M tokens)" for c in ("read", "written", "written_with_adapters", "trained")}).astype({"models": int})))
     print(f"\nAssumed: {ASSUMED}")
-    peak, need = peak_memory(params, size, machine), disk_needed(params, work, size)
+    peak, need = peak_memory(params, size, machine, judge), disk_needed(params, work, size)
     folder = Path(OUTPUT)
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     print(f"\npeak memory: {peak / 1e9:.1f} GB of {machine.memory / 1e9:.0f} GB; disk: {need / 1e9:.2f} GB of {free / 1e9:.0f} GB free in {folder}")

@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         params = profile_of(options)
-        check_inputs(params)
         names = choose_notebooks(options.notebook, params)
+        check_inputs(params.model_copy(update={"notebooks": names}))
         folder = prepare(params)
         start = time.monotonic()
         ran = [name for name in names if run_notebook(name, params, folder)]
@@ -185,7 +185,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
             progress_bar=sys.stderr.isatty(), log_output=False,
         )
     except papermill.PapermillExecutionError as error:
-        known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError")
+        known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError", "JudgeError", "PageError")
         text = str(error.evalue).strip() if known else f"notebooks/{name}.ipynb, cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise NotebookError(text, known) from None
     except DeadKernelError:
@@ -203,10 +203,11 @@ def notebook_key(name: str, params: Params) -> str:
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in notebook["cells"]]
     library = [source_digest(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))]
-    inputs = [checksum(path) for model in params.model_paths() for path in model_files(model)]
+    own = params.model_copy(update={"notebooks": [name]})
+    inputs = [checksum(path) for model in own.model_paths() for path in model_files(model)]
     inputs += [checksum(ROOT / params.world.questions)] if params.world.questions else []
-    inputs += [site_digest(params)] if params.searches_deep else []
-    inputs += [part.digest for task in params.tasks for part in (params.data.splits(task) or {}).values()]
+    inputs += [site_digest(params)] if own.searches_deep else []
+    inputs += [part.digest for half in own.parts() for task in half.tasks for part in (params.data.splits(task) or {}).values()]
     body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, inputs])
     return hashlib.sha256(body.encode()).hexdigest()
 

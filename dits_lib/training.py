@@ -50,7 +50,7 @@ def train_sft(model_folder: str | Path, rows: list[dict], config: TrainConfig, s
     """
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = load_model(model_folder, config.dtype, config.device)
+    model, tokenizer = load_model(model_folder, config.dtype, config.device, whole=not config.lora_rank)
     data = Dataset.from_list([_sft_row(row) for row in rows])
     longest = max(len(row["input_ids"]) for row in data)
     arguments = SFTConfig(
@@ -77,8 +77,9 @@ def train_dpo(model_folder: str | Path, pairs: list[Pair], config: TrainConfig, 
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset
 
-    model, tokenizer = load_model(model_folder, config.dtype, config.device)
-    reference = None if config.lora_rank else load_model(model_folder, config.dtype, config.device)[0]
+    place = {"dtype": config.dtype, "device": config.device, "whole": not config.lora_rank}
+    model, tokenizer = load_model(model_folder, **place)
+    reference = None if config.lora_rank else load_model(model_folder, **place)[0]
     data = Dataset.from_list([
         {name: list(getattr(pair, name)) for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for pair in pairs
     ])

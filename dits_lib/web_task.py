@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .agents import DeepSearch, web_system
 from .engines import Request, TransformersEngine
-from .params import ROOT, Params, Web
+from .params import ROOT, Params, local_path
 from .store import checksum
 from .tasks import MicroWeb, make_web, write_site
 from .tasks.judge import ExactMatch, Judge, ModelJudge, server
@@ -31,7 +31,7 @@ def deep_search_system(params: Params, folder: Path) -> DeepSearch:
         PageError: for a site that is not there.
         ModelError: for a judge that cannot be loaded.
     """
-    return _system(params, page_source(params, folder), _judge(params.web))
+    return _system(params, page_source(params, folder), _judge(params))
 
 
 def web_limits(params: Params) -> DeepSearch:
@@ -97,21 +97,22 @@ def task_key(params: Params) -> list:
     return ["deep_search", params.agents.prompts, web, site_digest(params)]
 
 
-def _judge(web: Web) -> Judge:
+def _judge(params: Params) -> Judge:
+    web = params.web
     if web.judge == "exact_match":
         return ExactMatch()
     if web.judge == "server":
         return ModelJudge(server(web.judge_url, web.judge_model, os.environ.get("JUDGE_API_KEY", "none")))
-    return ModelJudge(_local(web.judge_model))
+    return ModelJudge(_local(local_path(web.judge_model), params.model.device, params.model.dtype))
 
 
-def _local(model: str):
+def _local(model: str, device: str, dtype: str):
     """A judge model in this process, greedy; loaded when it is first asked."""
     loaded: list[TransformersEngine] = []
 
     def ask(prompts: list[str]) -> list[str]:
         if not loaded:
-            loaded.append(TransformersEngine.load(str(ROOT / model) if (ROOT / model).exists() else model))
+            loaded.append(TransformersEngine.load(model, device, dtype))
         engine = loaded[0]
         chats = [engine.tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts]
         return [reply.text for reply in engine.generate([Request(tuple(ids), 0, 8, temperature=0.0) for ids in chats])]

@@ -12,12 +12,12 @@ import torch
 from dits_lib.agents import finish, make_system, parse_answer, rendered_turns, web_system
 from dits_lib.agents.rendering import _encode, _knows_system
 from dits_lib.agents.warm_start import gold_dialogue
-from dits_lib.engines import TransformersEngine, add, chain_of, load_model, merge, read_deltas, write_deltas
+from dits_lib.engines import TransformersEngine, add, attach, chain_of, load_model, merge, read_deltas, write_deltas
 from dits_lib.influence import ESTIMATORS
 from dits_lib.lab import Lab
 from dits_lib.pairs import extract_pairs
 from dits_lib.params import ROOT, ParamsError, check_params, load_params
-from dits_lib.plan import MACHINES, count_work, main, model_size, report
+from dits_lib.plan import MACHINES, count_work, lengths, main, model_size, report, size_of
 from dits_lib.rollout import sample_dialogues
 from dits_lib.search import SearchConfig, search
 from dits_lib.store import Store
@@ -351,6 +351,38 @@ def test_a_chain_of_adapters_loads_as_peft_would_and_adds_up(tmp_path):
     assert TransformersEngine(summed, base.tokenizer).logprobs(ids)[0] == pytest.approx(expected, abs=1e-5)
 
 
+def test_in_bfloat16_adapters_stay_beside_the_weights_and_keep_what_merging_rounds_away(tmp_path):
+    small = {"a": (torch.full((1, 2), 1e-3), torch.ones(1, 1))}
+    for put, said in ((attach, 2e-3), (merge, 0.0)):  # a thousandth of a weight of 1 is less than half of its last digit
+        model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)})
+        model["a"].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.bfloat16)
+        put(model, small)
+        assert model["a"](torch.ones(1, 2, dtype=torch.bfloat16)).item() == pytest.approx(said, rel=0.01)
+    generator, exact = torch.Generator().manual_seed(0), load_model(MODEL)[0]
+    sizes = {n: m for n, m in exact.named_modules() if n.endswith(("q_proj", "down_proj"))}
+    deltas = {n: (torch.randn(2, m.in_features, generator=generator), 0.01 * torch.randn(m.out_features, 2, generator=generator)) for n, m in sizes.items()}
+    write_deltas(tmp_path / "one", deltas, str(MODEL))
+    write_deltas(tmp_path / "two", deltas, str(tmp_path / "one"))
+    attach(exact, add(deltas, deltas))
+    ids = torch.tensor([list(range(5, 25))])
+    with torch.no_grad():
+        assert torch.allclose(exact(ids).logits, load_model(tmp_path / "two")[0](ids).logits, atol=1e-3)
+    plain, beside, whole = (load_model(folder, "bfloat16", whole=w)[0].state_dict() for folder, w in ((MODEL, False), (tmp_path / "two", False), (tmp_path / "two", True)))
+    assert all(torch.equal(beside[name], value) for name, value in plain.items())
+    assert {value.dtype for value in whole.values()} == {torch.float32}
+
+
+def test_training_goes_on_from_adapters_beside_bfloat16_weights(tmp_path):
+    rows = [{"prompt_ids": list(range(5, 15)), "reply_ids": list(range(20, 26))}] * 4
+    config = TrainConfig(steps=3, batch=2, learning_rate=1e-2, lora_rank=4, dtype="bfloat16")
+    train_sft(MODEL, rows, config, 0, tmp_path / "one")
+    train_sft(tmp_path / "one", rows, replace(config, gradient_checkpointing=True), 1, tmp_path / "two")
+    ids = [(tuple(range(5, 15)), tuple(range(20, 26)))]
+    found = {d: [sum(TransformersEngine.load(f, dtype=d).logprobs(ids)[0]) for f in (MODEL, tmp_path / "one", tmp_path / "two")] for d in ("float32", "bfloat16")}
+    assert found["float32"][0] < found["float32"][1] < found["float32"][2]
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.05, abs=0.1)
+
+
 def test_adapters_of_different_modules_and_ranks_add_up(tmp_path):
     generator = torch.Generator().manual_seed(0)
     one = {"a": (torch.randn(2, 5, generator=generator), torch.randn(4, 2, generator=generator))}
@@ -377,6 +409,20 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     size = replace(model_size(str(MODEL)), parameters=80_000_000_000, layers=80, hidden=8192)
     assert report(params, size, "h100") == 2 and "does not fit the memory" in capsys.readouterr().err
     assert set(MACHINES) >= {"h100", "cpu"}
+
+
+def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
+    """QwQ-32B's own sizes (its configuration on the hub) on an H200, with a judge of 7.6 billion parameters beside it."""
+    from transformers import Qwen2Config
+
+    config = Qwen2Config(vocab_size=152064, hidden_size=5120, intermediate_size=27648, num_hidden_layers=64, num_attention_heads=40, num_key_value_heads=8, tie_word_embeddings=False)
+    size, params = size_of(config), load_params("qwq-32b")
+    assert size.parameters == pytest.approx(32.76e9, rel=0.01)
+    assert report(params, size, "h200", judge=7_600_000_000) == 0 and "08_deep_search" in capsys.readouterr().out
+    assert report(params, size, "h100") == 2 and "does not fit the memory" in capsys.readouterr().err
+    work = count_work(load_params("micro"))
+    assert set(work["notebook"]) == set(load_params("micro").notebooks)
+    assert lengths(params, "deep_search").longest < params.model.max_length
 
 
 def test_the_plan_names_a_model_that_is_not_there(capsys):

@@ -96,7 +96,7 @@ def test_make_help_lists_the_commands():
 
 
 LAYERS = ["tools", "tasks", "agents", "engines", "rollout", "search", "pairs", "influence", "selection", "training", "params", "memory", "store", "parallel",
-          "lab", "studies", "fidelity", "ledger", "report"]
+          "web_task", "lab", "studies", "fidelity", "ledger", "report"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dits_lib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

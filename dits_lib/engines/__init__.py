@@ -1,6 +1,6 @@
 """Language models that speak."""
 
-from .adapters import add, base_of, chain_of, merge, rank_of, read_deltas, write_deltas
+from .adapters import add, attach, base_of, chain_of, merge, rank_of, read_deltas, write_deltas
 from .base import Completion, Engine, LoRAStack, Request, Usage
 from .lora import RowLoRA, fresh_a
 from .noise import derive_seed, gumbel
@@ -20,6 +20,7 @@ __all__ = [
     "VLLMEngine",
     "add",
     "asleep",
+    "attach",
     "base_of",
     "chain_of",
     "check_model_folder",

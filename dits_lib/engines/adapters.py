@@ -73,6 +73,20 @@ def write_deltas(folder: Path, deltas: Deltas, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
+def attach(model: torch.nn.Module, deltas: Deltas) -> None:
+    """Let the linear layers of a model speak with an adapter beside their weights, which stay as they are."""
+    for name, (a, b) in deltas.items():
+        module = model.get_submodule(name)
+        module.register_forward_hook(_beside(a.to(module.weight.device), b.to(module.weight.device)))
+
+
+def _beside(a: torch.Tensor, b: torch.Tensor):
+    def hook(_module, inputs, output):
+        return output + (inputs[0].to(a.dtype) @ a.T @ b.T).to(output.dtype)
+
+    return hook
+
+
 @torch.no_grad()
 def merge(model: torch.nn.Module, deltas: Deltas) -> None:
     """Add an adapter to the weights of a model."""

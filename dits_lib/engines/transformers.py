@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .adapters import chain_of, merge, read_deltas
+from .adapters import add, attach, chain_of, merge, read_deltas
 from .base import Completion, LoRAStack, Request, Usage
 from .cache import PrefixStates, PreallocatedCache
 from .lora import RowLoRA
@@ -244,17 +244,18 @@ def _listed(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def load_model(folder: str | Path, dtype: str = "float32", device: str = "cpu"):
+def load_model(folder: str | Path, dtype: str = "float32", device: str = "cpu", whole: bool = False):
     """A causal LM and its tokenizer, from a folder or hub id; a LoRA adapter is merged into the model that it names.
 
-    With adapters the weights are float32, whatever `dtype` says: a small update merged into bfloat16 weights is mostly rounded away.
+    A small update merged into bfloat16 weights is mostly rounded away. So there the adapters stay beside the weights, in float32; with
+    `whole` (all weights are to be trained) the weights become float32 instead, and the adapters are merged.
 
     Raises:
         ModelError: naming the folder and what it lacks.
     """
     transformers_logging.disable_progress_bar()
     root, chain = chain_of(folder)
-    dtype = "float32" if chain else dtype
+    dtype = "float32" if chain and whole else dtype
     check_model_folder(root)
     tokenizer = load_tokenizer(root)
     try:
@@ -264,8 +265,9 @@ def load_model(folder: str | Path, dtype: str = "float32", device: str = "cpu"):
     except Exception as error:  # transformers raises many kinds; the user needs one line
         raise ModelError(f"{root}: transformers cannot load it: {str(error).splitlines()[0]}") from error
     model = model.to(device)
-    for adapter in chain:
-        merge(model, read_deltas(adapter))
+    if chain:
+        put = merge if dtype == "float32" else attach
+        put(model, add(*map(read_deltas, chain)))
     return model, tokenizer
 
 

@@ -44,6 +44,7 @@ class VLLMEngine:
     def __init__(
         self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
         max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, compile: bool = False, cache_gb: float | None = None,
+        dummy: bool = False,
     ):
         """
         Args:
@@ -59,6 +60,7 @@ class VLLMEngine:
                 that start, and a study's workers are many, so it is off here.
             cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU. vLLM then neither
                 measures free memory nor sleeps while something is learned, as both go wrong when others take memory meanwhile.
+            dummy: random weights of the root's configuration, for benchmarks; its folder needs no weights.
 
         Raises:
             ModelError: without vLLM, or for a model that it cannot serve.
@@ -68,7 +70,7 @@ class VLLMEngine:
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
-        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb)
+        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb, dummy)
         self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
         self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -180,14 +182,15 @@ def _no_adapters(device: str, dtype: str) -> bool:
 
 
 def _server(
-    root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, compile: bool, cache_gb: float | None
+    root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, compile: bool, cache_gb: float | None,
+    dummy: bool = False,
 ):
     """The vLLM of this process, started at the first call.
 
     Raises:
         ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
     """
-    key = (root, device, max_adapters, max_rank, memory, max_length, dtype, eager, compile, cache_gb)
+    key = (root, device, cache_gb, max_adapters, max_rank, memory, max_length, dtype, eager, compile, dummy)
     if key in _SERVERS:
         return _SERVERS[key]
     if _SERVERS:
@@ -201,6 +204,8 @@ def _server(
         raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
     # The share of memory is that of main memory on a CPU. vLLM fails to fall asleep when another process takes memory meanwhile.
     own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": _sleeps(device, cache_gb)}
+    if dummy:
+        own["load_format"] = "dummy"
     if cache_gb is not None:
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
@@ -236,7 +241,7 @@ def stop() -> None:
 def asleep() -> Iterator[None]:
     """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main memory, its cache is dropped. A vLLM
     with a fixed cache (`cache_gb`) stays awake: it has neighbours, and there is room for it."""
-    servers = [llm for key, llm in _SERVERS.items() if _sleeps(key[1], key[-1])]
+    servers = [llm for key, llm in _SERVERS.items() if _sleeps(key[1], key[2])]
     for llm in servers:
         llm.sleep(level=1)
     try:

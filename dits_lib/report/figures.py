@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,9 @@ from ..studies import influence_table
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 _LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+COLUMN = 29
+"""Characters of a line in a tree whose replies call tools."""
+
 TASK_NAMES = {"exchange": "information exchange (F1)", "debate": "debate (accuracy)", "deep_search": "deep search (accuracy)"}
 
 
@@ -35,28 +39,36 @@ def tree_figure(tree: Tree, max_chars: int = 34, influence: dict[int, float] | N
     places = _places(origin)
     level = {i: tree.level(i) for i in spoken}
     depth = max(level.values())
-    height = max(3.0, (0.5 if told else 0.34) * (1 + max(places.values())))
-    figure, axis = plt.subplots(figsize=((2.6 if told else 3.4) * (depth + 1), height), layout="constrained")
+    height = max(3.0, (1.05 if told else 0.34) * (1 + max(places.values())))
+    figure, axis = plt.subplots(figsize=((2.0 if told else 3.4) * (depth + 1), height), layout="constrained")
     for index in spoken[1:]:
         axis.plot([level[origin[index]], level[index]], [places[origin[index]], places[index]], color="0.75", lw=1, zorder=1)
     drawn = [tree.nodes[i] for i in spoken]
     dots = axis.scatter(
-        [level[i] for i in spoken], [places[i] for i in spoken], c=[n.q for n in drawn], s=[30 + 12 * n.visits for n in drawn], cmap="viridis",
+        [level[i] for i in spoken], [places[i] for i in spoken], c=[n.q for n in drawn], s=[_dot(n.visits) for n in drawn], cmap="viridis",
         vmin=0, vmax=1, edgecolors="black", linewidths=0.5, zorder=2,
     )
     for index, node in zip(spoken, drawn, strict=True):
         text = "start" if node.turn is None else f"{node.turn.agent}: {_short(node.turn.text, max_chars)}"
-        if index in told:
-            text += f"\n   {_short(' '.join(told[index].text.split()), max_chars + 6)}"
+        if told:  # many short columns: the label stands below its node, wrapped
+            answer = _short(" ".join(told[index].text.split()), 3 * COLUMN - 20) if index in told else ""
+            text = "\n".join([*textwrap.wrap(text, COLUMN), *textwrap.wrap(answer, COLUMN, initial_indent="   ", subsequent_indent="   ")])
         state = _state(tree, index)
         if influence and state in influence:
             text += f"\n   I = {influence[state]:+.3f}"
-        axis.annotate(text, (level[index], places[index]), xytext=(8, 3), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL)
+        radius = _dot(node.visits) ** 0.5 / 2
+        place = {"xytext": (-4, -radius - 3), "va": "top"} if told else {"xytext": (radius + 3, 3)}
+        axis.annotate(text, (level[index], places[index]), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL, **place)
     axis.set(xlabel="reply", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + 0.95))
-    axis.invert_yaxis()
+    axis.set_ylim(max(places.values()) + (0.85 if told else 0.5), -0.4)
     axis.grid(False)
     figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
     return figure
+
+
+def _dot(visits: int) -> float:
+    """Area of a node's dot, in square points."""
+    return 30 + 12 * min(visits, 40)
 
 
 def _spoken_parent(tree: Tree, node: int) -> int | None:

@@ -36,6 +36,9 @@ class Judge(Protocol):
     def score(self, question: Question, answer: str | None) -> float:
         """1 for a right answer, 0 for a wrong one or none."""
 
+    def unclear(self, question: Question, answer: str | None) -> bool:
+        """Whether its reply on this answer was no verdict."""
+
 
 class ExactMatch:
     """Right when it equals a gold answer after SQuAD's normalisation."""
@@ -45,6 +48,9 @@ class ExactMatch:
 
     def score(self, question: Question, answer: str | None) -> float:
         return exact_match(answer, question.answers)
+
+    def unclear(self, question, answer) -> bool:
+        return False
 
 
 class ModelJudge:
@@ -76,6 +82,9 @@ class ModelJudge:
         self.prepare([(question, answer)])
         verdict = self.verdicts[question.id, answer]
         return exact_match(answer, question.answers) if verdict is None else float(verdict)
+
+    def unclear(self, question: Question, answer: str | None) -> bool:
+        return self.verdicts.get((question.id, answer), False) is None
 
 
 def read_verdict(reply: str) -> bool | None:

@@ -1,0 +1,184 @@
+"""The micro web: its site, questions, scripted agents and base model; deep search from parameters, its cache and its judges."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import yaml
+
+from dits_lib.agents import SCRIPTED, scripted_dialogue, web_system
+from dits_lib.engines import TransformersEngine
+from dits_lib.lab import Lab
+from dits_lib.micro_release import missed_gates, web_trials
+from dits_lib.params import ROOT, load_params
+from dits_lib.reproduce import main
+from dits_lib.rollout import sample_dialogues
+from dits_lib.store import Store, checksum
+from dits_lib.studies import failure_of
+from dits_lib.tasks import SPLITS, WEB_FAMILIES, make_web, web_questions, write_site
+from dits_lib.tasks.micro import LINKS
+from dits_lib.tools import LocalSite, PageError, searxng
+from dits_lib.web_task import deep_search_system, page_source, site_digest, task_key
+
+MODEL = ROOT / "models" / "micro-web"
+WEB = make_web(3)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("web") / "site"
+    write_site(WEB, folder)
+    return LocalSite(folder, top=2)
+
+
+def test_every_question_is_answered_by_the_pages_alone(site):
+    """Follow the words of the question over the pages as a reader would: no facts but what the HTML says."""
+    for question in web_questions(WEB, "test", 60, 0):
+        *path, person = question.text.split(" of ")
+        page = site.open(f"site:///{person}.html")
+        for link in reversed(path[1:]):
+            page = site.open(page.links[LINKS.index(link)][1])
+            assert link in LINKS
+        values = dict(re.findall(r"^(\w+) (\w+ \w+) \.$", page.text, flags=re.M))
+        assert values[path[0]] == question.answers[0] and len(path) - 1 == WEB_FAMILIES.index(question.meta["family"])
+        assert page.title in {found.title for found in site.search(page.title)}
+
+
+def test_keys_belong_to_one_split_and_questions_repeat_by_their_arguments():
+    keys = {split: {tuple(q.meta["key"]) for q in web_questions(WEB, split, 400, 0)} for split in SPLITS}
+    assert all(not keys[a] & keys[b] for a in keys for b in keys if a != b)
+    assert web_questions(WEB, "train", 9, 5) == web_questions(WEB, "train", 20, 5)[:9] != web_questions(WEB, "train", 9, 6)
+    assert [q.meta["family"] for q in web_questions(WEB, "train", 6, 0)] == [*WEB_FAMILIES] * 2
+    assert make_web(3) == WEB != make_web(4)
+
+
+def test_scripted_agents_answer_with_as_many_clicks_as_links(site):
+    system = web_system("micro", site)
+    for question in web_questions(WEB, "train", 30, 0):
+        turns = scripted_dialogue(system, question, np.random.default_rng(0), always_good=True)
+        assert system.score(question, system.answer(question, turns)) == 1
+        assert [turn.agent for turn in turns].count("click") == len(question.meta["links"])
+
+
+def test_bad_habits_are_seldom_the_good_reply_by_chance_and_lose(site):
+    system, speaker, rng, lost = web_system("micro", site), SCRIPTED["deep_search"], np.random.default_rng(0), []
+    same = 0
+    for question in web_questions(WEB, "train", 60, 1):
+        turns = scripted_dialogue(system, question, rng, always_good=True)
+        spoken = [index for index, turn in enumerate(turns) if turn.trainable]
+        state = turns[: spoken[rng.integers(len(spoken))]]
+        agent = system.next_agent(question, state)
+        same += speaker.flawed(question, state, agent, rng) == speaker.good(question, state, agent)  # a line of the page picked at random
+        played = scripted_dialogue(system, question, np.random.default_rng(len(lost)))
+        lost.append(system.score(question, system.answer(question, played)) == 0)
+    assert 0.1 < np.mean(lost) < 0.7 and same / 60 < 0.15
+
+
+def test_the_base_model_knows_every_word_and_passed_its_gates(site, tmp_path):
+    engine, system = TransformersEngine.load(MODEL), web_system("micro", site)
+    words = set()
+    for question in web_questions(WEB, "test", 30, 0):
+        for turn in scripted_dialogue(system, question, np.random.default_rng(0)):
+            words |= set(turn.text.split())
+        words |= set(question.text.split())
+    unknown = engine.tokenizer.unk_token_id
+    assert [word for word in words if engine.tokenizer(word, add_special_tokens=False)["input_ids"] in ([unknown], [])] == []
+    assert missed_gates(json.loads((MODEL / "gates.json").read_text())) == []
+    assert checksum(MODEL / "model.safetensors") in (MODEL / "README.md").read_text()
+    trial = web_trials(tmp_path)["deep_search"]
+    metric = np.mean([d.metric for d in sample_dialogues(engine, trial.system, trial.ask("test", 200), "gate")])
+    told = json.loads((MODEL / "gates.json").read_text())["deep_search"]["metric"]
+    assert abs(metric - told) < 4 * (told * (1 - told) / 200) ** 0.5
+
+
+# Deep search from parameters
+
+def of(*changes):
+    return load_params("smoke", list(changes)).web_profile()
+
+
+def test_a_run_is_replayed_from_its_cache_alone(tmp_path):
+    engine, questions = TransformersEngine.load(MODEL), web_questions(make_web(0), "test", 20, 0)
+    first = deep_search_system(of(), tmp_path)
+    spoken = sample_dialogues(engine, first, questions, 0)
+    again = deep_search_system(of("web.replay=true"), tmp_path)
+    assert again.source.source is None
+    assert sample_dialogues(engine, again, questions, 0) == spoken and any(turn.agent == "open" for d in spoken for turn in d.turns)
+    with pytest.raises(PageError, match="not in the cache"):
+        page_source(of("web.replay=true", "seed=1"), tmp_path).search("ann")
+
+
+def test_what_decides_the_pages_is_in_the_key(tmp_path):
+    (tmp_path / "a.html").write_text("<p>one</p>")
+    own = ["data.deep_search=webwalkerqa", f"web.site={tmp_path}"]
+    before = site_digest(of(*own))
+    (tmp_path / "a.html").write_text("<p>two</p>")
+    digests = {before, site_digest(of(*own)), site_digest(of()), site_digest(of("seed=1")), site_digest(of("web.results=3")), site_digest(of(own[0], "web.site=live"))}
+    assert len(digests) == 6
+    assert task_key(of()) == task_key(of("web.seconds=5", "web.seeds=4", "web.cache=x")) != task_key(of("web.calls=3"))
+    with pytest.raises(PageError, match="no folder with"):
+        deep_search_system(of(own[0], "web.site=nowhere"), tmp_path)
+
+
+def test_limits_of_the_parameters_reach_the_system(tmp_path):
+    system = deep_search_system(of("web.calls=3", "web.tokens=50", "web.page_characters=100", "web.max_new_tokens=9"), tmp_path)
+    assert (system.limits.calls, system.limits.depth, system.limits.tokens, system.page_characters, system.max_new_tokens) == (3, 2, 50, 100, 9)
+
+
+def test_a_judge_that_answers_nonsense_is_counted_and_exact_match_decides(tmp_path):
+    """The judge is a real model that never gives a verdict."""
+    changes = ["web.judge=model", "web.judge_model=models/micro", "sizes.test_questions=12"]
+    lab = Lab(of(*changes).model_copy(update={"sizes": load_params("smoke").sizes}), "deep_search", Store(tmp_path))
+    found = lab.judged(lab.base_model(), 0)
+    assert found["answers"] == 12 and found["judge"] == found["exact match"] > 0 and found["agreement"] == 1
+    parsed = lab.endings(lab.base_model(), 0)
+    assert found["no verdict"] == pytest.approx(1 - parsed["no answer parsed"] - parsed["limit reached"])
+
+
+def test_a_search_engine_behind_a_server():
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            query = parse_qs(urlsplit(self.path).query)
+            found = {"results": [{"url": f"https://example.org/{query['q'][0]}"}]} if query["format"] == ["json"] else {}
+            data = b"<html>" if query["q"] == ["broken"] else json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    find = searxng(f"http://127.0.0.1:{served.server_port}/", 5)
+    assert find("museum") == ["https://example.org/museum"]
+    with pytest.raises(PageError, match="no search"):
+        find("broken")
+    served.shutdown()
+    served.server_close()
+    with pytest.raises(PageError, match="no search"):
+        find("museum")
+
+
+@pytest.mark.parametrize(("text", "kind"), [
+    ("stopped: more than 8 calls", "limit reached"), ("open failed: PageError: refused: moth: outside the site", "refused"),
+    ("open failed: PageError: no page: x", "no page"), ("search failed: ValueError: odd", "ValueError"), ("[site:///ann.html]\nann", None), ("nothing found", None),
+])
+def test_failures_are_told_apart(text, kind):
+    assert failure_of(text) == kind
+
+
+def test_a_site_that_is_not_there_stops_the_run_at_once(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    rows = [{"Question": f"Question {n}?", "answer": str(n), "root_url": "https://example.org/", "type": "single_source"} for n in range(300)]
+    (tmp_path / "data" / "webwalkerqa.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    raw = {"profile": "mine", "data": {"deep_search": "webwalkerqa", "data_dir": str(tmp_path / "data")}, "web": {"site": str(tmp_path / "none"), "sizes": {"test_questions": 20}}, "notebooks": ["08_deep_search"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    assert main(["--profile", str(tmp_path / "mine.yaml")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and "no folder with" in told[0] and str(tmp_path / "none") in told[0]
