@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .agents import endings_of, rendered_turns
+from .agents import endings_of, readers_of, rendered_turns
 from .agents.warm_start import gold_dialogue
 from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer
 from .influence import ESTIMATORS, TREE_ESTIMATORS, Scores, Setting, choose_step_size, dpo_loss_influence, one_step_influence, step_response
@@ -67,7 +67,7 @@ class Lab:
             where, own = data[split].source, list(data[split].questions)
         else:
             where = str(ROOT / world.questions)
-            own = [q for q in read_questions(where, self.system.agents) if q.meta["split"] == split]
+            own = [q for q in read_questions(where, readers_of(self.task)) if q.meta["split"] == split]
         if len(own) < skip + count:
             raise DataError(f"{where}: {len(own)} questions of split '{split}', but {skip + count} are asked for")
         order = np.random.default_rng([seed, len(split)]).permutation(len(own))

@@ -401,7 +401,7 @@ class Params(_Section):
     def parts(self) -> list[Params]:
         """The profile for the notebooks of its own tasks, and for notebook 08 where that is among them."""
         own = [name for name in self.notebooks if name != "08_deep_search"]
-        return [*([self] if own else []), *([self.web_profile()] if len(own) < len(self.notebooks) else [])]
+        return [*([self.model_copy(update={"notebooks": own})] if own else []), *([self.web_profile()] if len(own) < len(self.notebooks) else [])]
 
     def model_path(self, task: str) -> str:
         """The folder of a task's base model, made absolute when it lies in the repository."""

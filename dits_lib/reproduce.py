@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from .agents import agents_of
+from .agents import readers_of
 from .engines import ModelError, check_model_folder, load_tokenizer
 from .lab import model_files
 from .params import OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
@@ -122,7 +122,7 @@ def check_questions(params: Params) -> None:
             have = {split: len(part.questions) for split, part in data.items()}
             where = {split: part.source for split, part in data.items()}
         elif params.world.questions is not None:
-            own = read_questions(ROOT / params.world.questions, agents_of(task))
+            own = read_questions(ROOT / params.world.questions, readers_of(task))
             have = Counter(question.meta["split"] for question in own)
             where = dict.fromkeys(params.questions_needed(), params.world.questions)
         else:

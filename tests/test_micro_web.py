@@ -124,6 +124,19 @@ def test_what_decides_the_pages_is_in_the_key(tmp_path):
         deep_search_system(of(own[0], "web.site=nowhere"), tmp_path)
 
 
+def test_own_questions_about_own_pages(tmp_path):
+    """A folder of HTML and a file of questions in place of the micro world's, whatever they are called."""
+    web = make_web(9)
+    write_site(web, tmp_path / "pages")
+    made = [(split, question) for split in SPLITS[1:] for question in web_questions(web, split, 12, 0)]
+    rows = [{"id": q.id, "text": q.text, "answers": q.answers, "views": {}, "meta": {"split": split}} for split, q in made]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    params = of("tasks=[deep_search]", f"world.questions={tmp_path / 'own.jsonl'}", f"web.site={tmp_path / 'pages'}", "web.sizes={test_questions: 12}")
+    lab = Lab(params, "deep_search", Store(tmp_path / "runs"))
+    assert {q.meta["split"] for q in lab.questions("test", 12, 0)} == {"test"}
+    assert lab.evaluate(lab.base_model(), 0).mean() > 0.1
+
+
 def test_limits_of_the_parameters_reach_the_system(tmp_path):
     system = deep_search_system(of("web.calls=3", "web.tokens=50", "web.page_characters=100", "web.max_new_tokens=9"), tmp_path)
     assert (system.limits.calls, system.limits.depth, system.limits.tokens, system.page_characters, system.max_new_tokens) == (3, 2, 50, 100, 9)

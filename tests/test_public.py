@@ -422,6 +422,8 @@ def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
     assert report(params, size, "h100") == 2 and "does not fit the memory" in capsys.readouterr().err
     work = count_work(load_params("micro"))
     assert set(work["notebook"]) == set(load_params("micro").notebooks)
+    micro, models = load_params("micro"), work.set_index(["notebook", "stage"])["models"]
+    assert models["08_deep_search", "sft"] == micro.web.seeds and models["03_selection_ablation", "dpo"] == 2 * 8 * micro.ablation.seeds  # two tasks, eight arms
     assert lengths(params, "deep_search").longest < params.model.max_length
 
 

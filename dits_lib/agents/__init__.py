@@ -29,9 +29,9 @@ def make_system(task: str, prompts: str = "micro", **limits: int) -> System:
     return kind(**PROMPTS[prompts][task], **LIMITS[prompts][task] | limits)
 
 
-def agents_of(task: str) -> tuple[str, ...]:
-    """The agents of a task, in the order in which they first speak."""
-    return DeepSearch.agents if task == "deep_search" else make_system(task).agents
+def readers_of(task: str) -> tuple[str, ...]:
+    """The agents of a task that read a text of their own in each question; those of deep search find theirs."""
+    return () if task == "deep_search" else make_system(task).agents
 
 
 SYSTEMS: dict[str, System] = {task: make_system(task) for task in ("exchange", "debate")}
@@ -53,7 +53,6 @@ __all__ = [
     "Frame",
     "System",
     "Turn",
-    "agents_of",
     "chat_messages",
     "endings_of",
     "finish",
@@ -65,6 +64,7 @@ __all__ = [
     "plain",
     "prompt_and_prefix",
     "prompt_ids",
+    "readers_of",
     "rendered_turns",
     "reply_ids",
     "scripted_dialogue",
