@@ -15,6 +15,7 @@ from .selection import top_share
 from .store import Artifact
 from .studies import auc, lab_of, pair_stage, q_values, sft_stage, step_size_of
 
+
 def _fidelity_pairs(lab: Lab) -> tuple[ModelRef, Artifact]:
     """The model and the pairs that all estimators score: those of the first seed."""
     p = lab.params
@@ -22,18 +23,23 @@ def _fidelity_pairs(lab: Lab) -> tuple[ModelRef, Artifact]:
     return model, lab.search(model, "train", p.fidelity.questions, p.seed, skip=p.sizes.sft_questions)
 
 
-def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
-    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets; one LoRA for all."""
-    lab = lab_of(raw, task)
-    p, seed = lab.params, lab.params.seed
+def _scored(lab: Lab, estimator: str, count: int, skip: int, limit: int) -> tuple[Artifact, Artifact, float]:
+    """The search for those pairs, the first `limit` of them scored on `count` validation questions after the first `skip`, and the step
+    size; one LoRA for all."""
     model, searched = _fidelity_pairs(lab)
     size, _ = step_size_of(lab)
-    count = p.fidelity.validation[estimator]
-    widest = max(p.fidelity.validation.values())
-    scored = lab.score(
-        model, searched, size, count, seed, skip=side * widest, limit=p.fidelity.pairs, estimator=estimator, lora_seed=derive_seed("fidelity", seed)
-    )
-    scores, cost, pairs = read_scores(scored), scored.manifest["cost"], lab.pairs(searched)[: p.fidelity.pairs]
+    seed = lab.params.seed
+    scored = lab.score(model, searched, size, count, seed, skip=skip, limit=limit, estimator=estimator, lora_seed=derive_seed("fidelity", seed))
+    return searched, scored, size
+
+
+def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
+    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets."""
+    lab = lab_of(raw, task)
+    f = lab.params.fidelity
+    count = f.validation[estimator]
+    searched, scored, size = _scored(lab, estimator, count, side * max(f.validation.values()), f.pairs)
+    scores, cost, pairs = read_scores(scored), scored.manifest["cost"], lab.pairs(searched)[: f.pairs]
     return {
         "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
         "seconds": cost["seconds"], "step_size": size, "question": [pair.question_id for pair in pairs], "family": [pair.meta["family"] for pair in pairs],
@@ -129,12 +135,8 @@ def cheapest_rows(rows: list[dict], wanted: tuple[float, ...] = (0.3, 0.5, 0.7, 
 def race_job(raw: dict, task: str) -> dict:
     """One-step influence of `race_pairs` pairs on `race_questions` validation questions: the table that races are run on afterwards."""
     lab = lab_of(raw, task)
-    p, seed = lab.params, lab.params.seed
-    model, searched = _fidelity_pairs(lab)
-    size, _ = step_size_of(lab)
-    scored = lab.score(
-        model, searched, size, p.fidelity.race_questions, seed, limit=p.fidelity.race_pairs, estimator="one_step", lora_seed=derive_seed("fidelity", seed)
-    )
+    f = lab.params.fidelity
+    _, scored, _ = _scored(lab, "one_step", f.race_questions, 0, f.race_pairs)
     return {"task": task, "table": read_scores(scored).per_question.tolist()}
 
 

@@ -221,16 +221,13 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
         rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
     size, _ = step_size_of(lab)
-    for count in p.budget.validation:
-        scored = lab.score(model, searched, size, count, seed)
-        kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count]))
+    spent = [("influence", None, v, [seed, v]) for v in p.budget.validation]
+    spent += [(name, name, v, [seed, v, number]) for number, (name, v) in enumerate(p.budget.estimators.items())]
+    for label, estimator, v, ties in spent:
+        scored = lab.score(model, searched, size, v, seed, estimator=estimator)
+        kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng(ties))
         tokens = _tokens(searched) + _tokens(scored)
-        rows.append(_budget_row(lab, "influence", p.budget.dits_questions, count, model, searched, kept, seed, tokens))
-    for number, (name, count) in enumerate(p.budget.estimators.items()):
-        scored = lab.score(model, searched, size, count, seed, estimator=name)
-        kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng([seed, count, number]))
-        tokens = _tokens(searched) + _tokens(scored)
-        rows.append(_budget_row(lab, name, p.budget.dits_questions, count, model, searched, kept, seed, tokens))
+        rows.append(_budget_row(lab, label, p.budget.dits_questions, v, model, searched, kept, seed, tokens))
     return rows
 
 
