@@ -7,7 +7,7 @@ look-ups kept. Only keys of the split `base` are asked for. Why these stages: do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,19 +137,31 @@ def train(recipe: Recipe, tokenizer, device: str = "cpu") -> LlamaForCausalLM:
     ids = tokenizer.get_vocab()
     words = np.arange(len(SPECIAL), len(ids))
     model = make_model(recipe, len(ids)).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = make_optimizer(model, recipe.learning_rate)
     total = recipe.lookup_steps + recipe.dialogue_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.lookup_steps, total))
     rng = np.random.default_rng(recipe.seed + 1)
     rows = dialogue_rows(tokenizer, recipe)
-    progress = tqdm(range(total), desc="micro model", mininterval=5)
-    for step in progress:
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if step < recipe.lookup_steps:
-            input_ids, labels = pair_batch(rng, words, recipe.pair_rows)
-        elif rng.random() < recipe.lookup_share:
-            input_ids, labels = fact_batch(rng, ids, recipe.fact_rows)
-        else:
-            input_ids, labels = collate([rows[i] for i in rng.integers(len(rows), size=recipe.dialogue_rows)])
+            return pair_batch(rng, words, recipe.pair_rows)
+        if rng.random() < recipe.lookup_share:
+            return fact_batch(rng, ids, recipe.fact_rows)
+        return collate([rows[i] for i in rng.integers(len(rows), size=recipe.dialogue_rows)])
+
+    return run_steps(model, optimizer, schedule, total, batch, "micro model")
+
+
+def make_optimizer(model: LlamaForCausalLM, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+
+
+def run_steps(model: LlamaForCausalLM, optimizer, schedule, steps: int, batch: Callable[[int], tuple[torch.Tensor, torch.Tensor]], label: str) -> LlamaForCausalLM:
+    """Take `steps` steps on `batch(step)` (ids and labels), gradients clipped at 1; the model in evaluation mode."""
+    progress, device = tqdm(range(steps), desc=label, mininterval=5), model.device
+    for step in progress:
+        input_ids, labels = batch(step)
         loss = next_token_loss(model, input_ids.to(device), labels.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

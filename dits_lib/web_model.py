@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM
 
 from .agents import prompt_ids, reply_ids, scripted_dialogue, web_system
-from .micro_model import collate, fact_batch, make_tokenizer, next_token_loss
+from .micro_model import collate, fact_batch, make_optimizer, make_tokenizer, run_steps
 from .tasks import make_web, vocabulary, web_questions, web_vocabulary, write_site
 from .tools import Cached, LocalSite
 
@@ -60,21 +60,13 @@ def train_web(base: Path, recipe: WebRecipe, device: str = "cpu"):
     model = LlamaForCausalLM.from_pretrained(base, attn_implementation="eager").to(device).train()
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.max_position_embeddings = 512
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = make_optimizer(model, recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.05)
     rng, rows, ids = np.random.default_rng(recipe.seed + 1), dialogue_rows(tokenizer, recipe), tokenizer.get_vocab()
-    progress = tqdm(range(recipe.steps), desc="micro web model", mininterval=5)
-    for step in progress:
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if rng.random() < recipe.lookup_share:
-            input_ids, labels = fact_batch(rng, ids, recipe.fact_rows)
-        else:
-            input_ids, labels = collate([rows[i] for i in rng.integers(len(rows), size=recipe.rows)])
-        loss = next_token_loss(model, input_ids.to(device), labels.to(device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-    return model.eval(), tokenizer
+            return fact_batch(rng, ids, recipe.fact_rows)
+        return collate([rows[i] for i in rng.integers(len(rows), size=recipe.rows)])
+
+    return run_steps(model, optimizer, schedule, recipe.steps, batch, "micro web model"), tokenizer
