@@ -351,6 +351,8 @@ class Params(_Section):
             raise ValueError(f"world.harmful plants harm in the micro world alone, but data.{public[0]} is {getattr(self.data, public[0])}: set its share to 0")
         if self.world.harmful.share > 0 and "deep_search" in self.tasks:
             raise ValueError("world.harmful knows no harm for deep_search: set its share to 0")
+        if self.sft.warm_start != "none" and self.searches_deep:
+            raise ValueError("sft.warm_start knows no scripted dialogues of deep_search: set it to none")
         if self.searches_deep and self.data.deep_search == "micro" and self.web.site != "micro" and self.world.questions is None:
             raise ValueError(f"web.site is {self.web.site}, but data.deep_search is micro, whose questions are about the micro site: name other questions")
         if self.searches_deep and self.data.deep_search != "micro" and self.web.site == "micro":

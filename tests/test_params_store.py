@@ -39,6 +39,7 @@ BAD_PARAMS = {
     "harm in deep search": ({"tasks": ["deep_search"], "world": {"harmful": {"share": 0.1}}}, "world.harmful knows no harm for deep_search"),
     "a site without its questions": ({"web": {"site": "live"}}, "web.site is live, but data.deep_search is micro"),
     "questions without their site": ({"data": {"deep_search": "webwalkerqa"}}, "web.site is micro: set it to live, or to a folder"),
+    "a warm start of deep search": ({"sft": {"warm_start": "scripted"}}, "no scripted dialogues of deep_search"),
     "a judge without a model": ({"web": {"judge": "model"}}, "name its judge_model"),
     "a judge without an address": ({"web": {"judge": "server", "judge_model": "m", "judge_url": "localhost"}}, "judge_url must be its address"),
     "no calls": ({"web": {"calls": 0}}, "web.calls = 0: must be greater than or equal to 1"),

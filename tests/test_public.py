@@ -315,7 +315,7 @@ def test_a_warm_start_uses_questions_that_no_search_uses(tmp_path, asked):
     write(tmp_path / "data", "arc_challenge", [arc_row(n) for n in range(60)])
     raw = load_params("smoke", [
         f"data.data_dir={tmp_path / 'data'}", "data.debate=arc_challenge", "tasks=[debate]", "agents.prompts=chat",
-        "agents.debate={max_turns: 3, max_new_tokens: 6}", "sft.warm_start=scripted", "sft.warm_questions=4", "sft.lora_rank=4", "sft.warm_steps=2",
+        "agents.debate={max_turns: 3, max_new_tokens: 6}", "sft.warm_start=scripted", "notebooks=[01_rollout]", "sft.warm_questions=4", "sft.lora_rank=4", "sft.warm_steps=2",
         "sizes={sft_questions: 4, train_questions: 4}", "budget={q_questions: [4], dits_questions: 4}", "iterations={rounds: 1, questions: 2}",
     ]).model_dump()
     lab = Lab(check_params(raw, "warm"), "debate", Store(tmp_path / "runs"))

@@ -339,6 +339,18 @@ def test_a_damaged_answer_is_named(site, tmp_path):
     assert json.loads(json.dumps(Page("u", "t", "x", (("a", "b"),)).to_json())) and not list((tmp_path / "cache").glob("*.tmp"))
 
 
+def test_the_first_searches_of_a_process_may_come_together(site):
+    """Sixteen threads, none of which finds bm25s imported or the index made."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\nfrom dits_lib.tools import LocalSite\n"
+        f"site = LocalSite({str(site.folder)!r})\n"
+        "with ThreadPoolExecutor(16) as pool: found = list(pool.map(site.search, ['stone bridge'] * 64))\n"
+        "print(len(set(tuple(page.url for page in pages) for pages in found)), len(found[0]) > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.split() == ["1", "True"], done.stderr
+
+
 def test_the_index_never_starts_jax_which_would_take_a_gpu_for_itself(tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("raise SystemError('JAX was started')")

@@ -1,8 +1,8 @@
 """The micro web: the micro world as a small site of linked pages, one a person, for deep search.
 
 A page holds four attributes of a person, each as *relation value*, and links to two other people: a friend and a boss. A question names a
-person and a path: the value lies on that person's page, or one or two links away. Keys (relation, asked person) belong to one split each, as
-in the rest of the micro world; the site is one for all splits, as the web is.
+person and a path: the value lies on that person's page, or one or two links away. The site is one for all splits, as the web is; a question belongs
+to the split of the fact that answers it (relation, the path's last person), so that no two splits share an answer's fact, nor a question.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -66,16 +67,28 @@ def web_questions(web: MicroWeb, split: str, count: int, seed: int) -> list[Ques
     return [next(made) for _ in range(count)]
 
 
+def _paths(web: MicroWeb, hops: int) -> dict[str, list[tuple[str, list[str]]]]:
+    """{last person: (first person, links)} of every path of so many links."""
+    found: dict[str, list[tuple[str, list[str]]]] = {}
+    for person in PEOPLE:
+        for links in product(LINKS, repeat=hops):
+            found.setdefault(web.follow(person, [*links]), []).append((person, [*links]))
+    return found
+
+
 def _questions(web: MicroWeb, split: str, seed: int) -> Iterator[Question]:
     keys, index = [key for key in KEYS_OF_SPLIT[split] if key[0] in WEB_ATTRIBUTES], 0
+    paths = [_paths(web, hops) for hops in range(len(WEB_FAMILIES))]
     while True:
         rng = np.random.default_rng([seed, SPLITS.index(split), 2, index])
         hops = index % len(WEB_FAMILIES)
-        relation, person = keys[rng.integers(len(keys))]
-        links = [LINKS[i] for i in rng.integers(len(LINKS), size=hops)]
-        last = web.follow(person, links)
+        ways: list[tuple[str, list[str]]] = []
+        while not ways:  # a person whom nobody links to ends no path
+            relation, last = keys[rng.integers(len(keys))]
+            ways = paths[hops].get(last, [])
+        person, links = ways[rng.integers(len(ways))]
         text = " ".join(f"{word} of" for word in (relation, *reversed(links))) + f" {person}"
-        meta = {"family": WEB_FAMILIES[hops], "split": split, "key": [relation, person], "person": person, "relation": relation, "links": links}
+        meta = {"family": WEB_FAMILIES[hops], "split": split, "key": [relation, last], "person": person, "relation": relation, "links": links}
         views = {"reasoner": "", "explorer": ""}
         yield Question(f"deep_search-{split}-{seed}-{index}", text, (web.facts[last][relation],), views, meta)
         index += 1

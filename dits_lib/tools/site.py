@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import sys
-from functools import cache, cached_property
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from urllib.parse import unquote, urlsplit
 
 from .pages import Page, PageError, read_html, site_address
 
 
-@cache
+_LOCK = Lock()
+
+
 def _bm25s():
-    """bm25s without JAX: where JAX is installed, bm25s starts it at import, and it takes three quarters of the GPU for itself."""
-    hidden = sys.modules.setdefault("jax", None) is None
-    try:
-        import bm25s
-    finally:
-        if hidden:
-            del sys.modules["jax"]
-    return bm25s
+    """bm25s without JAX: where JAX is installed, bm25s starts it at import, and it takes three quarters of the GPU for itself. Tools act
+    in several threads, and one alone may hide JAX."""
+    with _LOCK:
+        if "bm25s" not in sys.modules:
+            hidden = sys.modules.setdefault("jax", None) is None
+            try:
+                import_module("bm25s")
+            finally:
+                if hidden:
+                    del sys.modules["jax"]
+        return sys.modules["bm25s"]
 
 
 class LocalSite:
@@ -34,7 +41,7 @@ class LocalSite:
     """
 
     def __init__(self, folder: str | Path, top: int = 5):
-        self.folder, self.top = Path(folder).resolve(), top
+        self.folder, self.top, self._indexing = Path(folder).resolve(), top, Lock()
         self.urls = [site_address(path.relative_to(self.folder).as_posix()) for path in sorted(self.folder.rglob("*.html"))] if self.folder.is_dir() else []
         if not self.urls:
             raise PageError("no page", f"{folder}: no folder with *.html files")
@@ -58,7 +65,9 @@ class LocalSite:
         words = _bm25s().tokenize([query], stopwords="en", show_progress=False)
         if not words.ids[0] or not len(words.vocab):
             return []
-        found, scores = self._index.retrieve(words, k=min(self.top, len(self.urls)), show_progress=False)
+        with self._indexing:
+            index = self._index
+        found, scores = index.retrieve(words, k=min(self.top, len(self.urls)), show_progress=False)
         return [self.open(self.urls[i]) for i, score in zip(found[0].tolist(), scores[0].tolist(), strict=True) if score > 0]
 
     @cached_property
