@@ -15,7 +15,7 @@ import numpy as np
 
 from .agents import endings_of, readers_of, rendered_turns
 from .agents.warm_start import gold_dialogue
-from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer
+from .engines import Engine, TransformersEngine, VLLMEngine, asleep, derive_seed, load_tokenizer, model_files
 from .influence import ESTIMATORS, TREE_ESTIMATORS, Scores, Setting, choose_step_size, dpo_loss_influence, one_step_influence, step_response
 from .pairs import Pair, best_dialogues, extract_pairs
 from .params import OUTPUT, ROOT, Params
@@ -277,10 +277,11 @@ class Lab:
 
     def judged(self, model: ModelRef, seed: int) -> dict[str, float]:
         """The test answers of a model: their mean score by the system's judge, by exact match and by F1, how often the first two agree,
-        and the share on which the judge's reply was no verdict."""
+        and the share of the answers given on which the judge's reply was no verdict."""
         found, count, samples = self._evaluated(model, seed), self.params.sizes.test_questions, self.params.sizes.test_samples
         golds = [question.answers for question in self.questions("test", count, seed) for _ in range(samples)]
-        return compared(found["scores"], found["answers"], golds) | {"no verdict": float(np.mean(found["unclear"]))}
+        told = compared(found["scores"], found["answers"], golds)
+        return told | {"no verdict": sum(found["unclear"]) / max(1, told["answers"])}
 
     def _evaluated(self, model: ModelRef, seed: int) -> dict:
         count, samples, heat = self.params.sizes.test_questions, self.params.sizes.test_samples, self.params.search.temperature
@@ -332,12 +333,6 @@ def read_trees(searched: Artifact) -> list[Tree]:
 
 def read_scores(scored: Artifact) -> Scores:
     return Scores.from_json(scored.json("scores.json"))
-
-
-def model_files(path: str) -> list[Path]:
-    """The files of a model folder that decide what it says: weights, config, tokenizer; none for a hub id."""
-    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-    return sorted(p for p in Path(path).glob("*") if p.suffix in kinds and p.name != "gates.json") if Path(path).is_dir() else []
 
 
 @lru_cache(maxsize=32)

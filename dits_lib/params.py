@@ -30,6 +30,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Task = Literal["exchange", "debate", "deep_search"]
+DEEP_NOTEBOOK = "08_deep_search"
+"""The notebook of the task `deep_search`; the others serve the other tasks."""
 
 
 class ParamsError(ValueError):
@@ -286,7 +288,7 @@ class Web(_Section):
     cache: str | None = None
     replay: bool = False
     results: Annotated[int, Field(ge=1, le=50)] = 2
-    finder: str | None = None
+    finder: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
     seconds: Positive = 20.0
     calls: Count | None = None
     depth: Count | None = None
@@ -314,7 +316,7 @@ class Params(_Section):
 
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "micro"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    tasks: Annotated[list[Task], Field(min_length=1)] = ["exchange", "debate"]
+    tasks: Annotated[list[Task], Field(min_length=1)] = ["exchange", "debate", "deep_search"]
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     model: Model = Model()
     agents: Agents = Agents()
@@ -349,10 +351,14 @@ class Params(_Section):
         public = [task for task in self.tasks if getattr(self.data, task) != "micro"]
         if public and self.world.harmful.share > 0:
             raise ValueError(f"world.harmful plants harm in the micro world alone, but data.{public[0]} is {getattr(self.data, public[0])}: set its share to 0")
-        if self.world.harmful.share > 0 and "deep_search" in self.tasks:
-            raise ValueError("world.harmful knows no harm for deep_search: set its share to 0")
+        if not self.parts():
+            raise ValueError(f"notebooks: none of them serves tasks {', '.join(self.tasks)}; {DEEP_NOTEBOOK} serves deep_search, the others exchange and debate")
+        if self.world.harmful.share > 0 and self.searches_deep:
+            raise ValueError("world.harmful knows no harm for deep_search: leave that out of tasks, or set the share to 0")
         if self.sft.warm_start != "none" and self.searches_deep:
-            raise ValueError("sft.warm_start knows no scripted dialogues of deep_search: set it to none")
+            raise ValueError("sft.warm_start knows no scripted dialogues of deep_search: leave that out of tasks, or set it to none")
+        if self.searches_deep and self.web.model == Web().model and self.agents.prompts != "micro":
+            raise ValueError(f"web.model is {self.web.model}, which knows the micro web's few words alone, but agents.prompts is {self.agents.prompts}: set web.model to null (model.path) or another")
         if self.searches_deep and self.data.deep_search == "micro" and self.web.site != "micro" and self.world.questions is None:
             raise ValueError(f"web.site is {self.web.site}, but data.deep_search is micro, whose questions are about the micro site: name other questions")
         if self.searches_deep and self.data.deep_search != "micro" and self.web.site == "micro":
@@ -391,19 +397,36 @@ class Params(_Section):
 
     @property
     def searches_deep(self) -> bool:
-        """Whether any part of the profile is deep search."""
-        return "deep_search" in self.tasks or "08_deep_search" in self.notebooks
+        """Whether a part of the profile is deep search."""
+        return "deep_search" in self.tasks and DEEP_NOTEBOOK in self.notebooks
+
+    def dialogue_profile(self) -> Params:
+        """The profile as notebooks 01 to 07 run it: all its tasks but deep search.
+
+        Raises:
+            ParamsError: when there is none.
+        """
+        tasks = [task for task in self.tasks if task != "deep_search"]
+        if not tasks:
+            raise ParamsError(f"tasks names deep_search alone, which {DEEP_NOTEBOOK} serves; this notebook takes exchange and debate")
+        return self.model_copy(update={"tasks": tasks, "notebooks": [name for name in self.notebooks if name != DEEP_NOTEBOOK]})
 
     def web_profile(self) -> Params:
-        """The profile as notebook 08 runs it: deep search alone, one round, with the sizes of `web`."""
+        """The profile as notebook 08 runs it: deep search alone, one round, with the sizes of `web`.
+
+        Raises:
+            ParamsError: when deep search is not among its tasks.
+        """
+        if "deep_search" not in self.tasks:
+            raise ParamsError(f"tasks = {self.tasks}: {DEEP_NOTEBOOK} serves deep_search, which is not among them")
         once = {"iterations": Iterations(seeds=2, rounds=1, questions=1), "budget": Budget(seeds=2, q_questions=[1], dits_questions=1, validation=[2])}
-        own = {"tasks": ["deep_search"], "sizes": self.web.sizes, "ablation": Ablation(seeds=self.web.seeds), "notebooks": ["08_deep_search"]}
+        own = {"tasks": ["deep_search"], "sizes": self.web.sizes, "ablation": Ablation(seeds=self.web.seeds), "notebooks": [DEEP_NOTEBOOK]}
         return self.model_copy(update=own | once | {"scoring": Scoring(pairs=4, retest_questions=2)})
 
     def parts(self) -> list[Params]:
         """The profile for the notebooks of its own tasks, and for notebook 08 where that is among them."""
-        own = [name for name in self.notebooks if name != "08_deep_search"]
-        return [*([self.model_copy(update={"notebooks": own})] if own else []), *([self.web_profile()] if len(own) < len(self.notebooks) else [])]
+        dialogues = self.tasks != ["deep_search"] and self.notebooks != [DEEP_NOTEBOOK]
+        return [*([self.dialogue_profile()] if dialogues else []), *([self.web_profile()] if self.searches_deep else [])]
 
     def model_path(self, task: str) -> str:
         """The folder of a task's base model, made absolute when it lies in the repository."""

@@ -21,13 +21,13 @@ from pathlib import Path
 import yaml
 
 from .agents import readers_of
-from .engines import ModelError, check_model_folder, load_tokenizer
-from .lab import model_files
-from .params import OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
+from .engines import ModelError, check_model_folder, load_tokenizer, model_files
+from .params import DEEP_NOTEBOOK, OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
 from .store import LIBRARY, StoreError, checksum, source_digest
 from .tasks import DataError, read_questions
-from .tools import PageError
-from .web_task import deep_search_system, site_digest
+from .tasks.judge import JudgeError
+from .tools import CacheError, PageError
+from .web_task import check_web, site_digest
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "papermill", "rapidfuzz", "numpy", "scipy", "matplotlib", "seaborn")
 
@@ -87,8 +87,8 @@ def check_inputs(params: Params) -> None:
         for part in params.parts():
             check_questions(part)
         if params.searches_deep:
-            deep_search_system(params, OUTPUT / "runs" / params.profile)
-    except (ModelError, PageError) as error:
+            check_web(params, OUTPUT / "runs" / params.profile)
+    except (ModelError, PageError, CacheError, JudgeError) as error:
         raise InputError(str(error)) from None
 
 
@@ -143,7 +143,11 @@ def choose_notebooks(wanted: list[str] | None, params: Params) -> list[str]:
         for name in chosen:
             if name not in names:
                 raise InputError(f"{place} {name}: no such notebook; allowed: {', '.join(names)}")
-    return [name for name in names if name in (wanted or params.notebooks)]
+    served = {name for part in params.model_copy(update={"notebooks": wanted or params.notebooks}).parts() for name in part.notebooks}
+    for name in wanted or []:
+        if name not in served:
+            raise InputError(f"--notebook {name}: tasks is {', '.join(params.tasks)}; {DEEP_NOTEBOOK} serves deep_search, the others exchange and debate")
+    return [name for name in names if name in served]
 
 
 def prepare(params: Params) -> Path:
@@ -185,7 +189,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
             progress_bar=sys.stderr.isatty(), log_output=False,
         )
     except papermill.PapermillExecutionError as error:
-        known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError", "JudgeError", "PageError")
+        known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError", "JudgeError", "PageError", "CacheError")
         text = str(error.evalue).strip() if known else f"notebooks/{name}.ipynb, cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise NotebookError(text, known) from None
     except DeadKernelError:

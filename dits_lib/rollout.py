@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .agents import Dialogue, System, Turn, finish, is_tool, prompt_and_prefix
+from .agents import LIMIT, Dialogue, System, Turn, finish, is_tool, prompt_and_prefix
 from .engines import Engine, LoRAStack, Request, derive_seed
 from .tasks import Question
 
@@ -33,8 +33,12 @@ def play(engine: Engine, system: System, states: list[State], temperature: float
     speakers = dict(enumerate(_let_tools_act(system, states, turns, range(len(states)))))
     active = [i for i, agent in speakers.items() if agent is not None]
     while active:
-        requests = [_request(engine, system, states[i], turns[i], speakers[i], temperature) for i in active]
-        for i, request, reply in zip(active, requests, engine.generate(requests, adapters), strict=True):
+        asked = {i: _request(engine, system, states[i], turns[i], speakers[i], temperature) for i in active}
+        for i in [i for i in active if _too_long(engine, system, asked[i])]:
+            turns[i] = (*turns[i], Turn(LIMIT, f"stopped: a prompt longer than {engine.max_length} tokens", trainable=False))
+            del asked[i]
+        active, requests = [*asked], [*asked.values()]
+        for i, request, reply in zip(active, requests, engine.generate(requests, adapters) if requests else [], strict=True):
             mean = sum(reply.logprobs) / max(1, len(reply.logprobs))
             turns[i] = (*turns[i], Turn(speakers[i], reply.text, reply.token_ids, request.prompt_ids, mean))
         speakers.update(zip(active, _let_tools_act(system, states, turns, active), strict=True))
@@ -59,6 +63,13 @@ def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, 
         return [settle(i) for i in which]
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(settle, which))
+
+
+def _too_long(engine: Engine, system: System, request: Request) -> bool:
+    """Whether an engine of limited length cannot hold a prompt that grew while agents called each other; that ends the dialogue. In a
+    system of a fixed order it is a mistake in the parameters, which the engine names."""
+    longest = getattr(engine, "max_length", None)
+    return longest is not None and hasattr(system, "acts") and len(request.prompt_ids) + request.max_new_tokens > longest
 
 
 def _request(engine: Engine, system: System, state: State, turns: tuple[Turn, ...], agent: str, temperature: float) -> Request:

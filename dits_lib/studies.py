@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
 
+from .agents import LIMIT
 from .engines import derive_seed
 from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
 from .lab import Lab, ModelRef, read_scores, read_trees
@@ -340,12 +341,10 @@ def deep_search_job(raw: dict, seed: int) -> dict:
 
 
 def _tool_turns(tree: Tree) -> list[str]:
-    return [node.turn.text for node in tree.nodes if node.turn is not None and not node.turn.trainable]
+    return [node.turn.text for node in tree.nodes if node.turn is not None and not node.turn.trainable and node.turn.agent != LIMIT]
 
 
 def failure_of(text: str) -> str | None:
     """The kind of failure that a tool's text tells of; None when it did not fail."""
-    if text.startswith("stopped: "):
-        return "limit reached"
     told = re.match(r"\w+ failed: (\w+): (?:([a-z ]+):)?", text)
     return None if told is None else told[2] or told[1]

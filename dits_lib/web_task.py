@@ -9,13 +9,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .agents import DeepSearch, web_system
-from .engines import Request, TransformersEngine
+from .agents import DeepSearch, message_ids, web_system
+from .engines import Request, TransformersEngine, model_files
 from .params import ROOT, Params, local_path
 from .store import checksum
 from .tasks import MicroWeb, make_web, write_site
 from .tasks.judge import ExactMatch, Judge, ModelJudge, server
-from .tools import Cached, LocalSite, Source, searxng
+from .tools import CacheError, Cached, LocalSite, Source, searxng
 from .tools import Web as LiveWeb
 
 
@@ -50,8 +50,24 @@ def _system(params: Params, source: Source | None, judge: Judge) -> DeepSearch:
 def page_source(params: Params, folder: Path) -> Cached:
     """Pages through the cache; with `web.replay` from the cache alone."""
     web = params.web
-    cache = ROOT / web.cache if web.cache else folder / "pages" / site_digest(params)
+    cache = (ROOT / web.cache if web.cache else folder / "pages") / site_digest(params)
+    if web.replay and not any(cache.glob("*.json")):
+        raise CacheError(f"{cache}: web.replay answers from this folder alone, and nothing is in it; copy a run's pages there, or set web.replay to false")
     return Cached(None if web.replay else _source(params, folder), cache)
+
+
+def check_web(params: Params, folder: Path) -> None:
+    """Look at the site, and ask the search engine and the judge's server once, before anything expensive.
+
+    Raises:
+        PageError, CacheError, JudgeError: in one line.
+    """
+    deep_search_system(params, folder)
+    web = params.web
+    if web.site == "live" and web.finder and not web.replay:
+        searxng(web.finder, web.seconds)("test")
+    if web.judge == "server":
+        server(web.judge_url, web.judge_model, _judge_key())(["Reply with one word: correct or incorrect."])
 
 
 def _source(params: Params, folder: Path) -> Source:
@@ -79,10 +95,10 @@ def _written(web: MicroWeb, folder: Path) -> Path:
 
 
 def site_digest(params: Params) -> str:
-    """Hash of where the pages come from: for a folder, of its pages; for the live web, of the search engine's address."""
+    """Hash of where the pages come from: for a folder, of its pages; for the live web, of the search engine and the time for a page."""
     web = params.web
     if web.site == "live":
-        body: object = ["live", web.finder]
+        body: object = ["live", web.finder, web.seconds]
     elif web.site == "micro":
         body = micro_web(params).facts
     else:
@@ -94,7 +110,9 @@ def site_digest(params: Params) -> str:
 def task_key(params: Params) -> list:
     """What decides the replies of the system's tools and its rewards, as JSON."""
     web = params.web.model_dump(exclude={"model", "seeds", "sizes", "cache", "replay", "seconds"})
-    return ["deep_search", params.agents.prompts, web, site_digest(params)]
+    crawl = params.web.cache if params.web.site == "live" else None  # two crawls of the live web are two webs
+    judge = [checksum(file) for file in model_files(params.judge_path())] if params.judge_path() else []
+    return ["deep_search", params.agents.prompts, web, site_digest(params), crawl, judge]
 
 
 def _judge(params: Params) -> Judge:
@@ -102,8 +120,12 @@ def _judge(params: Params) -> Judge:
     if web.judge == "exact_match":
         return ExactMatch()
     if web.judge == "server":
-        return ModelJudge(server(web.judge_url, web.judge_model, os.environ.get("JUDGE_API_KEY", "none")))
+        return ModelJudge(server(web.judge_url, web.judge_model, _judge_key()))
     return ModelJudge(_local(local_path(web.judge_model), params.model.device, params.model.dtype))
+
+
+def _judge_key() -> str:
+    return os.environ.get("JUDGE_API_KEY", "none")
 
 
 def _local(model: str, device: str, dtype: str):
@@ -114,7 +136,6 @@ def _local(model: str, device: str, dtype: str):
         if not loaded:
             loaded.append(TransformersEngine.load(model, device, dtype))
         engine = loaded[0]
-        chats = [engine.tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts]
-        return [reply.text for reply in engine.generate([Request(tuple(ids), 0, 8, temperature=0.0) for ids in chats])]
+        return [reply.text for reply in engine.generate([Request(message_ids(engine.tokenizer, p), 0, 8, temperature=0.0) for p in prompts])]
 
     return ask

@@ -80,6 +80,15 @@ def test_a_click_beyond_the_links_is_told(tokenizer, source):
     assert "that page has 1 links" in dialogue.turns[3].text
 
 
+def test_a_prompt_that_outgrows_the_engine_ends_its_dialogue_alone(tokenizer, source):
+    """vLLM's limit is the engine's `max_length`; the other dialogue of the batch goes on."""
+    short = Question("r", "Say Cork.", ("Cork",), {}, {"family": "web"})
+    engine = Scripted(tokenizer, lambda prompt: "<A>Cork</A>" if "Say Cork" in prompt else "<call open>site:///index.html</call>")
+    engine.max_length = 2600
+    long, other = sample_dialogues(engine, DeepSearch(source, max_new_tokens=64, limits=CallLimits(calls=500, tokens=50_000)), [QUESTION, short], 0)
+    assert long.ended == "limit reached" and long.turns[-1].text == "stopped: a prompt longer than 2600 tokens" and other.metric == 1
+
+
 def test_a_run_away_explorer_ends(tokenizer, source):
     engine = Scripted(tokenizer, lambda prompt: "<call explorer>again</call>")
     dialogue = sample_dialogues(engine, DeepSearch(source, limits=CallLimits(calls=50, depth=2)), [QUESTION], 0)[0]
@@ -114,7 +123,7 @@ def test_a_judge_sees_a_batch_at_once_and_falls_back_on_exact_match(tokenizer, s
     pairs = [(QUESTION, "the city of Cork"), (QUESTION, "Cork"), (QUESTION, "Dublin"), (QUESTION, None), (QUESTION, "Dublin")]
     found = agreement(judge, pairs)
     assert asked == [3] and judge.nonsense == 1
-    assert found == {"judge": 2 / 5, "exact match": 1 / 5, "F1": pytest.approx((2 / 3 * 0 + 0.5 + 1) / 5), "agreement": 4 / 5, "answers": 5}
+    assert found == {"judge": 2 / 5, "exact match": 1 / 5, "F1": pytest.approx((0.5 + 1) / 5), "agreement": 3 / 4, "dialogues": 5, "answers": 4}
     engine = Scripted(tokenizer, lambda prompt: "<A>the city of Cork</A>")
     dialogues = sample_dialogues(engine, DeepSearch(source, judge=judge), [QUESTION], 0, samples=3)
     assert [d.metric for d in dialogues] == [1, 1, 1] and asked == [3]
@@ -170,8 +179,16 @@ def test_webwalkerqa_rows_become_questions_of_disjoint_splits(tmp_path):
     assert question.text.endswith("Begin at https://example.org/") and question.meta["family"] == "single_source"
 
 
+def test_rows_of_the_hub_and_of_its_card_are_read_too():
+    flat = rows(1)[0]
+    hub = {"question": flat["Question"], "answer": "0", "root_url": flat["root_url"], "info": {"hop": "single_source", "lang": "en", "difficulty_level": "easy"}}
+    card = {"Question": flat["Question"], "Answer": "0", "Root_Url": flat["root_url"], "Info": {"Hop": "single_source", "Lang": "en", "Difficulty_Level": "easy"}}
+    read = [WebWalkerQA().checked(row, 100, "row 1") for row in (flat, hub, card)]
+    assert read[0] == read[1] == read[2]
+
+
 @pytest.mark.parametrize(("change", "message"), [
-    ({"Question": " "}, "field 'Question': empty"), ({"answer": ""}, "field 'answer': empty"), ({"root_url": "ftp://x"}, "field 'root_url'"), ({"type": 3}, "field 'type': a int"),
+    ({"Question": " "}, "field 'question': empty"), ({"answer": ""}, "field 'answer': empty"), ({"root_url": "ftp://x"}, "field 'root_url'"), ({"type": 3}, "field 'type': a int"),
 ])
 def test_a_malformed_row_is_named(tmp_path, change, message):
     bad = rows(2)

@@ -21,7 +21,7 @@ from dits_lib.store import Store, checksum
 from dits_lib.studies import failure_of
 from dits_lib.tasks import SPLITS, WEB_FAMILIES, make_web, web_questions, write_site
 from dits_lib.tasks.micro import LINKS
-from dits_lib.tools import LocalSite, PageError, searxng
+from dits_lib.tools import CacheError, LocalSite, PageError, searxng
 from dits_lib.web_task import deep_search_system, page_source, site_digest, task_key
 
 MODEL = ROOT / "models" / "micro-web"
@@ -114,8 +114,12 @@ def test_a_run_is_replayed_from_its_cache_alone(tmp_path):
     again = deep_search_system(of("web.replay=true"), tmp_path)
     assert again.source.source is None
     assert sample_dialogues(engine, again, questions, 0) == spoken and any(turn.agent == "open" for d in spoken for turn in d.turns)
-    with pytest.raises(PageError, match="not in the cache"):
-        page_source(of("web.replay=true", "seed=1"), tmp_path).search("ann")
+    with pytest.raises(CacheError, match="nothing is in it"):
+        page_source(of("web.replay=true", "seed=1"), tmp_path)
+    with pytest.raises(CacheError, match="replays another run"):
+        again.source.search("words that nobody asked for")
+    (tmp_path / "own").mkdir()
+    assert page_source(of("web.cache=" + str(tmp_path / "own")), tmp_path).folder != page_source(of("web.cache=" + str(tmp_path / "own"), "seed=1"), tmp_path).folder
 
 
 def test_what_decides_the_pages_is_in_the_key(tmp_path):
@@ -126,6 +130,15 @@ def test_what_decides_the_pages_is_in_the_key(tmp_path):
     digests = {before, site_digest(of(*own)), site_digest(of()), site_digest(of("seed=1")), site_digest(of("web.results=3")), site_digest(of(own[0], "web.site=live"))}
     assert len(digests) == 6
     assert task_key(of()) == task_key(of("web.seconds=5", "web.seeds=4", "web.cache=x")) != task_key(of("web.calls=3"))
+    live = [own[0], "web.site=live"]
+    assert len({json.dumps(task_key(of(*live, change))) for change in ("seed=0", "web.seconds=5", "web.cache=x", "web.cache=y", "web.finder=http://x")}) == 5
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    keys = []
+    for weights in ("one", "two"):
+        (judge / "model.safetensors").write_text(weights)
+        keys.append(task_key(of("web.judge=model", f"web.judge_model={judge}")))
+    assert keys[0] != keys[1]
     with pytest.raises(PageError, match="no folder with"):
         deep_search_system(of(own[0], "web.site=nowhere"), tmp_path)
 
@@ -153,9 +166,8 @@ def test_a_judge_that_answers_nonsense_is_counted_and_exact_match_decides(tmp_pa
     changes = ["web.judge=model", "web.judge_model=models/micro", "sizes.test_questions=12"]
     lab = Lab(of(*changes).model_copy(update={"sizes": load_params("smoke").sizes}), "deep_search", Store(tmp_path))
     found = lab.judged(lab.base_model(), 0)
-    assert found["answers"] == 12 and found["judge"] == found["exact match"] > 0 and found["agreement"] == 1
-    parsed = lab.endings(lab.base_model(), 0)
-    assert found["no verdict"] == pytest.approx(1 - parsed["no answer parsed"] - parsed["limit reached"])
+    assert found["dialogues"] == 12 and 0 < found["answers"] <= 12 and found["judge"] == found["exact match"] > 0 and found["agreement"] == 1
+    assert found["no verdict"] == 1
 
 
 def test_a_search_engine_behind_a_server():
@@ -185,7 +197,7 @@ def test_a_search_engine_behind_a_server():
 
 
 @pytest.mark.parametrize(("text", "kind"), [
-    ("stopped: more than 8 calls", "limit reached"), ("open failed: PageError: refused: moth: outside the site", "refused"),
+    ("open failed: PageError: refused: moth: outside the site", "refused"),
     ("open failed: PageError: no page: x", "no page"), ("search failed: ValueError: odd", "ValueError"), ("[site:///ann.html]\nann", None), ("nothing found", None),
 ])
 def test_failures_are_told_apart(text, kind):

@@ -40,6 +40,9 @@ BAD_PARAMS = {
     "a site without its questions": ({"web": {"site": "live"}}, "web.site is live, but data.deep_search is micro"),
     "questions without their site": ({"data": {"deep_search": "webwalkerqa"}}, "web.site is micro: set it to live, or to a folder"),
     "a warm start of deep search": ({"sft": {"warm_start": "scripted"}}, "no scripted dialogues of deep_search"),
+    "no notebook for the tasks": ({"tasks": ["deep_search"], "notebooks": ["01_rollout"]}, "none of them serves tasks deep_search"),
+    "the micro web's model with chat prompts": ({"agents": {"prompts": "chat"}}, "set web.model to null"),
+    "a search engine without http": ({"web": {"finder": "localhost:8888"}}, "web.finder = 'localhost:8888'"),
     "a judge without a model": ({"web": {"judge": "model"}}, "name its judge_model"),
     "a judge without an address": ({"web": {"judge": "server", "judge_model": "m", "judge_url": "localhost"}}, "judge_url must be its address"),
     "no calls": ({"web": {"calls": 0}}, "web.calls = 0: must be greater than or equal to 1"),
@@ -54,6 +57,25 @@ def test_a_bad_parameter_gives_one_line(name):
         check_params(raw, "mine.yaml")
     lines = str(error.value).splitlines()
     assert len(lines) == 1 and lines[0].startswith("mine.yaml: ") and message in lines[0]
+
+
+def test_tasks_decide_which_notebooks_run():
+    from dits_lib.reproduce import InputError, choose_notebooks
+
+    def run(*changes, wanted=None):
+        return choose_notebooks(wanted, load_params("micro", list(changes)))
+
+    assert run() == load_params("micro").notebooks
+    assert run("tasks=[exchange]") == [name for name in run() if name != "08_deep_search"] and run("tasks=[deep_search]") == ["08_deep_search"]
+    assert choose_notebooks(None, load_params("micro", dataset="hotpotqa")) == run("tasks=[exchange]")
+    assert run("tasks=[exchange]", "world.questions=mine.jsonl", "sizes.test_questions=5") == run("tasks=[exchange]")
+    with pytest.raises(InputError, match="08_deep_search serves deep_search"):
+        run("tasks=[debate]", wanted=["08_deep_search"])
+    with pytest.raises(ParamsError, match="deep_search alone"):
+        load_params("micro", ["tasks=[deep_search]"]).dialogue_profile()
+    with pytest.raises(ParamsError, match="not among them"):
+        load_params("micro", ["tasks=[debate]"]).web_profile()
+    assert load_params("llama3-8b", dataset="webwalkerqa").parts()[0].notebooks == ["08_deep_search"]
 
 
 def test_every_mistake_has_its_line():
@@ -290,7 +312,7 @@ def test_no_pairs_and_a_guided_search(tmp_path):
 
 
 def test_planted_harm_inverts_the_search_and_is_marked_in_the_pairs(tmp_path):
-    raw = load_params("smoke").model_dump() | {"world": {"harmful": {"share": 1.0, "kind": "inverted_reward"}}}
+    raw = load_params("smoke", ["tasks=[debate]"]).model_dump() | {"world": {"harmful": {"share": 1.0, "kind": "inverted_reward"}}}
     lab = Lab(check_params(raw, "harm"), "debate", Store(tmp_path))
     searched = lab.search(lab.base_model(), "train", 6, 0)
     assert all(pair.meta["harmful"] for pair in lab.pairs(searched))

@@ -18,6 +18,7 @@ from dits_lib.lab import Lab
 from dits_lib.pairs import extract_pairs
 from dits_lib.params import ROOT, ParamsError, check_params, load_params
 from dits_lib.plan import MACHINES, count_work, lengths, main, model_size, report, size_of
+from dits_lib.reproduce import choose_notebooks
 from dits_lib.rollout import sample_dialogues
 from dits_lib.search import SearchConfig, search
 from dits_lib.store import Store
@@ -400,7 +401,7 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     params = load_params("micro")
     work = count_work(params).set_index(["notebook", "stage"])
     dialogues = params.ablation.seeds * 10 * params.sizes.test_questions  # base, SFT and eight arms, for each task
-    tokens = sum(system.max_turns * system.max_new_tokens / 2 for system in map(params.agents.system, params.tasks))
+    tokens = sum(system.max_turns * system.max_new_tokens / 2 for system in map(params.agents.system, params.dialogue_profile().tasks))
     assert work.loc[("03_selection_ablation", "evaluate"), "written"] == pytest.approx(dialogues * tokens)
     doubled = count_work(load_params("micro", ["influence.samples=2"])).set_index(["notebook", "stage"])
     score = ("03_selection_ablation", "score")
@@ -439,6 +440,9 @@ def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "guide.md").read_text()
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     assert len(blocks) == 5
+    own = tmp_path / "guide.yaml"
+    own.write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert choose_notebooks(None, load_params(own)) == ["08_deep_search"]
     names = {}
     for block in blocks:
         exec(compile(block, "docs/guide.md", "exec"), names)

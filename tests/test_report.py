@@ -159,7 +159,7 @@ def test_regimes_are_read_off_the_tables(tmp_path):
     from dits_lib.params import load_params
     from dits_lib.regimes import regime_figure, regimes
 
-    for name, changes in (("a", []), ("b", ["world.harmful={share: 0.35, kind: inverted_reward}", "dpo.nll_weight=0.5"])):
+    for name, changes in (("a", []), ("b", ["tasks=[exchange, debate]", "world.harmful={share: 0.35, kind: inverted_reward}", "dpo.nll_weight=0.5"])):
         (tmp_path / name / "tables").mkdir(parents=True)
         (tmp_path / name / "params.yaml").write_text(yaml.safe_dump(load_params("micro", changes).model_dump()))
         table = "03_differences" if name == "a" else "06_use_differences"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dits_lib.params import ROOT
-from dits_lib.tools import KINDS, Cached, LocalSite, Page, PageError, Web, read_html, shown
+from dits_lib.tools import KINDS, CacheError, Cached, LocalSite, Page, PageError, Web, read_html, shown
 
 PAGES = {
     "index.html": "<title>Home</title><p>Welcome to the village museum of Ballymore.</p><a href='people/byrne.html'>Ada Byrne</a> <a href='http://example.com/x.html'>elsewhere</a>",
@@ -274,11 +275,13 @@ def test_a_dead_host_is_told(web):
         web.open(f"http://127.0.0.1:{port}/")
 
 
-def test_search_needs_an_engine_and_skips_what_fails(root):
+def test_search_needs_an_engine_and_tells_what_fails(root):
     with pytest.raises(PageError, match="no search"):
         Web().search("x")
     web = Web(seconds=1.0, private=True, finder=lambda query: [f"{root}/none", f"{root}/plain"])
-    assert [page.title for page in web.search("x")] == ["Plain"]
+    assert [(page.title, page.text) for page in web.search("x")][0] == ("", "(no page)") and web.search("x")[1].title == "Plain"
+    with pytest.raises(PageError, match="no page"):
+        Web(seconds=1.0, private=True, finder=lambda query: [f"{root}/none"] * 2).search("x")
 
 
 # The cache
@@ -307,9 +310,8 @@ def test_a_cache_replays_pages_searches_and_failures(site, tmp_path):
     with pytest.raises(PageError, match="no such page"):
         again.open("site:///none.html")
     assert len(source.asked) == 3 and again.failures == {"no page": 1}
-    with pytest.raises(PageError, match="not in the cache"):
+    with pytest.raises(CacheError, match="replays another run"):
         again.open("site:///bridges.html")
-    assert again.failures["not in the cache"] == 1
 
 
 def test_dialogues_that_ask_together_get_one_answer(tmp_path):
@@ -329,12 +331,31 @@ def test_dialogues_that_ask_together_get_one_answer(tmp_path):
     assert Cached(None, tmp_path).open("u").title == "1"
 
 
+def test_two_processes_on_one_cache_replay_what_both_saw(tmp_path):
+    class Titled:
+        def __init__(self, title, before=lambda: None):
+            self.title, self.before = title, before
+
+        def open(self, url):
+            self.before()
+            return Page(url, self.title, "x")
+
+    other = Cached(Titled("other"), tmp_path)
+    mine = Cached(Titled("mine", lambda: other.open("u")), tmp_path)  # the other one asks and is done while mine still waits
+    assert mine.open("u").title == other.open("u").title == Cached(None, tmp_path).open("u").title == "other"
+
+
+def test_failures_come_back_from_workers():
+    error = pickle.loads(pickle.dumps(PageError("slow", "http://x: took long")))
+    assert (error.kind, str(error)) == ("slow", "slow: http://x: took long")
+
+
 def test_a_damaged_answer_is_named(site, tmp_path):
     cache = Cached(site, tmp_path / "cache")
     cache.open("site:///index.html")
     file = next((tmp_path / "cache").glob("open-*.json"))
     file.write_text(file.read_text()[:40])
-    with pytest.raises(PageError, match=file.name):
+    with pytest.raises(CacheError, match=file.name):
         cache.open("site:///index.html")
     assert json.loads(json.dumps(Page("u", "t", "x", (("a", "b"),)).to_json())) and not list((tmp_path / "cache").glob("*.tmp"))
 

@@ -7,7 +7,7 @@ from .debate import Debate
 from .deep_search import DeepSearch, web_system
 from .exchange import Exchange
 from .prompts import PROMPTS
-from .rendering import prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
+from .rendering import message_ids, prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
 from .scripted import SCRIPTED, scripted_dialogue
 
 LIMITS = {
@@ -59,6 +59,7 @@ __all__ = [
     "frames_of",
     "is_tool",
     "make_system",
+    "message_ids",
     "parse_answer",
     "parse_call",
     "plain",

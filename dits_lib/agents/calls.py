@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..tasks.base import Question
+from ..tools import CacheError
 from .base import ENDINGS, Turn, parse_answer
 
 MAX_RESULT = 20_000
@@ -124,6 +125,8 @@ class CallingAgents:
             return f"stopped: {reason}"
         try:
             return self.use(stack[-1].agent, stack[-1].request, turns)[:MAX_RESULT]
+        except CacheError:
+            raise
         except Exception as error:  # a tool that fails must not end the run: its caller reads why
             return f"{stack[-1].agent} failed: {type(error).__name__}: {error}"
 

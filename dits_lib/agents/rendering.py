@@ -51,6 +51,11 @@ def _knows_system(tokenizer) -> bool:
     return True
 
 
+def message_ids(tokenizer, text: str) -> tuple[int, ...]:
+    """Token ids of a prompt of one user message."""
+    return _encode(tokenizer, (("user", text),))
+
+
 def prompt_ids(tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str) -> tuple[int, ...]:
     """Token ids that `agent` is shown for its next reply, by the model's own chat template."""
     return prompt_and_prefix(tokenizer, system, question, turns, agent)[0]

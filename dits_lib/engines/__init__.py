@@ -4,7 +4,7 @@ from .adapters import add, attach, base_of, chain_of, merge, rank_of, read_delta
 from .base import Completion, Engine, LoRAStack, Request, Usage
 from .lora import RowLoRA, fresh_a
 from .noise import derive_seed, gumbel
-from .transformers import LORA_TARGETS, ModelError, TransformersEngine, check_model_folder, load_model, load_tokenizer
+from .transformers import LORA_TARGETS, ModelError, TransformersEngine, check_model_folder, load_model, load_tokenizer, model_files
 from .vllm import VLLMEngine, asleep
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "merge",
+    "model_files",
     "rank_of",
     "read_deltas",
     "write_deltas",

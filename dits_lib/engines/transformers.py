@@ -302,3 +302,9 @@ def check_model_folder(folder: str | Path) -> None:
                 raise ModelError(f"{path}: no {name}; a model folder holds {' or '.join(patterns)}")
     elif str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
         raise ModelError(f"{folder}: no such model folder; give a folder of transformers files, or a hub id owner/name")
+
+
+def model_files(path: str) -> list[Path]:
+    """The files of a model folder that decide what it says: weights, config, tokenizer; none for a hub id."""
+    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+    return sorted(p for p in Path(path).glob("*") if p.suffix in kinds and p.name != "gates.json") if Path(path).is_dir() else []

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Protocol
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from .base import Question
@@ -99,7 +101,8 @@ def exact_match(answer: str | None, answers: tuple[str, ...]) -> float:
 
 
 def agreement(judge: Judge, pairs: list[tuple[Question, str | None]]) -> dict[str, float]:
-    """How a judge's scores of these answers stand to exact match and F1: means of the three, and the share in which judge and exact match agree."""
+    """How a judge's scores stand to exact match and F1: means of the three over all dialogues, and the share of the answers given on which judge
+    and exact match agree."""
     judge.prepare(pairs)
     return compared([judge.score(q, a) for q, a in pairs], [a for _, a in pairs], [q.answers for q, _ in pairs])
 
@@ -107,9 +110,10 @@ def agreement(judge: Judge, pairs: list[tuple[Question, str | None]]) -> dict[st
 def compared(scores: list[float], answers: list[str | None], golds: list[tuple[str, ...]]) -> dict[str, float]:
     """As `agreement`, for answers that were judged before."""
     exact, count = [exact_match(a, g) for a, g in zip(answers, golds, strict=True)], max(1, len(answers))
+    given = [score == match for score, match, answer in zip(scores, exact, answers, strict=True) if answer is not None]
     return {
         "judge": sum(scores) / count, "exact match": sum(exact) / count, "F1": sum(best_f1(a, g) for a, g in zip(answers, golds, strict=True)) / count,
-        "agreement": sum(s == e for s, e in zip(scores, exact, strict=True)) / count, "answers": len(answers),
+        "dialogues": len(answers), "answers": len(given), "agreement": sum(given) / max(1, len(given)),
     }
 
 
@@ -125,16 +129,24 @@ def server(url: str, model: str, key: str = "none", seconds: float = 60.0) -> Ca
             body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 8}
             request = Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json", "Authorization": f"Bearer {key}"})
             try:
-                with urlopen(request, timeout=seconds) as response:
-                    found = json.load(response)
-            except (URLError, TimeoutError, OSError) as error:
-                raise JudgeError(f"{url}: the judge cannot be asked ({error})") from None
-            except ValueError:
-                found = {}
-            try:
-                replies.append(str(found["choices"][0]["message"]["content"]))
+                replies.append(str(_answered(request, seconds)["choices"][0]["message"]["content"]))
             except (KeyError, IndexError, TypeError):
                 replies.append("")
         return replies
 
     return ask
+
+
+def _answered(request: Request, seconds: float, tries: int = 3) -> object:
+    """What the server answers, as JSON; None for what is none. A server that is busy or starting (5xx) is asked again."""
+    for attempt in range(tries):
+        try:
+            with urlopen(request, timeout=seconds) as response:
+                return json.load(response)
+        except ValueError:
+            return None
+        except (OSError, HTTPException) as error:
+            if attempt == tries - 1 or not isinstance(error, HTTPError) or error.code < 500:
+                raise JudgeError(f"{request.full_url}: the judge cannot be asked ({type(error).__name__}: {error})") from None
+            time.sleep(2**attempt)
+    return None

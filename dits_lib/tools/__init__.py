@@ -5,8 +5,8 @@ kind, so that a run goes on and can count them.
 """
 
 from .cache import Cached
-from .pages import KINDS, Page, PageError, Source, read_html, shown
+from .pages import KINDS, CacheError, Page, PageError, Source, read_html, shown
 from .site import LocalSite
 from .web import Web, searxng
 
-__all__ = ["KINDS", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "searxng", "shown"]
+__all__ = ["KINDS", "CacheError", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "searxng", "shown"]

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from threading import Lock
 
-from .pages import Page, PageError, Source
+from .pages import CacheError, Page, PageError, Source
 
 
 class Cached:
@@ -22,6 +22,10 @@ class Cached:
 
     Attributes:
         failures: how often each kind of `PageError` was given.
+
+    Raises (when asked):
+        PageError: as the source did.
+        CacheError: for an answer that is damaged, or without a source for one that is not there.
     """
 
     def __init__(self, source: Source | None, folder: str | Path):
@@ -41,25 +45,22 @@ class Cached:
         with asking:  # dialogues side by side ask for one page together: the first answer is everybody's, now and in a replay
             kept = self._kept(file, kind, request, ask)
         if "error" in kept:
-            self._count(kept["error"][0])
+            with self._lock:
+                self.failures[kept["error"][0]] += 1
             raise PageError(*kept["error"])
         return kept["found"]
-
-    def _count(self, kind: str) -> None:
-        with self._lock:
-            self.failures[kind] += 1
 
     def _kept(self, file: Path, kind: str, request: str, ask) -> dict:
         kept = self._read(file)
         if kept is None:
             if self.source is None:
-                self._count("not in the cache")
-                raise PageError("not in the cache", f"{kind} {request}: not in {self.folder}, and the network is not used")
+                raise CacheError(f"{self.folder}: holds no answer to {kind} {request!r}; it replays another run than this (web.replay)")
             try:
-                kept = {"request": request, "found": ask()}
+                asked = {"request": request, "found": ask()}
             except PageError as error:
-                kept = {"request": request, "error": [error.kind, str(error).removeprefix(f"{error.kind}: ")]}
-            self._write(file, kept)
+                asked = {"request": request, "error": [error.kind, error.message]}
+            self._write(file, asked)
+            kept = self._read(file)  # another process may have been first: what lies there is everybody's answer
         return kept
 
     def _read(self, file: Path) -> dict | None:
@@ -68,11 +69,17 @@ class Cached:
         except FileNotFoundError:
             return None
         except (OSError, json.JSONDecodeError):
-            raise PageError("not in the cache", f"{file}: damaged or cut short; delete it to ask again") from None
+            raise CacheError(f"{file}: damaged or cut short; delete it to ask again") from None
 
     def _write(self, file: Path, kept: dict) -> None:
-        """Under a temporary name first: several dialogues may ask for one page at a time."""
+        """Under a temporary name first, and never over an answer that is there."""
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             json.dump(kept, out, ensure_ascii=False)
-        os.replace(name, file)
+        try:
+            os.link(name, file)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(name, file)
+        Path(name).unlink(missing_ok=True)

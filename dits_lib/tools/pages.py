@@ -14,7 +14,7 @@ from charset_normalizer import from_bytes
 MAX_CHARACTERS = 1_000_000
 """Of a page's markup that are parsed; parsing has no clock of its own."""
 
-KINDS = ("refused", "robots", "dead", "slow", "too large", "redirects", "no page", "not text", "not in the cache", "no search")
+KINDS = ("refused", "robots", "dead", "slow", "too large", "redirects", "no page", "not text", "no search")
 """Why a page could not be had."""
 
 
@@ -23,7 +23,15 @@ class PageError(RuntimeError):
 
     def __init__(self, kind: str, message: str):
         super().__init__(f"{kind}: {message}")
-        self.kind = kind
+        self.kind, self.message = kind, message
+
+    def __reduce__(self):
+        return PageError, (self.kind, self.message)  # it comes from workers, too
+
+
+class CacheError(RuntimeError):
+    """A cache that cannot answer: what it holds is damaged, or it replays a run and was never asked this. It ends the run, since an agent
+    that was told so would say something else than in the run that filled the cache."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import urlopen
 from urllib.robotparser import RobotFileParser
@@ -98,7 +99,7 @@ def searxng(address: str, seconds: float = 20.0) -> Callable[[str], list[str]]:
         try:
             with urlopen(f"{address.rstrip('/')}/search?{urlencode({'q': query, 'format': 'json'})}", timeout=seconds) as answer:
                 return [str(found["url"]) for found in json.load(answer)["results"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
             raise PageError("no search", f"{address}: {type(error).__name__}: {error}") from None
 
     return find
@@ -133,12 +134,15 @@ class Web:
     def search(self, query: str) -> list[Page]:
         if self.finder is None:
             raise PageError("no search", "no search engine was given")
-        pages = []
+        pages, failed = [], []
         for url in self.finder(query)[: self.top]:
             try:
                 pages.append(self.open(url))
-            except PageError:
-                continue
+            except PageError as error:  # told in place of its words
+                failed.append(error)
+                pages.append(Page(url, "", f"({error.kind})"))
+        if failed and len(failed) == len(pages):
+            raise failed[-1]
         return pages
 
     def open(self, url: str) -> Page:

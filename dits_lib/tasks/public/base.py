@@ -58,6 +58,10 @@ class PublicDataset:
         """
         raise NotImplementedError
 
+    def flat(self, row: dict) -> dict:
+        """The row with its fields at the places that `fields` names; for data whose hub and files differ in them."""
+        return row
+
     def checked(self, row: object, words: int, where: str) -> Question:
         """As `question`, after a look at the fields.
 
@@ -67,6 +71,7 @@ class PublicDataset:
         try:
             if not isinstance(row, dict):
                 raise RowError("(row)", f"a {type(row).__name__}; expected an object with {', '.join(self.fields)}")
+            row = self.flat(row)
             for name, kind in self.fields.items():
                 if name not in row:
                     raise RowError(name, f"missing; expected {', '.join(self.fields)}")
@@ -148,7 +153,7 @@ Rows = list[tuple[str, str, Callable[[], object]]]
 
 def _read_local(dataset: PublicDataset, path: Path) -> Rows:
     return [
-        (where, str(row.get(dataset.question_field)) if isinstance(row, dict) else "", lambda row=row: row) for where, row in json_lines(path)
+        (where, str(dataset.flat(row).get(dataset.question_field)) if isinstance(row, dict) else "", lambda row=row: row) for where, row in json_lines(path)
     ]
 
 
@@ -160,9 +165,9 @@ def _read_hub(dataset: PublicDataset, split: str) -> Rows:
     except Exception as error:  # no network, no such split, a hub that refuses: the user needs one line
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set data.data_dir to a folder of JSONL") from None
-    name = dataset.question_field
-    if name not in table.column_names:
-        raise DataError(f"{dataset.hub_id} ({split}): no column '{name}'; its columns: {', '.join(table.column_names)}")
+    name = next((column for column in table.column_names if column.lower() == dataset.question_field), None)
+    if name is None:
+        raise DataError(f"{dataset.hub_id} ({split}): no column '{dataset.question_field}'; its columns: {', '.join(table.column_names)}")
     texts = table.select_columns(name)
     return [(f"{dataset.hub_id} {split} row {i}", str(row[name]), lambda i=i: table[i]) for i, row in enumerate(texts)]
 
