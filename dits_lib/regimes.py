@@ -1,6 +1,6 @@
 """Where does selection by influence pay? `python -m dits_lib.regimes` puts the committed results of all profiles side by side.
 
-Reads `tables/03_differences.csv` and `tables/06_use_differences.csv` of every folder of `results/`, with the parameters that they ran with, and
+Reads `tables/03_differences.csv`, `tables/06_use_differences.csv` and `tables/08_differences.csv` of every folder of `results/`, with the parameters that they ran with, and
 writes `results/regimes`: one row a regime (task, planted harm, strength of DPO, NLL term), arm and what it is held against, with
 the 95 % interval over seeds and what it decides. Nothing is trained or sampled here.
 """
@@ -24,7 +24,7 @@ ARMS = {"gamma_0": "one_step", "one_step": "one_step", "policy_gradient": "polic
 def regime_of(params: dict, task: str) -> str:
     """What decides whether selection can pay, in words."""
     harm, dpo = params["world"]["harmful"], params["dpo"]
-    model = Path(params["model"]["path"]).name
+    model = Path(task == "deep_search" and params["web"]["model"] or params["model"]["path"]).name
     planted = f"{harm['share']:.0%} {harm['kind'].replace('_', ' ')}" if harm["share"] else "no planted harm"
     data = params["data"][task]
     told = [name for name in (model, data) if name != "micro"]
@@ -36,12 +36,13 @@ def regimes(results: Path) -> pd.DataFrame:
     rows = []
     for folder in sorted(path.parent for path in results.glob("*/params.yaml")):
         params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        for name in ("03_differences", "06_use_differences"):
+        for name in ("03_differences", "06_use_differences", "08_differences"):
             file = folder / "tables" / f"{name}.csv"
             if not file.is_file():
                 continue
             use = params["fidelity"]["use"] if name.startswith("06") else {"one_step": params["influence"]["validation_questions"]}
-            for row in pd.read_csv(file).itertuples():
+            table = pd.read_csv(file)
+            for row in table.assign(task=table.get("task", "deep_search")).itertuples():
                 if row.arm in ARMS and row.minus in ("random", "q_value", "full"):
                     arm = ARMS[row.arm]
                     decided = "better" if row.low > 0 else "worse" if row.high < 0 else "not decided"
