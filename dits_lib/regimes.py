@@ -27,7 +27,7 @@ def regime_of(params: dict, task: str) -> str:
     model = Path(task == "deep_search" and params["web"]["model"] or params["model"]["path"]).name
     planted = f"{harm['share']:.0%} {harm['kind'].replace('_', ' ')}" if harm["share"] else "no planted harm"
     data = params["data"][task]
-    told = [name for name in (model, data) if name != "micro"]
+    told = [name for name in (model, data) if name not in ("micro", "micro-web")]
     return "".join(f"{name}; " for name in told) + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}" + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
 
 

@@ -71,7 +71,7 @@ def data_rows(params: Params) -> list[dict]:
     rows = []
     for task in params.tasks:
         data = params.data.splits(task)
-        own = params.world.questions or "the micro world, drawn by rule"
+        own = params.world.questions or f"the micro {'web' if task == 'deep_search' else 'world'}, drawn by rule"
         for split, need in params.questions_needed().items():
             row = {"task": task, "split": split, "source": data[split].source if data else own, "asked_for": need}
             if data is not None:

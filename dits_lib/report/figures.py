@@ -59,8 +59,8 @@ def tree_figure(tree: Tree, max_chars: int = 34, influence: dict[int, float] | N
         radius = _dot(node.visits) ** 0.5 / 2
         place = {"xytext": (-4, -radius - 3), "va": "top"} if told else {"xytext": (radius + 3, 3)}
         axis.annotate(text, (level[index], places[index]), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL, **place)
-    axis.set(xlabel="reply", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + 0.95))
-    axis.set_ylim(max(places.values()) + (0.85 if told else 0.5), -0.4)
+    axis.set(xlabel="reply", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + (1.05 if told else 0.95)))
+    axis.set_ylim(max(places.values()) + (0.85 if told else 0.5), -0.4 if told else -0.8)
     axis.grid(False)
     figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
     return figure

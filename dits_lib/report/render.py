@@ -72,7 +72,8 @@ def _models(params: dict, tasks: list[str]) -> str:
 
 def _data_of(params: dict, task: str) -> str:
     name = params["data"][task]
-    return params["world"]["questions"] or "the micro world" if name == "micro" else name
+    own = params["world"]["questions"] or f"the micro {'web' if task == 'deep_search' else 'world'}"
+    return own if name == "micro" else name
 
 
 def _claims(indexes: list[dict]) -> str:
