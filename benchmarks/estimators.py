@@ -18,6 +18,7 @@ import torch  # noqa: E402
 
 from benchmarks.run import engine, processor  # noqa: E402
 from dits_lib.agents import SYSTEMS  # noqa: E402
+from dits_lib.fidelity import centred  # noqa: E402
 from dits_lib.influence import ESTIMATORS, InfluenceConfig, Setting, by_group, rank_correlation  # noqa: E402
 from dits_lib.pairs import extract_pairs  # noqa: E402
 from dits_lib.search import SearchConfig, search  # noqa: E402
@@ -41,7 +42,7 @@ def bench(task: str, name: str) -> dict:
     seconds = (time.perf_counter() - start) / 2
     groups = [pair.question_id for pair in pairs]
     by_pair = rank_correlation(sides[0].value, sides[1].value, groups)
-    by_question = rank_correlation(*(by_group(scores, groups).value for scores in sides))
+    by_question = rank_correlation(*(by_group(centred(scores), groups).value for scores in sides))
     some = pairs[:: round(1 / SHARE)]
     start = time.perf_counter()
     ESTIMATORS["one_step"](setting, some, questions[:ONE_STEP_V], 0)
@@ -57,7 +58,7 @@ def main() -> None:
     lines = [
         "# Repeatable scores, and what they cost", "", "Written by `python -m benchmarks.estimators`; one process, one thread, one run.", "",
         f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch {torch.__version__}. Goal: a test-retest rank correlation of at least 0.7 by "
-        f"searched question, for no more seconds than one-step influence at V = {ONE_STEP_V}.", "",
+        f"searched question (scores centred first), for no more seconds than one-step influence at V = {ONE_STEP_V}.", "",
         "| task | estimator | V | pairs | by searched question | by pair | seconds | one-step at V = 100, seconds | ratio |", "|---|---|---|---|---|---|---|---|---|",
     ]
     for task in SYSTEMS:

@@ -47,8 +47,15 @@ def fidelity_job(raw: dict, task: str, estimator: str, side: int) -> dict:
     }
 
 
+def centred(scores: Scores) -> Scores:
+    """Scores less the mean of all pairs. A question's score is the sum over its pairs: an offset that all pairs share would make it repeat
+    by the number of its pairs alone."""
+    table = scores.per_question - np.nanmean(scores.per_question, axis=0, keepdims=True)
+    return Scores(scores.estimator, *mean_and_stderr(table), scores.cost, table)
+
+
 def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> list[dict]:
-    """Test-retest rank correlation of every estimator, a pair and a question's pairs together, for several V.
+    """Test-retest rank correlation of every estimator, for several V, by `unit`: a pair; a question's pairs together; the same of centred scores.
 
     `seconds` of the largest V are measured; those of a smaller V, taken from the same run, are its share of them, so that what does not
     grow with V (loading, the pairs' gradients) counts too little there.
@@ -64,7 +71,10 @@ def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.
             columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
             seconds = share * (first["seconds"] + second["seconds"]) / 2
             scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]
-            for unit, (a, b) in {"pair": scored, "question": [by_group(s, groups) for s in scored]}.items():
+            # A race's questions differ by pair, so its columns have no common mean to take off.
+            even = scored if raced else [centred(s) for s in scored]
+            units = {"pair": scored, "question": [by_group(s, groups) for s in scored], "question, centred": [by_group(s, groups) for s in even]}
+            for unit, (a, b) in units.items():
                 labels = groups if unit == "pair" else None
                 found = rank_correlation(a.value, b.value, labels)
                 rows.append({

@@ -235,8 +235,18 @@ def test_groups_of_pairs_are_more_repeatable():
     for job in jobs:
         job["question"] = [f"q{i // 8}" for i in range(400)]
     table = np.array(jobs[0]["table"])
-    assert [row["n"] for row in fidelity_rows(jobs)][:2] == [400, 50]
+    assert [row["n"] for row in fidelity_rows(jobs)][:3] == [400, 50, 50]
     assert by_group(Scores("x", *mean_and_stderr(table), per_question=table), jobs[0]["question"]).per_question.shape == (50, 64)
+
+
+def test_an_offset_repeats_by_the_number_of_pairs_and_centring_shows_it():
+    """Scores of pure noise around an offset; the questions have 1 to 15 pairs."""
+    rng, jobs = np.random.default_rng(0), noisy_jobs(0.0, 1.0)
+    groups = [f"q{i}" for i in range(50) for _ in range(1 + int(rng.integers(15)))][:400]
+    for job in jobs:
+        job["question"], job["table"] = groups, (np.array(job["table"])[: len(groups)] + 1.0).tolist()
+    found = {row["unit"]: row["mean"] for row in fidelity_rows(jobs, (1.0,))}
+    assert found["question"] > 0.9 and abs(found["pair"]) < 0.2 and abs(found["question, centred"]) < 0.3
 
 
 def test_the_cheapest_estimator_is_the_brute_force_one():

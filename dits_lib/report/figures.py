@@ -201,8 +201,9 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit; columns as `studies.fidelity_rows`."""
     panels = list(dict.fromkeys(zip(rows["task"], rows["unit"])))
-    lines = max(1, len(panels) // 2)
-    figure, grid = plt.subplots(lines, -(-len(panels) // lines), figsize=(10.5, 4.0 * lines), squeeze=False, layout="constrained")
+    lines = max(1, rows["task"].nunique())
+    columns = -(-len(panels) // lines)
+    figure, grid = plt.subplots(lines, columns, figsize=(4.6 * columns + 1.3, 4.0 * lines), squeeze=False, layout="constrained")
     axes = grid.ravel()
     for axis, (task, unit) in zip(axes, panels, strict=True):
         shown = rows[(rows["task"] == task) & (rows["unit"] == unit)]
@@ -214,7 +215,7 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.axhline(0, color="0.6", lw=0.8)
-        whole = {"pair": "pairs alone", "question": "a question's pairs together"}[unit]
+        whole = {"pair": "pairs alone", "question": "a question's pairs together", "question, centred": "a question's pairs together, centred"}[unit]
         axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
