@@ -251,8 +251,19 @@ def clean(path: Path) -> None:
             cell["id"] = "injected-parameters"  # papermill draws one at random
         kept = [o for o in cell.get("outputs", []) if o.get("name") != "stderr" and not _is_progress(o)]
         if "outputs" in cell:
-            cell["outputs"] = kept
+            cell["outputs"] = _joined(kept)
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _joined(outputs: list[dict]) -> list[dict]:
+    """Prints that follow each other as one: into how many messages a kernel cuts them depends on the moment."""
+    joined: list[dict] = []
+    for output in outputs:
+        if joined and output["output_type"] == joined[-1]["output_type"] == "stream" and output["name"] == joined[-1]["name"]:
+            joined[-1]["text"] = ("".join(joined[-1]["text"]) + "".join(output["text"])).splitlines(keepends=True)
+        else:
+            joined.append(output)
+    return joined
 
 
 def _is_progress(output: dict) -> bool:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from dits_lib.params import ROOT, load_params
+from dits_lib.reproduce import clean
 
 pytestmark = pytest.mark.slow
 NOTEBOOKS = load_params("smoke").notebooks
@@ -161,3 +162,15 @@ def test_a_bad_artifact_stops_the_run_with_one_line(whole, tmp_path):
     process = start(tmp_path / "copy", "--profile", "smoke", "--notebook", "01_rollout")
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 2 and "damaged or cut short" in text.strip().splitlines()[-1] and str(damaged) in text
+
+
+def test_prints_that_a_kernel_cut_in_two_are_one_output(tmp_path):
+    def printed(*texts):
+        outputs = [{"output_type": "stream", "name": "stdout", "text": [text]} for text in texts]
+        cells = [{"cell_type": "code", "metadata": {}, "outputs": [*outputs, {"output_type": "display_data", "data": {}}, *outputs[-1:]]}]
+        (tmp_path / "n.ipynb").write_text(json.dumps({"metadata": {}, "cells": cells}))
+        clean(tmp_path / "n.ipynb")
+        return json.loads((tmp_path / "n.ipynb").read_text())["cells"][0]["outputs"]
+
+    assert printed("one\n", "two")[0] == {"output_type": "stream", "name": "stdout", "text": ["one\n", "two"]}
+    assert len(printed("one\n", "two")) == 3
