@@ -193,8 +193,10 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
         axis.set(title=TASK_NAMES[task], xlabel=xlabel, ylabel=ylabel or y)
         if counted:
             axis.set_xticks(sorted(rows[x].unique()))
-        if len(groups) > 1:
+        if 1 < len(groups) <= 3:
             axis.legend(fontsize=8)
+    if len(groups) > 3:  # too many to stand among the lines
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
 
 
