@@ -45,7 +45,7 @@ def render_readme(folder: Path, runs: Path) -> tuple[str, dict[str, str]]:
 def _head(folder: Path) -> str:
     profile, params = folder.name, yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     others = [name for name in params["notebooks"] if name != "08_deep_search"]
-    tasks = [*(params["tasks"] if others else []), *(["deep_search"] if len(others) < len(params["notebooks"]) else [])]
+    tasks = [*([task for task in params["tasks"] if task != "deep_search"] if others else []), *(["deep_search"] if "deep_search" in params["tasks"] and len(others) < len(params["notebooks"]) else [])]
     data = ", ".join(f"{task}: {_data_of(params, task)}" for task in dict.fromkeys(tasks))
     parts = [
         f"# Results of profile `{profile}`",
