@@ -83,18 +83,29 @@ class Recorder:
     """An engine that keeps the requests it is asked."""
 
     def __init__(self, engine):
-        self.engine, self.requests, self.inner = engine, [], engine.generate
+        self.engine, self.requests = engine, []
+        self.name = "converse" if hasattr(engine, "converse") else "generate"
+        self.inner = getattr(engine, self.name)
 
     def __enter__(self):
-        def recorded(requests, adapters=None):
+        def generate(requests, adapters=None):
             self.requests += requests
             return self.inner(requests, adapters)
 
-        self.engine.generate = recorded
+        def converse(first, reply, adapters=None):
+            def told(said):
+                following = reply(said)
+                self.requests += following.values()
+                return following
+
+            self.requests += first.values()
+            self.inner(first, told, adapters)
+
+        setattr(self.engine, self.name, {"converse": converse, "generate": generate}[self.name])
         return self
 
     def __exit__(self, *_):
-        self.engine.generate = self.inner
+        setattr(self.engine, self.name, self.inner)
 
 
 def speed(engine, work) -> tuple[float, float, object]:
@@ -222,6 +233,9 @@ def engines_part(options) -> dict:
     found["vllm start"] = {"seconds": clock.seconds}
     engine.generate([Request(tuple(range(5, 50)), 0, 4)] * 4)
     found["vllm search"], trees = searched(engine, system, questions, 0)
+    if options.wide:
+        many = make_questions("exchange", "train", options.wide, 1)
+        found[f"vllm search of {options.wide} questions at once"], _ = searched(engine, system, many, 1)
     found["vllm / transformers in search"] = {"ratio": found["vllm search"]["tokens/s"] / found["transformers search"]["tokens/s"]}
     found["vllm scoring"] = scored(engine, system, made_pairs(engine, system, trees, options.pairs), validation, config, options.alone)
     return found
@@ -354,6 +368,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--dialogues", type=int, default=512)
+    parser.add_argument("--wide", type=int, default=512, help="engines: questions of a second, larger search; 0: none")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--alone", type=int, default=4, help="adapters timed one after another; 0: that and plain generation are left out")
     parser.add_argument("--v", type=int, default=20)

@@ -65,17 +65,18 @@ class _Bar:
             thread.join(timeout=5)
 
 
-def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str) -> list:
+def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str, apart: bool = False) -> list:
     """`[function(*job) for job in jobs]`, in that order, on `workers` processes, with a progress bar.
 
     Args:
         function: importable (a library function), since processes are started afresh.
         label: of the progress bar.
+        apart: a process of its own for a single worker too, which takes what it holds (a model on a GPU) with it when it ends.
     """
     bar = _Bar(len(jobs), label)
     results: list = [None] * len(jobs)
     with bar.bar:
-        if workers == 1:
+        if workers == 1 and not apart:
             _one_thread()
             with bar.listening():
                 for index, job in enumerate(jobs):

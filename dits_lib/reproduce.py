@@ -44,9 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         check_inputs(params.model_copy(update={"notebooks": names}))
         folder = prepare(params)
         start = time.monotonic()
+        compute_ahead(names, params, folder)
         ran = [name for name in names if run_notebook(name, params, folder)]
         finish(folder, params)
-    except (ParamsError, DataError, StoreError, InputError) as error:
+    except KNOWN as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -69,6 +70,22 @@ class NotebookError(RuntimeError):
     def __init__(self, message: str, bad_input: bool):
         super().__init__(message)
         self.bad_input = bad_input
+
+
+KNOWN = (ParamsError, DataError, StoreError, InputError, ModelError, JudgeError, PageError, CacheError)
+"""Errors whose message says all, in one line."""
+
+
+def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
+    """With vLLM, which takes a minute to start, compute what the notebooks ask for on one set of processes, so that they find it in
+    the store. Notebooks that are up to date ask for nothing."""
+    from .studies import run_ahead
+
+    stale = [name for name in names if not is_current(_stamp(name, params), notebook_key(name, params), folder)]
+    for part in params.parts() if params.model.engine == "vllm" else []:
+        own = [name for name in stale if name in part.notebooks]
+        if len(own) > 1:
+            run_ahead(part, own)
 
 
 def check_inputs(params: Params) -> None:
@@ -175,7 +192,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
     from nbclient.exceptions import DeadKernelError
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that the notebook's cell leaves out
-    key, stamp = notebook_key(name, params), OUTPUT / "runs" / params.profile / f"{name}.stamp.json"
+    key, stamp = notebook_key(name, params), _stamp(name, params)
     if is_current(stamp, key, folder):
         print(f"{name}: up to date")
         return False
@@ -189,7 +206,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
             progress_bar=sys.stderr.isatty(), log_output=False,
         )
     except papermill.PapermillExecutionError as error:
-        known = error.ename in ("ParamsError", "DataError", "StoreError", "ModelError", "JudgeError", "PageError", "CacheError")
+        known = error.ename in {kind.__name__ for kind in KNOWN}
         text = str(error.evalue).strip() if known else f"notebooks/{name}.ipynb, cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise NotebookError(text, known) from None
     except DeadKernelError:
@@ -200,6 +217,10 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
             os.replace(temporary, executed)
     write_stamp(stamp, key, name, folder)
     return True
+
+
+def _stamp(name: str, params: Params) -> Path:
+    return OUTPUT / "runs" / params.profile / f"{name}.stamp.json"
 
 
 def notebook_key(name: str, params: Params) -> str:

@@ -1,12 +1,13 @@
-"""Playing dialogues with an engine: all dialogues advance together, one turn a pass."""
+"""Playing dialogues with an engine: all dialogues advance together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .agents import LIMIT, Dialogue, System, Turn, finish, is_tool, prompt_and_prefix
-from .engines import Engine, LoRAStack, Request, derive_seed
+from .engines import Completion, Engine, LoRAStack, Request, derive_seed
 from .tasks import Question
 
 
@@ -27,25 +28,87 @@ class State:
     adapter: int | None = None
 
 
-def play(engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None) -> list[Dialogue]:
-    """Continue every state to the end of its dialogue, in the order of the states."""
-    turns = [state.turns for state in states]
-    speakers = dict(enumerate(_let_tools_act(system, states, turns, range(len(states)))))
-    active = [i for i, agent in speakers.items() if agent is not None]
-    while active:
-        asked = {i: _request(engine, system, states[i], turns[i], speakers[i], temperature) for i in active}
-        for i in [i for i in active if _too_long(engine, system, asked[i])]:
-            turns[i] = (*turns[i], Turn(LIMIT, f"stopped: a prompt longer than {engine.max_length} tokens", trainable=False))
-            del asked[i]
-        active, requests = [*asked], [*asked.values()]
-        for i, request, reply in zip(active, requests, engine.generate(requests, adapters) if requests else [], strict=True):
-            mean = sum(reply.logprobs) / max(1, len(reply.logprobs))
-            turns[i] = (*turns[i], Turn(speakers[i], reply.text, reply.token_ids, request.prompt_ids, mean))
-        speakers.update(zip(active, _let_tools_act(system, states, turns, active), strict=True))
-        active = [i for i in active if speakers[i] is not None]
-    if hasattr(system, "prepare"):  # a judge that looks at all answers at once
-        system.prepare([(state.question, system.answer(state.question, spoken)) for state, spoken in zip(states, turns, strict=True)])
-    return [finish(system, state.question, spoken) for state, spoken in zip(states, turns, strict=True)]
+Then = Callable[[int, Dialogue], list[State]]
+"""Told of every dialogue that ended (its index, the dialogue); gives the states to be played next, which get the next free indices."""
+
+
+def play(
+    engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None, then: Then | None = None
+) -> list[Dialogue]:
+    """Continue every state to the end of its dialogue, in the order of the states.
+
+    All dialogues advance together. An engine that takes requests while it speaks (`converse`) is handed a dialogue's next turn as soon as
+    its last one has been said; others are asked in rounds. Dialogues with tools go in rounds on every engine, since an engine would
+    wait for their pages.
+
+    Args:
+        then: what to play when a dialogue has ended, for callers that go on without waiting for the others.
+    """
+    table = _Table(engine, system, temperature, then)
+    first = table.begin(states)
+    if hasattr(engine, "converse") and not hasattr(system, "acts"):
+        engine.converse(first, table.reply, adapters)
+    else:
+        _in_rounds(engine, first, table.reply, adapters)
+    return [table.dialogues[i] for i in range(len(table.states))]
+
+
+def _in_rounds(engine: Engine, requests: dict[int, Request], reply, adapters: LoRAStack | None) -> None:
+    while requests:
+        said = engine.generate([*requests.values()], adapters)
+        requests = reply(dict(zip(requests, said, strict=True)))
+
+
+class _Table:
+    """Dialogues that are being played, by index."""
+
+    def __init__(self, engine: Engine, system: System, temperature: float, then: Then | None):
+        self.engine, self.system, self.temperature, self.then = engine, system, temperature, then
+        self.states: list[State] = []
+        self.turns: list[tuple[Turn, ...]] = []
+        self.dialogues: dict[int, Dialogue] = {}
+        self._asked: dict[int, tuple[str, Request]] = {}
+        self._ended: list[int] = []
+
+    def begin(self, states: list[State]) -> dict[int, Request]:
+        """Take up dialogues; returns the requests to make for them."""
+        self.states += states
+        self.turns += [state.turns for state in states]
+        return self._advance([*range(len(self.states) - len(states), len(self.states))])
+
+    def reply(self, said: dict[int, Completion]) -> dict[int, Request]:
+        """Take in what was said; returns the requests to make next."""
+        for i, completion in said.items():
+            agent, request = self._asked.pop(i)
+            mean = sum(completion.logprobs) / max(1, len(completion.logprobs))
+            self.turns[i] = (*self.turns[i], Turn(agent, completion.text, completion.token_ids, request.prompt_ids, mean))
+        return self._advance([*said])
+
+    def _advance(self, which: list[int]) -> dict[int, Request]:
+        asked = {}
+        for i, agent in zip(which, _let_tools_act(self.system, self.states, self.turns, which), strict=True):
+            request = None if agent is None else _request(self.engine, self.system, self.states[i], self.turns[i], agent, self.temperature)
+            if request is not None and _too_long(self.engine, self.system, request):
+                self.turns[i] = (*self.turns[i], Turn(LIMIT, f"stopped: a prompt longer than {self.engine.max_length} tokens", trainable=False))
+                request = None
+            if request is None:
+                self._ended.append(i)
+            else:
+                asked[i], self._asked[i] = request, (agent, request)
+        return asked | self._close()
+
+    def _close(self) -> dict[int, Request]:
+        """Score the dialogues that ended and take up what follows them."""
+        if not self._ended or hasattr(self.system, "prepare") and self._asked:  # a judge looks at all answers at once
+            return {}
+        ended, self._ended = self._ended, []
+        if hasattr(self.system, "prepare"):
+            self.system.prepare([(self.states[i].question, self.system.answer(self.states[i].question, self.turns[i])) for i in ended])
+        following = []
+        for i in ended:
+            self.dialogues[i] = finish(self.system, self.states[i].question, self.turns[i])
+            following += self.then(i, self.dialogues[i]) if self.then else []
+        return self.begin(following) if following else {}
 
 
 def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, ...]], which) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Monte Carlo tree search over dialogues: all questions' trees are stepped together, so the engine sees full batches.
+"""Monte Carlo tree search over dialogues: all questions' trees grow together, so the engine sees full batches.
 
 A node is a reply; the path from the root is a dialogue. A repetition selects a node of each tree and plays from it to the
 end; every node on the way backs up the reward, and Q(node) is the mean of what it backed up. The parts follow Optima
@@ -179,28 +179,70 @@ def search(
     if config.guide != "q" and scorer is None:
         raise ValueError(f"search.guide is {config.guide!r}, which needs a scorer of nodes")
     trees = [Tree(question) for question in questions]
-    token_scale = 1.0
-    for repetition in range(config.repetitions):
-        values = _guiding_values(trees, config, scorer if repetition else None)
-        chosen, states = [], []
-        for tree, value in zip(trees, values, strict=True):
-            rng = np.random.default_rng(abs(derive_seed(seed, "select", tree.question.id, repetition)))
-            node = select(tree, value, config, rng)
-            for rollout in range(config.rollouts):
-                chosen.append((tree, node))
-                noise = derive_seed(seed, "rollout", tree.question.id, repetition, rollout)
-                states.append(State(tree.question, tree.turns(node), noise))
-        dialogues = play(engine, system, states, config.temperature)
-        if repetition == 0:
-            token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
-        for (tree, node), dialogue in zip(chosen, dialogues, strict=True):
-            insert(tree, node, dialogue, reward_of(dialogue, tree.question, config, token_scale), config)
+    opened = [_selected(tree, _q_values(tree), 0, config, seed) for tree in trees]
+    dialogues = play(engine, system, [state for _, states in opened for state in states], config.temperature)
+    token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
+
+    def add(tree: Tree, node: int, dialogue: Dialogue) -> None:
+        insert(tree, node, dialogue, reward_of(dialogue, tree.question, config, token_scale), config)
+
+    for number, (tree, (node, _)) in enumerate(zip(trees, opened, strict=True)):
+        for dialogue in dialogues[number * config.rollouts : (number + 1) * config.rollouts]:
+            add(tree, node, dialogue)
+    # Trees that influence guides wait for each other, since all are scored together before each repetition.
+    step = 1 if scorer and config.guide != "q" else max(1, config.repetitions - 1)
+    for first in range(1, config.repetitions, step):
+        values = _guiding_values(trees, config, scorer)
+        _grow(engine, system, trees, values, range(first, min(first + step, config.repetitions)), config, seed, add)
     return trees
+
+
+def _selected(tree: Tree, values: np.ndarray, repetition: int, config: SearchConfig, seed: object) -> tuple[int, list[State]]:
+    """The node that a repetition selects, and the states to play from it."""
+    rng = np.random.default_rng(abs(derive_seed(seed, "select", tree.question.id, repetition)))
+    node = select(tree, values, config, rng)
+    noise = [derive_seed(seed, "rollout", tree.question.id, repetition, rollout) for rollout in range(config.rollouts)]
+    return node, [State(tree.question, tree.turns(node), own) for own in noise]
+
+
+def _grow(
+    engine: Engine, system: System, trees: list[Tree], values: list[np.ndarray], repetitions: range, config: SearchConfig, seed: object,
+    add: Callable[[Tree, int, Dialogue], None],
+) -> None:
+    """Some repetitions of every tree. A tree goes on as soon as its own dialogues have ended: the engine's batch stays full.
+
+    Args:
+        values: of each tree's nodes, for the first of the repetitions; the next ones go by Q-values.
+    """
+    owner: list[tuple[int, int, int]] = []  # tree, repetition and selected node of every state
+    ended: list[dict[int, Dialogue]] = [{} for _ in trees]
+
+    def begin(number: int, repetition: int, value: np.ndarray) -> list[State]:
+        node, states = _selected(trees[number], value, repetition, config, seed)
+        owner.extend([(number, repetition, node)] * len(states))
+        return states
+
+    def then(index: int, dialogue: Dialogue) -> list[State]:
+        number, repetition, node = owner[index]
+        ended[number][index] = dialogue
+        if len(ended[number]) < config.rollouts:
+            return []
+        for _, own in sorted(ended[number].items()):  # in the order of the rollouts, whichever ended first
+            add(trees[number], node, own)
+        ended[number] = {}
+        return begin(number, repetition + 1, _q_values(trees[number])) if repetition + 1 in repetitions else []
+
+    first = [state for number, value in enumerate(values) for state in begin(number, repetitions.start, value)]
+    play(engine, system, first, config.temperature, then=then)
+
+
+def _q_values(tree: Tree) -> np.ndarray:
+    return np.array([node.q for node in tree.nodes])
 
 
 def _guiding_values(trees: list[Tree], config: SearchConfig, scorer: NodeScorer | None) -> list[np.ndarray]:
     """Q-values, influence, or the sum of both after each was scaled to unit spread over all trees."""
-    q = [np.array([node.q for node in tree.nodes]) for tree in trees]
+    q = [_q_values(tree) for tree in trees]
     if config.guide == "q" or scorer is None:
         return q
     scored = scorer(trees)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from filelock import FileLock
+
 from .memory import GPUMemoryWatch, peak_memory_mb, reset_peak_memory
 
 LIBRARY = Path(__file__).resolve().parent
@@ -83,9 +85,16 @@ class Store:
         if key in self._checked:
             return self._checked[key]
         if not path.exists():
-            self._make(path, body, make)
+            with self._alone(path):
+                if not path.exists():  # else another process made it meanwhile
+                    self._make(path, body, make)
         self._checked[key] = _read(path, key)
         return self._checked[key]
+
+    def _alone(self, path: Path) -> FileLock:
+        """A lock by which no two processes make one artifact; the system frees it when its holder dies."""
+        (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / ".locks" / path.name)
 
     def _make(self, path: Path, body: dict, make: Callable[[Path], dict]) -> None:
         for listener in LISTENERS:
@@ -102,11 +111,7 @@ class Store:
             cost = {"seconds": seconds, "peak_memory_mb": peak_memory_mb(), "peak_gpu_memory_mb": gpu.peak_mb, **cost}
             files = {str(p.relative_to(temporary)): checksum(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
             write_json(temporary / "manifest.json", body | {"cost": cost, "files": files})
-            try:
-                os.replace(temporary, path)
-            except OSError:
-                if not path.exists():  # else another process finished the same artifact first
-                    raise
+            os.replace(temporary, path)
         except Exception as error:  # safetensors wraps the system's error in its own kind
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
                 raise StoreError(f"{path}: no space left on the device; free some and run again, finished stages are kept") from None

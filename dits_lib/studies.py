@@ -22,6 +22,10 @@ from .selection import ARMS, combined_score, select_arm, top_share
 from .store import USED, Artifact
 
 
+METHODS = ("DITS-iSFT-DPO", "Optima-iSFT-DPO")
+"""Of notebook 05."""
+
+
 def run_study(job, params: Params, keys: list[tuple], label: str) -> tuple[list, list[str]]:
     """Run `job(params, *key)` for every key, on `params.workers` processes.
 
@@ -35,6 +39,16 @@ def run_study(job, params: Params, keys: list[tuple], label: str) -> tuple[list,
 def _recorded(job, raw: dict, *key) -> tuple:
     USED.clear()
     return job(raw, *key), sorted(USED)
+
+
+def run_ahead(params: Params, notebooks: list[str]) -> None:
+    """Compute what several notebooks of one part of a profile (`Params.parts`) ask for, on one set of processes: a model that is slow to
+    start, as in vLLM, then starts once in each process, not again in every notebook."""
+    wanted = [(job, key) for name, (job, keys) in STUDIES.items() if name in notebooks for key in keys(params)]
+    # What most of them begin with comes first: later jobs wait for a stage that another process is making.
+    seeds = dict.fromkeys(key[-1] for _, key in wanted if isinstance(key[-1], int)) or [params.seed]
+    shared = [(stages_job, (task, seed)) for seed in seeds for task in params.tasks]
+    run_jobs(_recorded, [(job, params.model_dump(), *key) for job, key in [*shared, *wanted]], params.workers, "all notebooks", apart=True)
 
 
 def lab_of(raw: dict, task: str) -> Lab:
@@ -64,6 +78,13 @@ def step_size_of(lab: Lab) -> tuple[float, list[dict]]:
     seed = lab.params.seed
     model, _ = sft_stage(lab, seed)
     return lab.step_size(model, pair_stage(lab, model, seed), seed)
+
+
+def stages_job(raw: dict, task: str, seed: int) -> None:
+    """What the studies of a seed begin with: SFT, the search for pairs, the step size."""
+    lab = lab_of(raw, task)
+    pair_stage(lab, sft_stage(lab, seed)[0], seed)
+    step_size_of(lab)
 
 
 def data_rows(params: Params) -> list[dict]:
@@ -348,3 +369,49 @@ def failure_of(text: str) -> str | None:
     """The kind of failure that a tool's text tells of; None when it did not fail."""
     told = re.match(r"\w+ failed: (\w+): (?:([a-z ]+):)?", text)
     return None if told is None else told[2] or told[1]
+
+
+def _seeds(params: Params, count: int) -> range:
+    return range(params.seed, params.seed + count)
+
+
+def task_keys(params: Params) -> list[tuple]:
+    """Jobs of notebooks 01 and 02: one a task."""
+    return [(task,) for task in params.tasks]
+
+
+def ablation_keys(params: Params) -> list[tuple]:
+    """Jobs of notebook 03: one a task and seed."""
+    return [(task, seed) for seed in _seeds(params, params.ablation.seeds) for task in params.tasks]
+
+
+def budget_keys(params: Params) -> list[tuple]:
+    """Jobs of notebook 04: one a task and seed."""
+    return [(task, seed) for seed in _seeds(params, params.budget.seeds) for task in params.tasks]
+
+
+def iterations_keys(params: Params) -> list[tuple]:
+    """Jobs of notebook 05: one a task, method and seed."""
+    return [(task, method, seed) for seed in _seeds(params, params.iterations.seeds) for task in params.tasks for method in METHODS]
+
+
+def sensitivity_keys(params: Params) -> list[tuple]:
+    """Jobs of notebook 07: one a task and seed."""
+    return [(task, seed) for seed in _seeds(params, params.sensitivity.seeds) for task in params.tasks]
+
+
+def deep_search_keys(params: Params) -> list[tuple]:
+    """Jobs of notebook 08: one a seed."""
+    return [(seed,) for seed in _seeds(params, params.ablation.seeds)]
+
+
+STUDIES = {
+    "05_iterations": (iterations_job, iterations_keys),  # the longest jobs first
+    "03_selection_ablation": (ablation_job, ablation_keys),
+    "07_sensitivity": (sensitivity_job, sensitivity_keys),
+    "04_budget_scaling": (budget_job, budget_keys),
+    "08_deep_search": (deep_search_job, deep_search_keys),
+    "02_scoring": (scoring_job, task_keys),
+    "01_rollout": (rollout_job, task_keys),
+}
+"""The job of each notebook and the keys it is run for; notebook 06, whose later jobs follow from its first, runs its own."""

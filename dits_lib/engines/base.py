@@ -89,5 +89,7 @@ class Engine(Protocol):
     def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
         """Sample all replies, in the order of the requests."""
 
+    # An engine that takes requests while it speaks also has `converse(first, reply, adapters)`, see `VLLMEngine`; `rollout.play` then uses it.
+
     def logprobs(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
         """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""

@@ -20,7 +20,8 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class VLLMEngine:
     def __init__(
         self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
         max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, compile: bool = False, cache_gb: float | None = None,
-        dummy: bool = False,
+        dummy: bool = False, max_replies: int = 512,
     ):
         """
         Args:
@@ -61,6 +62,7 @@ class VLLMEngine:
             cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU. vLLM then neither
                 measures free memory nor sleeps while something is learned, as both go wrong when others take memory meanwhile.
             dummy: random weights of the root's configuration, for benchmarks; its folder needs no weights.
+            max_replies: replies under way at once; no CUDA graph is captured for more.
 
         Raises:
             ModelError: without vLLM, or for a model that it cannot serve.
@@ -70,12 +72,12 @@ class VLLMEngine:
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
-        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb, dummy)
+        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb, dummy, max_replies)
         self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
         self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
-        self.max_length = max_length
+        self.max_length, self.max_replies = max_length, max_replies
         self._stacks: dict[int, dict[int, object]] = {}
         self._own = self._write(self.policy) if self.policy else None
 
@@ -84,31 +86,60 @@ class VLLMEngine:
 
     def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
         """Sample all replies, in the order of the requests, in one batch."""
-        from vllm import SamplingParams
+        said: dict[int, Completion] = {}
+        self.converse(dict(enumerate(requests)), lambda replies: said.update(replies) or {}, adapters)
+        return [said[i] for i in range(len(requests))]
 
-        longest = max((len(request.prompt_ids) + request.max_new_tokens for request in requests), default=0)
+    def converse(
+        self, first: dict[int, Request], reply: Callable[[dict[int, Completion]], dict[int, Request]], adapters: LoRAStack | None = None
+    ) -> None:
+        """Sample replies until no request is left: `reply` is told what has been said, by key, and returns what to ask next.
+
+        What follows goes before what has not begun, so that a dialogue finds its prefix in the cache, and at most `max_replies` are under way.
+        """
+        speaker, waiting, keys = self._llm.llm_engine, deque(first.items()), {}
+        try:
+            while waiting or keys:
+                while waiting and len(keys) < self.max_replies:
+                    key, request = waiting.popleft()
+                    self._check_length(request)
+                    number = f"dits-{next(_IDS)}"
+                    prompt, lora = {"prompt_token_ids": list(request.prompt_ids)}, self._loras([request.adapter], adapters)[0]
+                    speaker.add_request(number, prompt, self._sampling(request), lora_request=lora)
+                    keys[number] = key
+                    self.usage.requests += 1
+                    self.usage.prompt_tokens += len(request.prompt_ids)
+                outputs = [output for output in speaker.step() if output.finished]
+                if outputs:
+                    said = dict(zip([keys.pop(output.request_id) for output in outputs], self._completions(outputs), strict=True))
+                    waiting.extendleft(reversed(reply(said).items()))
+        finally:
+            if keys:  # something failed: leave no request behind
+                speaker.abort_request(list(keys))
+
+    def _check_length(self, request: Request) -> None:
+        longest = len(request.prompt_ids) + request.max_new_tokens
         if longest > self.max_length:
             raise ModelError(
                 f"a prompt and its reply take {longest} tokens, but model.max_length is {self.max_length}; raise it, or lower data.context_words or the turns"
             )
-        loras = self._loras([request.adapter for request in requests], adapters)
-        stop = [self.tokenizer.eos_token_id]
-        params = [
-            SamplingParams(temperature=r.temperature, seed=r.seed & 0x7FFFFFFFFFFFFFFF, max_tokens=r.max_new_tokens, logprobs=0,
-                           stop_token_ids=stop, ignore_eos=False, detokenize=False)
-            for r in requests
-        ]
-        outputs = self._run([r.prompt_ids for r in requests], params, loras)
-        completions = []
-        for output in outputs:
-            ids = tuple(output.outputs[0].token_ids)
-            scores = tuple(step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids, strict=True))
-            completions.append((ids, scores))
-        texts = self.tokenizer.batch_decode([list(ids) for ids, _ in completions], skip_special_tokens=True)
-        self.usage.requests += len(requests)
-        self.usage.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
-        self.usage.generated_tokens += sum(len(ids) for ids, _ in completions)
-        return [Completion(ids, text.strip(), scores) for (ids, scores), text in zip(completions, texts, strict=True)]
+
+    def _sampling(self, request: Request):
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=request.temperature, seed=request.seed & 0x7FFFFFFFFFFFFFFF, max_tokens=request.max_new_tokens, logprobs=0,
+            stop_token_ids=[self.tokenizer.eos_token_id], ignore_eos=False, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completions(self, outputs: list) -> list[Completion]:
+        said = [output.outputs[0] for output in outputs]
+        ids = [tuple(one.token_ids) for one in said]
+        scores = [tuple(step[token].logprob for step, token in zip(one.logprobs, row, strict=True)) for one, row in zip(said, ids, strict=True)]
+        texts = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+        self.usage.generated_tokens += sum(map(len, ids))
+        return [Completion(row, text.strip(), own) for row, text, own in zip(ids, texts, scores, strict=True)]
 
     def logprobs(
         self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]], adapters: LoRAStack | None = None, indices: list[int] | None = None
@@ -183,14 +214,14 @@ def _no_adapters(device: str, dtype: str) -> bool:
 
 def _server(
     root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, compile: bool, cache_gb: float | None,
-    dummy: bool = False,
+    dummy: bool = False, max_replies: int = 512,
 ):
     """The vLLM of this process, started at the first call.
 
     Raises:
         ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
     """
-    key = (root, device, cache_gb, max_adapters, max_rank, memory, max_length, dtype, eager, compile, dummy)
+    key = (root, device, cache_gb, max_adapters, max_rank, memory, max_length, dtype, eager, compile, dummy, max_replies)
     if key in _SERVERS:
         return _SERVERS[key]
     if _SERVERS:
@@ -209,7 +240,7 @@ def _server(
     if cache_gb is not None:
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
-        own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": _GRAPH_SIZES}
+        own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [size for size in _GRAPH_SIZES if size <= max_replies]}
     if device == "cpu":  # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed
         own |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
     adapted: dict = {}
@@ -220,7 +251,7 @@ def _server(
         adapted["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
     try:
         _SERVERS[key] = LLM(
-            root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, **own,
+            root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, max_num_seqs=max_replies, **own,
         )
     except Exception as error:
         raise ModelError(f"{root}: vLLM cannot serve it: {str(error).splitlines()[0]}") from error
