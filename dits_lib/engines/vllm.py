@@ -34,6 +34,8 @@ from .transformers import LORA_TARGETS, ModelError, TransformersEngine
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _GRAPH_SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
 """Batch sizes that get a CUDA graph; a batch between two takes the larger one's."""
+_REFILL = 0.7
+"""Replies under way, as a share of those that could be, at which new prompts are read."""
 _IDS = itertools.count(1)
 _SERVERS: dict[tuple, object] = {}
 """The one vLLM of this process, by what it was started with."""
@@ -100,7 +102,9 @@ class VLLMEngine:
         speaker, waiting, keys = self._llm.llm_engine, deque(first.items()), {}
         try:
             while waiting or keys:
-                while waiting and len(keys) < self.max_replies:
+                room = min(self.max_replies, len(keys) + len(waiting))
+                gathered = len(keys) <= _REFILL * room  # reading prompts breaks the CUDA graphs of a step, so many are read at once
+                while gathered and waiting and len(keys) < self.max_replies:
                     key, request = waiting.popleft()
                     self._check_length(request)
                     number = f"dits-{next(_IDS)}"
