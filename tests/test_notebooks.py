@@ -113,6 +113,18 @@ def test_a_run_killed_in_five_places_gives_identical_tables(runs):
     assert [name for name in expected if resumed[name] != expected[name]] == []
 
 
+def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
+    """With vLLM the stages are computed before the notebooks run; here all are there already, and none may be added."""
+    stages = whole[0] / "runs" / "smoke"
+    before = sorted(path.name for path in stages.glob("[a-z]*-*"))
+    code = (
+        "from dits_lib.params import load_params\nfrom dits_lib.studies import run_ahead\n"
+        "for part in load_params('smoke').parts():\n    run_ahead(part, part.notebooks)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(whole[0])}, check=True)
+    assert sorted(path.name for path in stages.glob("[a-z]*-*")) == before
+
+
 def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
     """They are not part of `make reproduce`; they come last here, since they add to the results of `whole`."""
     output, more = whole[0], ("06_influence_fidelity", "07_sensitivity")

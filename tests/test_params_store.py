@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import psutil
@@ -158,6 +159,21 @@ def test_an_artifact_is_made_once_and_found_again(tmp_path):
     assert first.manifest["cost"]["generated_tokens"] == 10 and first.manifest["files"]
     other, _ = make_artifact(Store(tmp_path), 2)
     assert other.path != first.path
+
+
+def test_two_processes_never_make_one_artifact(tmp_path):
+    """Two stores stand for two processes; the lock is the system's."""
+    made = []
+
+    def make(folder):
+        made.append(1)
+        time.sleep(0.5)
+        write_json(folder / "metric.json", 1)
+        return {}
+
+    with ThreadPoolExecutor(2) as pool:
+        keys = [pool.submit(Store(tmp_path).get, "evaluate", {}, make) for _ in range(2)]
+    assert len({key.result().key for key in keys}) == 1 and made == [1]
 
 
 def stages_in(folder):

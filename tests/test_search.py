@@ -120,6 +120,31 @@ def test_a_tree_does_not_depend_on_the_other_questions(engine, trees):
         assert spoken[0] == spoken[1]
 
 
+class OutOfOrder:
+    """An engine that takes requests while it speaks, as vLLM does, and finishes the latest first, three at a time."""
+
+    def __init__(self, engine):
+        self.engine, self.tokenizer, self.calls = engine, engine.tokenizer, 0
+
+    def converse(self, first, reply, adapters=None):
+        waiting = [*first.items()]
+        while waiting:
+            keys, requests = zip(*waiting[-3:], strict=True)
+            del waiting[-3:]
+            self.calls += 1
+            waiting += reply(dict(zip(keys, self.engine.generate(list(requests), adapters), strict=True))).items()
+
+
+@pytest.mark.parametrize("task", list(SYSTEMS))
+@pytest.mark.parametrize("token_weight", [0.0, -0.6])
+def test_trees_do_not_depend_on_which_dialogue_ends_first(engine, task, token_weight):
+    config, questions = SearchConfig(repetitions=4, rollouts=2, token_weight=token_weight), make_questions(task, "train", 5, 0)
+    in_rounds = search(engine, SYSTEMS[task], questions, config, 0)
+    other = OutOfOrder(engine)
+    said = [[[(n.turn.token_ids, n.parent, n.visits) for n in t.nodes[1:]] for t in trees] for trees in (in_rounds, search(other, SYSTEMS[task], questions, config, 0))]
+    assert said[0] == said[1] and other.calls > 20  # in small parts indeed
+
+
 @pytest.mark.parametrize("task", list(SYSTEMS))
 def test_pairs_are_the_best_and_worst_children(engine, trees, pairs, task):
     assert pairs[task]

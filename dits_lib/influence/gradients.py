@@ -22,17 +22,22 @@ def fresh_stack(engine: TransformersEngine, count: int, rank: int, scaling: floa
     return LoRAStack(weights, scaling)
 
 
-def dpo_losses(engine: TransformersEngine, pairs: list[Pair], stack: LoRAStack, beta: float, owners: torch.Tensor | None = None) -> torch.Tensor:
+def dpo_losses(
+    engine: TransformersEngine, pairs: list[Pair], stack: LoRAStack, beta: float, owners: torch.Tensor | None = None, fresh: bool = False
+) -> torch.Tensor:
     """DPO loss [n] (Rafailov et al., 2023, eq. 7) of pair i under adapter `owners[i]` (by default i); the reference is the base model.
 
     `loss = -log sigmoid(beta * (log pi/ref (chosen) - log pi/ref (rejected)))`
+
+    Args:
+        fresh: all B are zero, so that policy and reference are one and a second pass is spared.
     """
     rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
     owners = torch.arange(len(pairs)) if owners is None else owners
     index = owners.to(engine.device).repeat(2)
     policy = engine.teacher_forced(rows, stack, index).sum(1)
     with torch.no_grad():
-        reference = engine.teacher_forced(rows).sum(1)
+        reference = policy.detach() if fresh else engine.teacher_forced(rows).sum(1)
     engine.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
     chosen, rejected = (policy - reference).chunk(2)
     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
@@ -52,7 +57,7 @@ def dpo_gradients(
         chunk = order[start : start + rows]
         part = fresh_stack(engine, len(chunk), rank, scaling, seed)
         leaves = [b.requires_grad_() for _, b in part.weights.values()]
-        losses = dpo_losses(engine, [pairs[i] for i in chunk], part, beta)
+        losses = dpo_losses(engine, [pairs[i] for i in chunk], part, beta, fresh=True)
         for name, gradient in zip(part.weights, torch.autograd.grad(losses.sum(), leaves), strict=True):
             stack.weights[name][1][chunk] = gradient
     return stack
