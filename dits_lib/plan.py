@@ -33,7 +33,7 @@ class Machine:
         memory: bytes. flops: peak a second, in bfloat16 (CPU: float32). bandwidth: bytes a second.
         decode_cap: tokens a second that no batch exceeds, for vLLM and for transformers.
         step: seconds that a decoding step takes beside reading the weights.
-        start: seconds to start vLLM in each notebook. setup: seconds to load and save a model around its training.
+        start: seconds to start vLLM. setup: seconds to load and save a model around its training.
     """
 
     memory: float
@@ -46,7 +46,8 @@ class Machine:
 
 
 MACHINES = {
-    # Data sheets; caps, step and start were measured on an H100 (SmolLM2-135M's searches, docs/log.md), the A100's are guessed from them.
+    # Data sheets; caps, step and start were measured on an H100 and an H200 (searches of 512 questions with SmolLM2-135M and of 256 with an
+    # 8B model, docs/log.md), the A100's are guessed from them.
     "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 10e3, "transformers": 0.65e3}, 0.004, 90, 15),
     "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 10e3, "transformers": 0.65e3}, 0.004, 90, 15),
     "a100": Machine(80e9, 312e12, 2.0e12, {"vllm": 7e3, "transformers": 0.5e3}, 0.005, 90, 15),
@@ -59,13 +60,13 @@ INSTRUCTION = 150
 CALLED = 0.5
 CHARACTERS_A_TOKEN = 4
 MICRO_PAGE = 25
-BATCH = 64
+BATCH = {"vllm": 512, "transformers": 64}
 EFFICIENCY = {"prefill": 0.4, "train": 0.35}
 LORA_SPEED = 0.7
 ASSUMED = (
     f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues as long as allowed, "
     f"in deep search {CALLED:.0%} of the calls allowed, half of them pages of {CHARACTERS_A_TOKEN} characters a token; {TOKENS_A_WORD} tokens a word; "
-    f"{INSTRUCTION} tokens of instruction; {BATCH} replies at once; no prompt served from the prefix cache; {EFFICIENCY['prefill']:.0%} of the peak "
+    f"{INSTRUCTION} tokens of instruction; as many replies at once as a search of the training questions asks for, {BATCH['vllm']} at most (transformers: {BATCH['transformers']}); no prompt served from the prefix cache; {EFFICIENCY['prefill']:.0%} of the peak "
     f"when reading, {EFFICIENCY['train']:.0%} when training; adapters slow decoding to {LORA_SPEED:.0%}."
 )
 
@@ -270,7 +271,8 @@ def hours(params: Params, work: pd.DataFrame, size: ModelSize, machine: Machine)
     """Process hours of each row of `count_work`; loading and saving models included."""
     width = 2 if params.model.dtype == "bfloat16" else 4
     step = machine.step + width * size.parameters / (0.6 * machine.bandwidth)
-    decode = min(machine.decode_cap[params.model.engine], BATCH / step)
+    asked = max(part.sizes.train_questions for part in params.parts()) * params.search.rollouts
+    decode = min(machine.decode_cap[params.model.engine], min(BATCH[params.model.engine], asked) / step)
     reading = 2 * size.parameters / (EFFICIENCY["prefill"] * machine.flops)
     training = 6 * size.parameters / (EFFICIENCY["train"] * machine.flops)
     seconds = work["read"] * reading + work["written"] / decode + work["written_with_adapters"] / (LORA_SPEED * decode) + work["trained"] * training
@@ -334,7 +336,8 @@ def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":
-        starts = work["notebook"].nunique() * (params.workers if params.model.device == "cuda" else 1)
+        pools = len(params.parts()) + ("06_influence_fidelity" in params.notebooks)  # `compute_ahead`; notebook 06 starts its own
+        starts = pools * (params.workers if params.model.device == "cuda" else 1)
         work.loc[len(work)] = {"notebook": "all", "stage": "starting vLLM", **dict.fromkeys(work.columns[2:], 0), "hours": starts * machine.start / 3600}
     shown = pd.concat([work, pd.DataFrame([{"notebook": "total", "stage": "", **work.drop(columns=["notebook", "stage"]).sum()}])])
     for column in ("read", "written", "written_with_adapters", "trained"):
