@@ -81,8 +81,10 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     the store. Notebooks that are up to date ask for nothing."""
     from .studies import run_ahead
 
+    if params.model.engine != "vllm":
+        return
     stale = [name for name in names if not is_current(_stamp(name, params), notebook_key(name, params), folder)]
-    for part in params.parts() if params.model.engine == "vllm" else []:
+    for part in params.parts():
         own = [name for name in stale if name in part.notebooks]
         if len(own) > 1:
             run_ahead(part, own)
