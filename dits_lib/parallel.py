@@ -97,6 +97,7 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str, ap
                     results[waiting[done]] = done.result()
                     bar.bar.update()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list((pool._processes or {}).values()):  # a pool on its way out would do all that is left first
+                    process.terminate()
                 raise
     return results

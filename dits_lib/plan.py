@@ -48,8 +48,8 @@ class Machine:
 MACHINES = {
     # Data sheets; caps, step and start were measured on an H100 and an H200 (searches of 512 questions with SmolLM2-135M and of 256 with an
     # 8B model, docs/log.md), the A100's are guessed from them.
-    "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 10e3, "transformers": 0.65e3}, 0.004, 90, 15),
-    "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 10e3, "transformers": 0.65e3}, 0.004, 90, 15),
+    "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 13e3, "transformers": 1e3}, 0.004, 90, 15),
+    "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 13e3, "transformers": 1e3}, 0.004, 90, 15),
     "a100": Machine(80e9, 312e12, 2.0e12, {"vllm": 7e3, "transformers": 0.5e3}, 0.005, 90, 15),
     "cpu": Machine(16e9, 0.1e12, 2e10, {"vllm": 500, "transformers": 6e3}, 0.002, 40, 2),
 }
@@ -62,7 +62,7 @@ CHARACTERS_A_TOKEN = 4
 MICRO_PAGE = 25
 BATCH = {"vllm": 512, "transformers": 64}
 EFFICIENCY = {"prefill": 0.4, "train": 0.35}
-LORA_SPEED = 0.7
+LORA_SPEED = 0.4
 ASSUMED = (
     f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues as long as allowed, "
     f"in deep search {CALLED:.0%} of the calls allowed, half of them pages of {CHARACTERS_A_TOKEN} characters a token; {TOKENS_A_WORD} tokens a word; "
@@ -336,7 +336,8 @@ def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":
-        pools = len(params.parts()) + ("06_influence_fidelity" in params.notebooks)  # `compute_ahead`; notebook 06 starts its own
+        # One set of processes a part (`compute_ahead`); notebook 06 starts its own, up to four.
+        pools = sum(part.notebooks != ["06_influence_fidelity"] for part in params.parts()) + 4 * ("06_influence_fidelity" in params.notebooks)
         starts = pools * (params.workers if params.model.device == "cuda" else 1)
         work.loc[len(work)] = {"notebook": "all", "stage": "starting vLLM", **dict.fromkeys(work.columns[2:], 0), "hours": starts * machine.start / 3600}
     shown = pd.concat([work, pd.DataFrame([{"notebook": "total", "stage": "", **work.drop(columns=["notebook", "stage"]).sum()}])])

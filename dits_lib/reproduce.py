@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,7 +79,7 @@ KNOWN = (ParamsError, DataError, StoreError, InputError, ModelError, JudgeError,
 
 def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     """With vLLM, which takes a minute to start, compute what the notebooks ask for on one set of processes, so that they find it in
-    the store. Notebooks that are up to date ask for nothing."""
+    the store. Notebooks that are up to date ask for nothing. What fails here fails again in its notebook, which tells it."""
     from .studies import run_ahead
 
     if params.model.engine != "vllm":
@@ -87,7 +88,12 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     for part in params.parts():
         own = [name for name in stale if name in part.notebooks]
         if len(own) > 1:
-            run_ahead(part, own)
+            try:
+                failed = run_ahead(part, own)
+            except BrokenProcessPool:
+                print("a process died (out of memory?); the notebooks go on with what it had finished", file=sys.stderr)
+            else:
+                print(f"{failed} jobs failed; their notebooks say why" if failed else "all stages are computed", flush=True)
 
 
 def check_inputs(params: Params) -> None:

@@ -99,10 +99,8 @@ class _Table:
 
     def _close(self) -> dict[int, Request]:
         """Score the dialogues that ended and take up what follows them."""
-        if not self._ended or hasattr(self.system, "prepare") and self._asked:  # a judge looks at all answers at once
-            return {}
         ended, self._ended = self._ended, []
-        if hasattr(self.system, "prepare"):
+        if ended and hasattr(self.system, "prepare"):  # a judge looks at their answers at once
             self.system.prepare([(self.states[i].question, self.system.answer(self.states[i].question, self.turns[i])) for i in ended])
         following = []
         for i in ended:

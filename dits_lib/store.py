@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -85,7 +86,7 @@ class Store:
         if key in self._checked:
             return self._checked[key]
         if not path.exists():
-            with self._alone(path):
+            with _named_if_full(path), self._alone(path):
                 if not path.exists():  # else another process made it meanwhile
                     self._make(path, body, make)
         self._checked[key] = _read(path, key)
@@ -112,12 +113,19 @@ class Store:
             files = {str(p.relative_to(temporary)): checksum(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
             write_json(temporary / "manifest.json", body | {"cost": cost, "files": files})
             os.replace(temporary, path)
-        except Exception as error:  # safetensors wraps the system's error in its own kind
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-                raise StoreError(f"{path}: no space left on the device; free some and run again, finished stages are kept") from None
-            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _named_if_full(path: Path) -> Iterator[None]:
+    """A full disk in one line."""
+    try:
+        yield
+    except Exception as error:  # safetensors wraps the system's error in its own kind
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            raise StoreError(f"{path}: no space left on the device; free some and run again, finished stages are kept") from None
+        raise
 
 
 def _read(path: Path, key: str) -> Artifact:

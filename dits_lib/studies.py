@@ -41,14 +41,30 @@ def _recorded(job, raw: dict, *key) -> tuple:
     return job(raw, *key), sorted(USED)
 
 
-def run_ahead(params: Params, notebooks: list[str]) -> None:
+def run_ahead(params: Params, notebooks: list[str]) -> int:
     """Compute what several notebooks of one part of a profile (`Params.parts`) ask for, on one set of processes: a model that is slow to
-    start, as in vLLM, then starts once in each process, not again in every notebook."""
-    wanted = [(job, key) for name, (job, keys) in STUDIES.items() if name in notebooks for key in keys(params)]
+    start, as in vLLM, then starts once in each process, not again in every notebook.
+
+    Returns how many jobs failed; the notebook of each meets the same error and tells it.
+    """
+    raw, wanted = params.model_dump(), []
+    for name, (job, keys) in STUDIES.items():
+        if name in notebooks:
+            # Both methods of notebook 05 begin alike; side by side one would wait for the other.
+            wanted += [(job, key) for key in sorted(keys(params), key=lambda key: key[1] in METHODS and METHODS.index(key[1]) if len(key) > 2 else 0)]
     # What most of them begin with comes first: later jobs wait for a stage that another process is making.
-    seeds = dict.fromkeys(key[-1] for _, key in wanted if isinstance(key[-1], int)) or [params.seed]
-    shared = [(stages_job, (task, seed)) for seed in seeds for task in params.tasks]
-    run_jobs(_recorded, [(job, params.model_dump(), *key) for job, key in [*shared, *wanted]], params.workers, "all notebooks", apart=True)
+    seeds = dict.fromkeys([params.seed, *(key[-1] for _, key in wanted if isinstance(key[-1], int))])
+    shared = [(start_job, (task, seed)) for seed in seeds for task in params.tasks]
+    done = run_jobs(_attempted, [(job, raw, *key) for job, key in [*shared, *wanted]], params.workers, "all notebooks", apart=True)
+    return done.count(False)
+
+
+def _attempted(job, raw: dict, *key) -> bool:
+    try:
+        job(raw, *key)
+    except Exception:  # whatever it is, it comes again where it can be told with its notebook's name
+        return False
+    return True
 
 
 def lab_of(raw: dict, task: str) -> Lab:
@@ -80,11 +96,12 @@ def step_size_of(lab: Lab) -> tuple[float, list[dict]]:
     return lab.step_size(model, pair_stage(lab, model, seed), seed)
 
 
-def stages_job(raw: dict, task: str, seed: int) -> None:
-    """What the studies of a seed begin with: SFT, the search for pairs, the step size."""
+def start_job(raw: dict, task: str, seed: int) -> None:
+    """What the studies of a seed begin with: SFT; of the first seed, also the step size and the pairs that it is chosen by."""
     lab = lab_of(raw, task)
-    pair_stage(lab, sft_stage(lab, seed)[0], seed)
-    step_size_of(lab)
+    sft_stage(lab, seed)
+    if seed == lab.params.seed:
+        step_size_of(lab)
 
 
 def data_rows(params: Params) -> list[dict]:

@@ -1,11 +1,13 @@
 """Bad input gives one clear line; artifacts are whole or absent, and damage is named."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -271,6 +273,32 @@ def test_a_bar_tells_the_stages_of_its_workers(tmp_path, capfd):
         run_jobs(_two_stages, [(str(tmp_path / f"{workers}-{n}"),) for n in range(2)], workers, "studies")
         told = capfd.readouterr().err
         assert "stage 4: " in told and "100%" in told and ("search" in told or "score" in told)
+
+
+def _fail_first(number: int, folder: str) -> None:
+    if number == 0:
+        raise DataError("this one fails")
+    time.sleep(2)
+    (Path(folder) / str(number)).touch()
+
+
+def test_a_failed_job_ends_the_run_and_what_is_queued_is_not_computed(tmp_path):
+    code = (
+        "from dits_lib.parallel import run_jobs; from dits_lib.tasks import DataError; from tests.test_params_store import _fail_first\n"
+        f"try: run_jobs(_fail_first, [(n, {str(tmp_path)!r}) for n in range(8)], 1, 'x', apart=True)\n"
+        "except DataError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "this one fails" and len(list(tmp_path.iterdir())) <= 1
+
+
+def test_a_full_disk_met_at_the_lock_is_named(tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StoreError, match="no space left on the device"):
+        make_artifact(Store(tmp_path))
 
 
 def test_workers_end_when_their_run_is_killed(tmp_path):

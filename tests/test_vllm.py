@@ -158,6 +158,18 @@ def test_a_prompt_that_is_too_long_gives_one_line(served):
         served.generate([Request(tuple(range(10, 1038)), 0, 12)])
 
 
+def test_a_conversation_that_fails_leaves_no_request_behind(served, plain):
+    requests = dict(enumerate(requests_of(plain.tokenizer, 6)))
+
+    def reply(said):
+        raise RuntimeError("what was said cannot be used")
+
+    with pytest.raises(RuntimeError, match="cannot be used"):
+        served.converse(requests, reply)
+    assert not served._llm.llm_engine.has_unfinished_requests()
+    assert served.generate([requests[0]])[0].token_ids == plain.generate([requests[0]])[0].token_ids
+
+
 def test_one_process_serves_one_root_model(served):
     with pytest.raises(ModelError, match="one process serves one root model"):
         VLLMEngine(ROOT / "models" / "micro", **SETTINGS)

@@ -34,6 +34,8 @@ from .transformers import LORA_TARGETS, ModelError, TransformersEngine
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _GRAPH_SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
 """Batch sizes that get a CUDA graph; a batch between two takes the larger one's."""
+_MOST_REPLIES = _GRAPH_SIZES[-1]
+"""Replies under way at once; the rest wait for their turn."""
 _REFILL = 0.7
 """Replies under way, as a share of those that could be, at which new prompts are read."""
 _IDS = itertools.count(1)
@@ -47,7 +49,7 @@ class VLLMEngine:
     def __init__(
         self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
         max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, compile: bool = False, cache_gb: float | None = None,
-        dummy: bool = False, max_replies: int = 512,
+        dummy: bool = False,
     ):
         """
         Args:
@@ -64,7 +66,6 @@ class VLLMEngine:
             cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU. vLLM then neither
                 measures free memory nor sleeps while something is learned, as both go wrong when others take memory meanwhile.
             dummy: random weights of the root's configuration, for benchmarks; its folder needs no weights.
-            max_replies: replies under way at once; no CUDA graph is captured for more.
 
         Raises:
             ModelError: without vLLM, or for a model that it cannot serve.
@@ -74,12 +75,12 @@ class VLLMEngine:
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
-        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb, dummy, max_replies)
+        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb, dummy)
         self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
         self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
-        self.max_length, self.max_replies = max_length, max_replies
+        self.max_length = max_length
         self._stacks: dict[int, dict[int, object]] = {}
         self._own = self._write(self.policy) if self.policy else None
 
@@ -97,14 +98,14 @@ class VLLMEngine:
     ) -> None:
         """Sample replies until no request is left: `reply` is told what has been said, by key, and returns what to ask next.
 
-        What follows goes before what has not begun, so that a dialogue finds its prefix in the cache, and at most `max_replies` are under way.
+        What follows goes before what has not begun, so that a dialogue finds its prefix in the cache, and at most `_MOST_REPLIES` are under way.
         """
         speaker, waiting, keys = self._llm.llm_engine, deque(first.items()), {}
         try:
             while waiting or keys:
-                room = min(self.max_replies, len(keys) + len(waiting))
+                room = min(_MOST_REPLIES, len(keys) + len(waiting))
                 gathered = len(keys) <= _REFILL * room  # reading prompts breaks the CUDA graphs of a step, so many are read at once
-                while gathered and waiting and len(keys) < self.max_replies:
+                while gathered and waiting and len(keys) < _MOST_REPLIES:
                     key, request = waiting.popleft()
                     self._check_length(request)
                     number = f"dits-{next(_IDS)}"
@@ -218,14 +219,14 @@ def _no_adapters(device: str, dtype: str) -> bool:
 
 def _server(
     root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, compile: bool, cache_gb: float | None,
-    dummy: bool = False, max_replies: int = 512,
+    dummy: bool = False,
 ):
     """The vLLM of this process, started at the first call.
 
     Raises:
         ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
     """
-    key = (root, device, cache_gb, max_adapters, max_rank, memory, max_length, dtype, eager, compile, dummy, max_replies)
+    key = (root, device, cache_gb, max_adapters, max_rank, memory, max_length, dtype, eager, compile, dummy)
     if key in _SERVERS:
         return _SERVERS[key]
     if _SERVERS:
@@ -244,7 +245,7 @@ def _server(
     if cache_gb is not None:
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
-        own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [size for size in _GRAPH_SIZES if size <= max_replies]}
+        own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": _GRAPH_SIZES}
     if device == "cpu":  # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed
         own |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
     adapted: dict = {}
@@ -255,7 +256,7 @@ def _server(
         adapted["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
     try:
         _SERVERS[key] = LLM(
-            root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, max_num_seqs=max_replies, **own,
+            root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, max_num_seqs=_MOST_REPLIES, **own,
         )
     except Exception as error:
         raise ModelError(f"{root}: vLLM cannot serve it: {str(error).splitlines()[0]}") from error
