@@ -68,7 +68,6 @@ class _Table:
         self.turns: list[tuple[Turn, ...]] = []
         self.dialogues: dict[int, Dialogue] = {}
         self._asked: dict[int, tuple[str, Request]] = {}
-        self._ended: list[int] = []
 
     def begin(self, states: list[State]) -> dict[int, Request]:
         """Take up dialogues; returns the requests to make for them."""
@@ -85,21 +84,20 @@ class _Table:
         return self._advance([*said])
 
     def _advance(self, which: list[int]) -> dict[int, Request]:
-        asked = {}
+        asked, ended = {}, []
         for i, agent in zip(which, _let_tools_act(self.system, self.states, self.turns, which), strict=True):
             request = None if agent is None else _request(self.engine, self.system, self.states[i], self.turns[i], agent, self.temperature)
             if request is not None and _too_long(self.engine, self.system, request):
                 self.turns[i] = (*self.turns[i], Turn(LIMIT, f"stopped: a prompt longer than {self.engine.max_length} tokens", trainable=False))
                 request = None
             if request is None:
-                self._ended.append(i)
+                ended.append(i)
             else:
                 asked[i], self._asked[i] = request, (agent, request)
-        return asked | self._close()
+        return asked | self._close(ended)
 
-    def _close(self) -> dict[int, Request]:
+    def _close(self, ended: list[int]) -> dict[int, Request]:
         """Score the dialogues that ended and take up what follows them."""
-        ended, self._ended = self._ended, []
         if ended and hasattr(self.system, "prepare"):  # a judge looks at their answers at once
             self.system.prepare([(self.states[i].question, self.system.answer(self.states[i].question, self.turns[i])) for i in ended])
         following = []
