@@ -43,7 +43,7 @@ $(STAMP): $(PINS)
 reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE
 	@$(RUN) -m dits_lib.reproduce $(OPTIONS)
 
-fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (2 to 3 hours)
+fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (about 3 hours)
 	@for profile in fidelity fidelity-harm fidelity-harm-nll fidelity-sound fidelity-sound-nll sensitivity; do $(RUN) -m dits_lib.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
 	@$(RUN) -m dits_lib.regimes
 
