@@ -31,6 +31,8 @@ def _die_with(parent: int) -> None:
     """End this process when its parent has gone: a killed run must not leave workers behind that compute on."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    for child in multiprocessing.active_children():  # vLLM's server on a CPU
+        child.terminate()
     os._exit(1)
 
 

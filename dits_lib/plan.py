@@ -19,7 +19,7 @@ from .engines import LORA_TARGETS, ModelError
 from .influence import TREE_ESTIMATORS
 from .params import OUTPUT, ROOT, Params, ParamsError, add_profile_options, profile_of
 from .report.book import markdown_table
-from .reproduce import InputError, check_model, check_questions
+from .reproduce import InputError, check_models, check_questions
 from .selection import ARMS
 from .tasks import DataError
 from .web_task import web_limits
@@ -318,8 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         params = profile_of(options)
-        for path in params.model_paths():
-            check_model(path)
+        check_models(params)
         for part in params.parts():
             check_questions(part)
         size = model_size(params.model_path(params.parts()[0].tasks[0]))

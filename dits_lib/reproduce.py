@@ -107,8 +107,7 @@ def check_inputs(params: Params) -> None:
     if params.model.device == "cuda" and not torch.cuda.is_available():
         raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
     try:
-        for path in params.model_paths():
-            check_model(path)
+        check_models(params)
         for part in params.parts():
             check_questions(part)
         if params.searches_deep:
@@ -117,12 +116,24 @@ def check_inputs(params: Params) -> None:
         raise InputError(str(error)) from None
 
 
-def check_model(path: str) -> None:
-    """Look at a model without loading its weights: configuration, tokenizer, chat template, and whether the weights are whole.
+def check_models(params: Params) -> None:
+    """Look at every model of the parameters without loading its weights: configuration, tokenizer, chat template, whether the weights are
+    whole, and whether it reads as many tokens as vLLM is to be started for.
 
     Raises:
         ModelError: naming the folder and what is wrong.
     """
+    from transformers import AutoConfig
+
+    for path in params.model_paths():
+        check_model(path)
+        most = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
+        if params.model.engine == "vllm" and most is not None and params.model.max_length > most:
+            raise ModelError(f"{path}: reads {most} tokens at most, but model.max_length is {params.model.max_length}; lower it")
+
+
+def check_model(path: str) -> None:
+    """One model of `check_models`, but for its length."""
     from safetensors import SafetensorError, safe_open
 
     check_model_folder(path)

@@ -14,10 +14,12 @@ import psutil
 import pytest
 import yaml
 
+from dits_lib.engines import ModelError
 from dits_lib.lab import Lab
 from dits_lib.ledger import ledger
 from dits_lib.parallel import run_jobs
 from dits_lib.params import ROOT, Params, ParamsError, check_params, load_params, notebook_params
+from dits_lib.reproduce import check_models
 from dits_lib.store import Store, StoreError, code_version, source_digest, write_json
 from dits_lib.tasks import DataError, make_questions
 
@@ -379,3 +381,9 @@ def test_a_changed_model_file_changes_the_key(tmp_path):
     template.write_text(template.read_text() + " ")
     _weights_key.cache_clear()
     assert _weights_key(str(tmp_path / "m")) != before
+
+
+def test_a_length_that_the_model_cannot_read_is_told_before_vllm_starts():
+    params = load_params("smoke", ["tasks=[exchange]", "model.engine=vllm", "sft.lora_rank=8", "dpo.lora_rank=8", "model.max_length=512"])
+    with pytest.raises(ModelError, match="models/micro: reads 256 tokens at most, but model.max_length is 512"):
+        check_models(params)

@@ -1,8 +1,11 @@
 """The vLLM engine against the transformers engine, on SmolLM2 and a CPU (`make test VLLM=1`)."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -173,3 +176,14 @@ def test_a_conversation_that_fails_leaves_no_request_behind(served, plain):
 def test_one_process_serves_one_root_model(served):
     with pytest.raises(ModelError, match="one process serves one root model"):
         VLLMEngine(ROOT / "models" / "micro", **SETTINGS)
+
+
+def test_notebooks_whose_stages_are_computed_ahead_through_vllm(tmp_path):
+    """In a process of its own: the workers start vLLM once, the notebooks find every stage, and nothing is left running."""
+    settings = ["tasks=[exchange]", "model.engine=vllm", "model.max_length=256", "model.max_adapters=4", "model.memory=0.1", "model.eager=true", "sft.lora_rank=8", "dpo.lora_rank=8"]
+    command = [sys.executable, "-m", "dits_lib.reproduce", "--profile", "smoke", "--notebook", "01_rollout", "--notebook", "02_scoring"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "all stages are computed" in done.stdout and "2 of 2 notebooks run" in done.stdout
+    assert not [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("DITS_OUTPUT") == str(tmp_path)]

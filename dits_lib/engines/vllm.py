@@ -23,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -259,7 +260,10 @@ def _server(
             root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, max_num_seqs=_MOST_REPLIES, **own,
         )
     except Exception as error:
-        raise ModelError(f"{root}: vLLM cannot serve it: {str(error).splitlines()[0]}") from error
+        told = " ".join(str(error).split())  # a pydantic error says what is wrong on its third line
+        raise ModelError(f"{root}: vLLM cannot serve it: {told[:300]}") from error
+    if len(_SERVERS) == 1:
+        Finalize(None, stop, exitpriority=100)  # before multiprocessing waits for a process's children, of which vLLM's server may be one
     return _SERVERS[key]
 
 
