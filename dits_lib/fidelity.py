@@ -263,7 +263,7 @@ def use_job(raw: dict, task: str, seed: int) -> dict:
     pairs, alpha = lab.pairs(searched), p.selection.alpha
     harmful = np.array([pair.meta["harmful"] for pair in pairs])
     values = {name: read_scores(lab.score(model, searched, size, count, seed, estimator=name)).value for name, count in p.fidelity.use.items()}
-    values["q_value"] = q_values(lab, searched)
+    values["q_value"] = q_values(searched)
     arms = {"full": np.arange(len(pairs)), "random": top_share(np.zeros(len(pairs)), alpha, np.random.default_rng([seed, 1]))}
     for number, (name, value) in enumerate(values.items()):
         rng = np.random.default_rng([seed, 2, number])

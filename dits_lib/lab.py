@@ -240,21 +240,23 @@ class Lab:
         return self.store.get("score", spec, make)
 
     def sft(self, model: ModelRef, searched: list[Artifact], seed: int) -> ModelRef:
-        """SFT on the best dialogues of one search or several."""
+        """SFT on the best dialogues of one search or several; `model` itself if they gave none."""
+        if not any(artifact.rows("sft.jsonl") for artifact in searched):
+            return model
         config = self.params.sft.config(**self._place())
         spec = {"model": model.key, "rows": [artifact.key for artifact in searched], "config": asdict(config), "seed": seed}
 
         def make(folder: Path) -> dict:
             rows = [row for artifact in searched for row in artifact.rows("sft.jsonl")]
-            if not rows:
-                raise DataError(f"{self.task}: the search found no dialogue with a reward above sft.min_reward; lower it")
             log = train_sft(model.path, rows, config, seed, folder / "model")
             return {"trained_tokens": int(log[-1]["num_tokens"])}
 
         return self._trained("sft", spec, make)
 
     def dpo(self, model: ModelRef, searched: Artifact, kept: np.ndarray, seed: int) -> ModelRef:
-        """DPO from `model` on the pairs with these indices."""
+        """DPO from `model` on the pairs with these indices; `model` itself if there are none."""
+        if not len(kept):
+            return model
         config = self.params.dpo.config(**self._place())
         spec = {"model": model.key, "pairs": searched.key, "kept": kept.tolist(), "config": asdict(config), "seed": seed}
 

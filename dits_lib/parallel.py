@@ -21,7 +21,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _start_worker(parent: int, stages) -> None:
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them; asking does not occupy them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named is not None else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _start_worker(parent: int, stages, places) -> None:
+    gpu = places.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts in this process
     _one_thread()
     LISTENERS.append(stages.put)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
@@ -86,12 +97,14 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str, ap
                     bar.bar.update()
             return results
         context = multiprocessing.get_context("spawn")
-        stages = context.SimpleQueue()
+        stages, places, gpus = context.SimpleQueue(), context.SimpleQueue(), visible_gpus()
+        for number in range(workers):  # several GPUs are dealt out in turn
+            places.put(gpus[number % len(gpus)] if len(gpus) > 1 else None)
         # Threads are fixed by the environment before torch is imported: results then depend on no machine's core count.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
         with (
             bar.reading(stages),
-            ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), stages)) as pool,
+            ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), stages, places)) as pool,
         ):
             waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
             try:

@@ -11,7 +11,7 @@ influence (gamma 0), of highest influence plus Q (gamma 1), and, as a control, o
 
 def standardise(values: np.ndarray) -> np.ndarray:
     """Zero mean and unit standard deviation; zeros where the values do not vary."""
-    spread = values.std()
+    spread = values.std() if len(values) else 0.0
     return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values, dtype=float)
 
 
@@ -24,7 +24,7 @@ def combined_score(influence: np.ndarray, q_value: np.ndarray, gamma: float) -> 
 
 
 def top_share(scores: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
-    """Indices, ascending, of the round(alpha * n) highest scores (one at least); ties are broken at random."""
+    """Indices, ascending, of the round(alpha * n) highest scores (one at least, if there are any); ties are broken at random."""
     count = max(1, round(alpha * len(scores)))
     order = np.lexsort((rng.random(len(scores)), -np.asarray(scores)))
     return np.sort(order[:count])

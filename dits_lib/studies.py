@@ -5,8 +5,10 @@ A job returns plain numbers; all heavy results stay in the store, so a job that 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
@@ -14,12 +16,13 @@ from scipy.stats import mannwhitneyu, spearmanr
 from .agents import LIMIT
 from .engines import derive_seed
 from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
-from .lab import Lab, ModelRef, read_scores, read_trees
+from .lab import Lab, ModelRef, read_pairs, read_scores, read_trees
 from .params import Params, check_params
 from .parallel import run_jobs
 from .search import Tree
 from .selection import ARMS, combined_score, select_arm, top_share
 from .store import USED, Artifact
+from .tasks import DataError
 
 
 METHODS = ("DITS-iSFT-DPO", "Optima-iSFT-DPO")
@@ -47,16 +50,26 @@ def run_ahead(params: Params, notebooks: list[str]) -> int:
 
     Returns how many jobs failed; the notebook of each meets the same error and tells it.
     """
-    raw, wanted = params.model_dump(), []
-    for name, (job, keys) in STUDIES.items():
-        if name in notebooks:
-            # Both methods of notebook 05 begin alike; side by side one would wait for the other.
-            wanted += [(job, key) for key in sorted(keys(params), key=lambda key: key[1] in METHODS and METHODS.index(key[1]) if len(key) > 2 else 0)]
+    raw = params.model_dump()
+    wanted = [pair for name in STUDIES if name in notebooks for pair in _jobs_ahead(name, params)]
     # What most of them begin with comes first: later jobs wait for a stage that another process is making.
-    seeds = dict.fromkeys([params.seed, *(key[-1] for _, key in wanted if isinstance(key[-1], int))])
+    seeds = dict.fromkeys([params.seed, *(part for _, key in wanted for part in key if isinstance(part, int))])
     shared = [(start_job, (task, seed)) for seed in seeds for task in params.tasks]
-    done = run_jobs(_attempted, [(job, raw, *key) for job, key in [*shared, *wanted]], params.workers, "all notebooks", apart=True)
+    # Processes that would only wait meanwhile start their engine.
+    idle = [(engine_job, (params.tasks[0],))] * max(0, params.workers - len(shared))
+    wanted = [*shared, *idle, *wanted]
+    done = run_jobs(_attempted, [(job, raw, *key) for job, key in wanted], params.workers, "all notebooks", apart=True)
     return done.count(False)
+
+
+def _jobs_ahead(notebook: str, params: Params) -> list[tuple]:
+    """(job, key) of a notebook, cut finer where that makes no stage twice: on many processes the longest job decides."""
+    job, keys = STUDIES[notebook]
+    if job is ablation_job:
+        return [(arm_job, (*key, arm)) for key in keys(params) for arm in arms_of(params)]
+    if job is iterations_job:  # both methods begin alike; side by side one would wait for the other
+        return [(job, key) for key in sorted(keys(params), key=lambda key: METHODS.index(key[1]))]
+    return [(job, key) for key in keys(params)]
 
 
 def _attempted(job, raw: dict, *key) -> bool:
@@ -72,20 +85,48 @@ def lab_of(raw: dict, task: str) -> Lab:
 
 
 def sft_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact]:
-    """Search with the base model (after its warm start, if any), then SFT on the best dialogues: where every DPO run starts."""
+    """Search with the base model (after its warm start, if any), then SFT on the best dialogues: where every DPO run starts.
+
+    Raises:
+        DataError: when the first seed finds no dialogue to train on; another seed then keeps its model.
+    """
     start = lab.start_model(seed)
     searched = lab.search(start, "train", lab.params.sizes.sft_questions, seed)
+    if seed == lab.params.seed and not searched.rows("sft.jsonl"):
+        raise DataError(f"{lab.task}: the search found no dialogue with a reward above sft.min_reward; lower it, or search more questions")
     return lab.sft(start, [searched], seed), searched
 
 
 def pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
-    """Search with the SFT model, on other training questions."""
+    """Search with the SFT model, on other training questions.
+
+    Raises:
+        DataError: when the first seed finds no pairs; with no pairs of another seed, all its arms are the SFT model.
+    """
     sizes = lab.params.sizes
-    return lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
+    searched = lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
+    if seed == lab.params.seed:
+        lab.pairs(searched)
+    return searched
 
 
-def q_values(lab: Lab, searched: Artifact) -> np.ndarray:
-    return np.array([pair.q_chosen for pair in lab.pairs(searched)])
+def q_values(searched: Artifact) -> np.ndarray:
+    return np.array([pair.q_chosen for pair in read_pairs(searched)])
+
+
+def influence_values(lab: Lab, model: ModelRef, searched: Artifact, step_size: float, count: int, seed: int, **options) -> np.ndarray:
+    """`Lab.score` of the pairs of a search [n_pairs]; nothing is scored where there are none."""
+    if not read_pairs(searched):
+        return np.zeros(0)
+    return read_scores(lab.score(model, searched, step_size, count, seed, **options)).value
+
+
+def classic_values(lab: Lab, model: ModelRef, searched: Artifact, step_size: float, seed: int) -> np.ndarray:
+    """`Lab.dpo_loss` against the pairs of validation questions [n_pairs]; zeros, so a random order, where those gave none."""
+    validation = lab.search(model, "validation", lab.params.sizes.loss_questions, seed)
+    if not read_pairs(searched) or not read_pairs(validation):
+        return np.zeros(len(read_pairs(searched)))
+    return read_scores(lab.dpo_loss(model, searched, validation, step_size, seed)).value
 
 
 def step_size_of(lab: Lab) -> tuple[float, list[dict]]:
@@ -102,6 +143,12 @@ def start_job(raw: dict, task: str, seed: int) -> None:
     sft_stage(lab, seed)
     if seed == lab.params.seed:
         step_size_of(lab)
+
+
+def engine_job(raw: dict, task: str) -> None:
+    """Start what speaks in this process."""
+    lab = lab_of(raw, task)
+    lab.engine(lab.base_model())
 
 
 def data_rows(params: Params) -> list[dict]:
@@ -208,43 +255,67 @@ def harm_row(job: dict, name: str) -> dict:
     return {"task": job["task"], "score": name, "AUC": auc(score, harmful), "harmful pairs": int(harmful.sum()), "pairs": len(harmful)}
 
 
-def ablation_job(raw: dict, task: str, seed: int) -> dict:
-    """Notebook 03: SFT and every arm for one seed. Returns the metric by arm, drift, and the number of pairs."""
-    lab = lab_of(raw, task)
+SMALL = "gamma_0_small"
+"""The arm of highest influence that keeps `selection.small_alpha` of the pairs."""
+
+
+def arms_of(params: Params) -> tuple[str, ...]:
+    """What notebook 03 compares: models before DPO, then one a selection."""
+    before = ("base", "sft") if params.sft.warm_start == "none" else ("base", "warm_start", "sft")
+    return (*before, *ARMS, SMALL)
+
+
+def selection_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact, dict[str, np.ndarray]]:
+    """The SFT model, the search that gave the pairs, and which of them each arm keeps."""
     p = lab.params
     model, _ = sft_stage(lab, seed)
     searched = pair_stage(lab, model, seed)
     size, _ = step_size_of(lab)
-    influence = read_scores(lab.score(model, searched, size, p.influence.validation_questions, seed)).value
-    validation = lab.search(model, "validation", p.sizes.loss_questions, seed)
-    classic = read_scores(lab.dpo_loss(model, searched, validation, size, seed)).value
-    q_value = q_values(lab, searched)
-    models = {"base": lab.base_model(), "sft": model}
-    if lab.params.sft.warm_start != "none":
-        models = {"base": lab.base_model(), "warm_start": lab.start_model(seed), "sft": model}
-    kept_of = {}
+    influence = influence_values(lab, model, searched, size, p.influence.validation_questions, seed)
+    classic, q_value = classic_values(lab, model, searched, size, seed), q_values(searched)
+    kept = {}
     for arm in ARMS:
         rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32])
-        kept_of[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic)
-    rng = np.random.default_rng([seed, 7])
-    kept_of["gamma_0_small"] = top_share(influence, p.selection.small_alpha, rng)
-    drift = {}
-    for arm, kept in kept_of.items():
-        models[arm] = lab.dpo(model, searched, kept, seed)
-        drift[arm] = _drift(models[arm])
+        kept[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic)
+    kept[SMALL] = top_share(influence, p.selection.small_alpha, np.random.default_rng([seed, 7]))
+    return model, searched, kept
+
+
+def trained_arm(lab: Lab, seed: int, arm: str) -> ModelRef:
+    """The model of one of `arms_of`."""
+    if arm == "base":
+        return lab.base_model()
+    if arm == "warm_start":
+        return lab.start_model(seed)
+    if arm == "sft":
+        return sft_stage(lab, seed)[0]
+    model, searched, kept = selection_stage(lab, seed)
+    return lab.dpo(model, searched, kept[arm], seed)
+
+
+def arm_job(raw: dict, task: str, seed: int, arm: str) -> None:
+    """One arm of `ablation_job`, for what is computed ahead."""
+    lab = lab_of(raw, task)
+    lab.evaluate(trained_arm(lab, seed, arm), seed)
+
+
+def ablation_job(raw: dict, task: str, seed: int) -> dict:
+    """Notebook 03: SFT and every arm for one seed. Returns the metric by arm, drift, and the number of pairs."""
+    lab = lab_of(raw, task)
+    models = {arm: trained_arm(lab, seed, arm) for arm in arms_of(lab.params)}
     return {
-        "task": task, "seed": seed, "pairs": len(q_value), "drift": drift,
+        "task": task, "seed": seed, "pairs": len(q_values(pair_stage(lab, models["sft"], seed))),
+        "drift": {arm: _drift(models[arm]) for arm in (*ARMS, SMALL)},
         "metric": {arm: float(lab.evaluate(trained, seed).mean()) for arm, trained in models.items()},
         "endings": {arm: lab.endings(trained, seed) for arm, trained in models.items()},
     }
 
 
 def _drift(trained: ModelRef) -> dict:
-    import json
-    from pathlib import Path
-
-    log = json.loads((Path(trained.path).parent / "drift.json").read_text())
-    return {name: log[-1][name] for name in ("drift_chosen", "drift_rejected")}
+    """Of a model after DPO; zero where no pair was there to train on."""
+    file = Path(trained.path).parent / "drift.json"
+    last = json.loads(file.read_text())[-1] if file.exists() else {}
+    return {name: last.get(name, 0.0) for name in ("drift_chosen", "drift_rejected")}
 
 
 def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
@@ -255,7 +326,7 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
     rows = []
     for count in p.budget.q_questions:
         searched = lab.search(model, "train", count, seed, skip=p.sizes.sft_questions)
-        q_value = q_values(lab, searched)
+        q_value = q_values(searched)
         kept = top_share(q_value, p.selection.alpha, np.random.default_rng([seed, count]))
         rows.append(_budget_row(lab, "Q-values", count, 0, model, searched, kept, seed, _tokens(searched)))
     searched = lab.search(model, "train", p.budget.dits_questions, seed, skip=p.sizes.sft_questions)
@@ -263,9 +334,9 @@ def budget_job(raw: dict, task: str, seed: int) -> list[dict]:
     spent = [("influence", None, v, [seed, v]) for v in p.budget.validation]
     spent += [(name, name, v, [seed, v, number]) for number, (name, v) in enumerate(p.budget.estimators.items())]
     for label, estimator, v, ties in spent:
-        scored = lab.score(model, searched, size, v, seed, estimator=estimator)
-        kept = top_share(read_scores(scored).value, p.selection.alpha, np.random.default_rng(ties))
-        tokens = _tokens(searched) + _tokens(scored)
+        value = influence_values(lab, model, searched, size, v, seed, estimator=estimator)
+        kept = top_share(value, p.selection.alpha, np.random.default_rng(ties))
+        tokens = _tokens(searched) + (_tokens(lab.score(model, searched, size, v, seed, estimator=estimator)) if len(value) else 0)
         rows.append(_budget_row(lab, label, p.budget.dits_questions, v, model, searched, kept, seed, tokens))
     return rows
 
@@ -298,13 +369,16 @@ def iterations_job(raw: dict, task: str, method: str, seed: int) -> list[dict]:
         skip = p.sizes.sft_questions + p.sizes.train_questions + (number - 1) * p.iterations.questions
         searched = lab.search(policy, "train", p.iterations.questions, seed, skip=skip)
         start = lab.sft(first_sft, [searched], seed)
-        score = q_values(lab, searched)
+        score = q_values(searched)
         row = {"task": task, "method": method, "seed": seed, "round": number, "pairs": len(score)}
         if method.startswith("DITS"):
             v = p.influence.validation_questions
-            influence = read_scores(lab.score(start, searched, size, v, seed, skip=number * v)).value
+            influence = influence_values(lab, start, searched, size, v, seed, skip=number * v)
             score = combined_score(influence, score, p.iterations.gamma)
-            row |= {"influence_mean": float(influence.mean()), "influence_variance": float(influence.var(ddof=1)), "step_size": size}
+            row |= {
+                "influence_mean": float(influence.mean()) if len(influence) else float("nan"),
+                "influence_variance": float(influence.var(ddof=1)) if len(influence) > 1 else float("nan"), "step_size": size,
+            }
         kept = top_share(score, p.selection.alpha, np.random.default_rng([seed, number]))
         policy = lab.dpo(start, searched, kept, seed)
         rows.append(row | {"metric": float(lab.evaluate(policy, seed).mean())})
@@ -424,10 +498,10 @@ def deep_search_keys(params: Params) -> list[tuple]:
 
 STUDIES = {
     "05_iterations": (iterations_job, iterations_keys),  # the longest jobs first
-    "03_selection_ablation": (ablation_job, ablation_keys),
-    "07_sensitivity": (sensitivity_job, sensitivity_keys),
     "04_budget_scaling": (budget_job, budget_keys),
+    "07_sensitivity": (sensitivity_job, sensitivity_keys),
     "08_deep_search": (deep_search_job, deep_search_keys),
+    "03_selection_ablation": (ablation_job, ablation_keys),
     "02_scoring": (scoring_job, task_keys),
     "01_rollout": (rollout_job, task_keys),
 }

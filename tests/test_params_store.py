@@ -277,6 +277,18 @@ def test_a_bar_tells_the_stages_of_its_workers(tmp_path, capfd):
         assert "stage 4: " in told and "100%" in told and ("search" in told or "score" in told)
 
 
+def _own_gpu(number: int) -> str | None:
+    time.sleep(3)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("0,3", {"0", "3"}), ("2", {"2"}), ("", {""})])
+def test_several_gpus_are_dealt_out_to_the_workers(monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert set(run_jobs(_own_gpu, [(n,) for n in range(4)], 4, "x")) == expected
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+
+
 def _fail_first(number: int, folder: str) -> None:
     if number == 0:
         raise DataError("this one fails")

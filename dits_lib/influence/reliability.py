@@ -30,7 +30,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, r
         rows = resampled_rows(groups, rng)
         if np.std(a[rows]) > 0 and np.std(b[rows]) > 0:
             draws.append(spearmanr(a[rows], b[rows]).statistic)
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.percentile(draws, [2.5, 97.5]) if draws else (float("nan"), float("nan"))
     return {"rho": float(spearmanr(a, b).statistic), "low": float(low), "high": float(high), "n": len(a)}
 
 

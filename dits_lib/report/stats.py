@@ -7,9 +7,10 @@ from scipy import stats
 
 
 def mean_interval(values, level: float = 0.95) -> dict[str, float]:
-    """Mean with Student's t interval over independent runs; NaN bounds for one run."""
+    """Mean with Student's t interval over independent runs; NaN bounds for one run. NaN values (a run that had none) are left out."""
     values = np.asarray(values, dtype=float)
-    count, mean = len(values), float(np.mean(values))
+    values = values[~np.isnan(values)]
+    count, mean = len(values), float(np.mean(values)) if len(values) else float("nan")
     if count < 2:
         return {"mean": mean, "low": float("nan"), "high": float("nan"), "n": count}
     half = float(stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
