@@ -346,6 +346,9 @@ def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
     path = params.model_path(params.parts()[0].tasks[0])
     print(f"profile {params.profile}: {Path(path).relative_to(ROOT) if Path(path).is_relative_to(ROOT) else path}, {size.parameters / 1e6:.0f} M parameters, engine {params.model.engine}, on one {name}\n")
     print(markdown_table(shown.rename(columns={c: f"{c} (M tokens)" for c in ("read", "written", "written_with_adapters", "trained")}).astype({"models": int})))
+    workers, total = params.workers, work["hours"].sum()
+    if workers > 1:
+        print(f"\nHours are those of processes, which share the machine: {total:.2f} hours of {workers} processes are {total / workers:.2f} hours by the clock at best.")
     print(f"\nAssumed: {ASSUMED}")
     peak, need = peak_memory(params, size, machine, judge), disk_needed(params, work, size)
     folder = Path(OUTPUT)

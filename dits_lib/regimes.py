@@ -54,22 +54,23 @@ def regimes(results: Path) -> pd.DataFrame:
 
 
 def regime_figure(rows: pd.DataFrame) -> plt.Figure:
-    """Each arm minus a random half, one panel a task and regime."""
+    """Each arm minus a random half, one panel a task and regime, one line a task."""
     shown = rows[rows["minus"] == "random"]
-    tasks, kinds = list(dict.fromkeys(shown["task"])), list(dict.fromkeys(shown["regime"]))
-    figure, grid = plt.subplots(len(tasks), len(kinds), figsize=(4.3 * len(kinds), 2.9 * len(tasks)), squeeze=False, layout="constrained", sharex="row")
+    kinds = {task: list(dict.fromkeys(part["regime"])) for task, part in shown.groupby("task", sort=False)}
+    columns = max(map(len, kinds.values()))
+    figure, grid = plt.subplots(len(kinds), columns, figsize=(4.3 * columns, 2.9 * len(kinds)), squeeze=False, layout="constrained", sharex="row")
     arms = [arm for arm in dict.fromkeys(ARMS.values()) if arm in set(shown["arm"])][::-1]
-    for line, task in zip(grid, tasks, strict=True):
-        for axis, kind in zip(line, kinds, strict=True):
+    for line, task in zip(grid, kinds, strict=True):
+        for axis in line[len(kinds[task]):]:
+            axis.remove()
+        for axis, kind in zip(line, kinds[task], strict=False):
             part = shown[(shown["task"] == task) & (shown["regime"] == kind)]
-            if part.empty:
-                axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color="0.5")
             for number, (_, row) in enumerate(part.iterrows()):
                 place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(row["arm"])  # one arm of two profiles: side by side
                 axis.errorbar(row["mean"], place, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", capsize=3, color="C0")
             axis.axvline(0, color="0.4", lw=1)
             axis.set_yticks(range(len(arms)), arms)
-            axis.set(ylim=(-0.6, len(arms) - 0.4), title=kind, xlabel=f"{TASK_NAMES[task]}, minus a random half")
+            axis.set(ylim=(-0.6, len(arms) - 0.4), title=kind.replace("; no planted", ";\nno planted"), xlabel=f"{TASK_NAMES[task]}, minus a random half")
             axis.title.set_fontsize(10)
     return figure
 
@@ -89,7 +90,7 @@ def main() -> None:
         figure.savefig(folder / "regimes.svg", bbox_inches="tight", metadata={"Date": None})
     text = [
         "# Where does selection by influence pay?", "", "Written by `python -m dits_lib.regimes` from the tables of the other folders here; nothing is typed in. Every difference is paired by seed, with a",
-        "95 % interval over seeds; a regime is a task, the share and kind of planted harm, and the strength of DPO. With so many intervals one in twenty lies off zero by chance.", "",
+        "95 % interval over seeds; a regime is a model and data set (if not the micro world), the share and kind of planted harm, and the strength of DPO. With so many intervals one in twenty lies off zero by chance.", "",
         "![Each arm minus a random half, by regime](regimes.png)", "",
     ]
     for minus, part in shown.groupby("minus", sort=False):

@@ -17,7 +17,7 @@ from .agents import LIMIT
 from .engines import derive_seed
 from .influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
 from .lab import Lab, ModelRef, read_pairs, read_scores, read_trees
-from .params import Params, check_params
+from .params import ROOT, Params, check_params
 from .parallel import run_jobs
 from .search import Tree
 from .selection import ARMS, combined_score, select_arm, top_share
@@ -158,7 +158,8 @@ def data_rows(params: Params) -> list[dict]:
         data = params.data.splits(task)
         own = params.world.questions or f"the micro {'web' if task == 'deep_search' else 'world'}, drawn by rule"
         for split, need in params.questions_needed().items():
-            row = {"task": task, "split": split, "source": data[split].source if data else own, "asked_for": need}
+            source = data[split].source.removeprefix(f"{ROOT}/") if data else own
+            row = {"task": task, "split": split, "source": source, "asked_for": need}
             if data is not None:
                 row |= {"there": len(data[split].questions), "left_out_as_repeats": data[split].repeats, "hash": data[split].digest}
             rows.append(row)

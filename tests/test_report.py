@@ -49,8 +49,8 @@ def test_verdicts_follow_from_intervals(bounds, expected):
 
 
 def test_tables_show_tags_and_bars():
-    text = markdown_table(pd.DataFrame({"reply": ["<A> a|b </A>"]}))
-    assert "&lt;A> a\\|b &lt;/A>" in text and text.splitlines()[1] == "|---|"
+    text = markdown_table(pd.DataFrame({"reply": ["<A> a|b </A>\nand more"]}))
+    assert "&lt;A> a\\|b &lt;/A><br>and more" in text and text.splitlines()[1] == "|---|"
 
 
 def test_equal_reports_are_equal_files(tmp_path, monkeypatch, trees):

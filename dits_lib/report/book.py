@@ -70,11 +70,11 @@ class Report:
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """A GitHub-flavoured Markdown table; `<` and `|` are escaped, so that `<A>` is shown and not taken for HTML."""
+    """A GitHub-flavoured Markdown table; `<`, `|` and line breaks are escaped, so that `<A>` is shown and not taken for HTML."""
     cells = [[str(c) for c in table.columns], *([_escape(v) for v in row] for row in table.to_numpy())]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(table.columns), *lines[1:]])
 
 
 def _escape(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("<", "&lt;")
+    return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>")
