@@ -101,7 +101,8 @@ def pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
     """Search with the SFT model, on other training questions.
 
     Raises:
-        DataError: when the first seed finds no pairs; with no pairs of another seed, all its arms are the SFT model.
+        DataError: when the first seed finds no pairs; with no pairs of another seed, all its arms in 03 to 05 and 08 are the SFT model
+            (06 and 07 compare nothing then, and say so in one line).
     """
     sizes = lab.params.sizes
     searched = lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)
@@ -443,8 +444,8 @@ def deep_search_job(raw: dict, seed: int) -> dict:
     lab = lab_of(raw, "deep_search")
     model, _ = sft_stage(lab, seed)
     searched = pair_stage(lab, model, seed)
-    scored = read_scores(lab.score(model, searched, step_size_of(lab)[0], lab.params.influence.validation_questions, seed))
-    influence = {pair.id: value for pair, value in zip(lab.pairs(searched), scored.value.tolist(), strict=True)}
+    values = influence_values(lab, model, searched, step_size_of(lab)[0], lab.params.influence.validation_questions, seed)
+    influence = {pair.id: value for pair, value in zip(read_pairs(searched), values.tolist(), strict=True)}
     calls = [turn for tree in read_trees(searched) for turn in _tool_turns(tree)]
     failed = Counter(kind for kind in map(failure_of, calls) if kind)
     return found | {
