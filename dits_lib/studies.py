@@ -101,8 +101,7 @@ def pair_stage(lab: Lab, model: ModelRef, seed: int) -> Artifact:
     """Search with the SFT model, on other training questions.
 
     Raises:
-        DataError: when the first seed finds no pairs; with no pairs of another seed, all its arms in 03 to 05 and 08 are the SFT model
-            (06 and 07 compare nothing then, and say so in one line).
+        DataError: when the first seed finds no pairs; with no pairs of another seed, all its arms in 03 to 05 and 08 are the SFT model.
     """
     sizes = lab.params.sizes
     searched = lab.search(model, "train", sizes.train_questions, seed, skip=sizes.sft_questions)

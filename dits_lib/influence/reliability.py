@@ -21,9 +21,12 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, r
     Args:
         groups: [n] labels of what is resampled together (the pairs of one question); None: each alone.
     """
+    nothing = {"low": float("nan"), "high": float("nan"), "n": len(a)}
     if len(a) < 3 or np.std(a) == 0 or np.std(b) == 0:
-        return {"rho": float("nan"), "low": float("nan"), "high": float("nan"), "n": len(a)}
+        return {"rho": float("nan")} | nothing
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
+    if len(np.unique(groups)) < 2:
+        return {"rho": float(spearmanr(a, b).statistic)} | nothing
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(resamples):

@@ -18,7 +18,7 @@ def mean_interval(values, level: float = 0.95) -> dict[str, float]:
 
 
 def paired_interval(first, second, level: float = 0.95) -> dict[str, float]:
-    """Mean of first - second, paired by run (same seed: same questions, same noise), with Student's t interval.
+    """Mean of first - second, paired by run (same seed: same questions, same noise), with Student's t interval; NaN where a run lacks a value.
 
     Raises:
         ValueError: when the two have different lengths.
@@ -26,7 +26,10 @@ def paired_interval(first, second, level: float = 0.95) -> dict[str, float]:
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if first.shape != second.shape:
         raise ValueError(f"paired values of different lengths: {first.shape} and {second.shape}")
-    return mean_interval(first - second, level)
+    found = first - second
+    if np.isnan(found).any():
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": len(found)}
+    return mean_interval(found, level)
 
 
 def joint_level(count: int, level: float = 0.95) -> float:
