@@ -282,28 +282,25 @@ def selection_stage(lab: Lab, seed: int) -> tuple[ModelRef, Artifact, dict[str, 
     return model, searched, kept
 
 
-def trained_arm(lab: Lab, seed: int, arm: str) -> ModelRef:
-    """The model of one of `arms_of`."""
-    if arm == "base":
-        return lab.base_model()
-    if arm == "warm_start":
-        return lab.start_model(seed)
-    if arm == "sft":
-        return sft_stage(lab, seed)[0]
+def trained_arms(lab: Lab, seed: int, arms: tuple[str, ...]) -> dict[str, ModelRef]:
+    """The models of some of `arms_of`; pairs are searched and scored only if one of the arms selects among them."""
+    before = {"base": lab.base_model, "warm_start": lambda: lab.start_model(seed), "sft": lambda: sft_stage(lab, seed)[0]}
+    if set(arms) <= set(before):
+        return {arm: before[arm]() for arm in arms}
     model, searched, kept = selection_stage(lab, seed)
-    return lab.dpo(model, searched, kept[arm], seed)
+    return {arm: before[arm]() if arm in before else lab.dpo(model, searched, kept[arm], seed) for arm in arms}
 
 
 def arm_job(raw: dict, task: str, seed: int, arm: str) -> None:
     """One arm of `ablation_job`, for what is computed ahead."""
     lab = lab_of(raw, task)
-    lab.evaluate(trained_arm(lab, seed, arm), seed)
+    lab.evaluate(trained_arms(lab, seed, (arm,))[arm], seed)
 
 
 def ablation_job(raw: dict, task: str, seed: int) -> dict:
     """Notebook 03: SFT and every arm for one seed. Returns the metric by arm, drift, and the number of pairs."""
     lab = lab_of(raw, task)
-    models = {arm: trained_arm(lab, seed, arm) for arm in arms_of(lab.params)}
+    models = trained_arms(lab, seed, arms_of(lab.params))
     return {
         "task": task, "seed": seed, "pairs": len(q_values(pair_stage(lab, models["sft"], seed))),
         "drift": {arm: _drift(models[arm]) for arm in (*ARMS, SMALL)},

@@ -262,8 +262,7 @@ def _server(
     except Exception as error:
         told = " ".join(str(error).split())  # a pydantic error says what is wrong on its third line
         raise ModelError(f"{root}: vLLM cannot serve it: {told[:300]}") from error
-    if len(_SERVERS) == 1:
-        Finalize(None, stop, exitpriority=100)  # before multiprocessing waits for a process's children, of which vLLM's server may be one
+    Finalize(None, stop, exitpriority=100)  # before multiprocessing waits for a process's children, of which vLLM's server may be one
     return _SERVERS[key]
 
 
