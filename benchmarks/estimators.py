@@ -18,10 +18,16 @@ import torch  # noqa: E402
 
 from benchmarks.run import engine, processor  # noqa: E402
 from dits_lib.agents import SYSTEMS  # noqa: E402
-from dits_lib.fidelity import centred  # noqa: E402
-from dits_lib.influence import ESTIMATORS, InfluenceConfig, Setting, by_group, rank_correlation  # noqa: E402
+from dits_lib.influence import (  # noqa: E402
+    ESTIMATORS,
+    InfluenceSettings,
+    ScoringContext,
+    by_group,
+    rank_correlation,
+)
 from dits_lib.pairs import extract_pairs  # noqa: E402
-from dits_lib.search import SearchConfig, search  # noqa: E402
+from dits_lib.search import SearchSettings, tree_search  # noqa: E402
+from dits_lib.suite.studies.influence_fidelity import centred  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 CANDIDATES, QUESTIONS, V, ONE_STEP_V, SHARE = 1000, 320, 300, 100, 0.1
@@ -32,9 +38,9 @@ STEP_SIZE = {"exchange": 1.0, "debate": 3.0}
 def bench(task: str, name: str) -> dict:
     """Reliability and seconds of an estimator, and the seconds of one-step influence at V = 100."""
     system, speaker = SYSTEMS[task], engine()
-    trees = search(speaker, system, make_questions(task, "train", QUESTIONS, 0), SearchConfig(), 0)
+    trees = tree_search(speaker, system, make_questions(task, "train", QUESTIONS, 0), SearchSettings(), 0)
     pairs = extract_pairs(speaker.tokenizer, system, trees, 0.4, 0.2)[:CANDIDATES]
-    setting = Setting(speaker, system, STEP_SIZE[task], InfluenceConfig(), lora_seed=1)
+    setting = ScoringContext(speaker, system, STEP_SIZE[task], InfluenceSettings(), lora_seed=1)
     questions = make_questions(task, "validation", 2 * V, 0)
     start, sides = time.perf_counter(), []
     for side in (0, 1):

@@ -22,18 +22,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dits_lib.influence.one_step import gradient_options
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dits_lib.agents import make_system, prompt_and_prefix
-from dits_lib.engines import LORA_TARGETS, LoRAStack, Request, TransformersEngine, VLLMEngine, asleep
-from dits_lib.influence import InfluenceConfig, dpo_gradients, evaluate_adapters, part, step
-from dits_lib.influence.one_step import gradient_options
-from dits_lib.memory import GPUMemoryWatch
+from dits_lib.engines import (
+    LORA_TARGETS,
+    Engine,
+    LoRAStack,
+    Request,
+    TransformersEngine,
+    VLLMEngine,
+    asleep,
+)
+from dits_lib.influence import InfluenceSettings, dpo_gradients, evaluate_adapters, part, step
 from dits_lib.pairs import Pair, extract_pairs
-from dits_lib.plan import size_of
-from dits_lib.search import SearchConfig, search
+from dits_lib.search import SearchSettings, tree_search
+from dits_lib.suite.memory import GPUMemoryWatch
+from dits_lib.suite.planning import size_of
 from dits_lib.tasks import make_questions
-from dits_lib.training import TrainConfig, train_dpo
+from dits_lib.training import DPOSettings, Place, train_dpo
 
 SHAPES = {
     "llama3-8b": ("llama", {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -84,7 +92,8 @@ class Recorder:
 
     def __init__(self, engine):
         self.engine, self.requests = engine, []
-        self.name = "converse" if hasattr(engine, "converse") else "generate"
+        own = type(engine).converse is not Engine.converse  # else it goes through `generate`
+        self.name = "converse" if own else "generate"
         self.inner = getattr(engine, self.name)
 
     def __enter__(self):
@@ -136,10 +145,10 @@ def _line(key: str, row: dict) -> str:
 
 def searched(engine, system, questions, seed, compare: bool = True):
     """Tokens/s of a search, and with `compare` of the same requests in one plain batch."""
-    config = SearchConfig(repetitions=8, rollouts=1)
+    config = SearchSettings(repetitions=8, rollouts=1)
     forget(engine)
     with Recorder(engine) as recorder:
-        rate, seconds, trees = speed(engine, lambda: search(engine, system, questions, config, seed))
+        rate, seconds, trees = speed(engine, lambda: tree_search(engine, system, questions, config, seed))
     found = {"tokens/s": rate, "seconds": seconds, "requests": len(recorder.requests)}
     if compare:
         plain = plain_rate(engine, recorder.requests)
@@ -220,7 +229,7 @@ def engines_part(options) -> dict:
     system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
     validation = make_questions("exchange", "validation", options.v, 0)
-    config = InfluenceConfig(candidates=options.adapters, gradient_rows=16)
+    config = InfluenceSettings(candidates=options.adapters, gradient_rows=16)
     found = Report()
     plain = TransformersEngine.load(options.model, options.device, options.dtype, max_rows=512)
     plain.generate([Request(tuple(range(5, 50)), 0, 4)] * 4)
@@ -246,7 +255,7 @@ def scale_part(options) -> dict:
     system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
     validation = make_questions("exchange", "validation", options.v, 0)
-    config = InfluenceConfig(candidates=options.adapters, gradient_rows=options.gradient_rows)
+    config = InfluenceSettings(candidates=options.adapters, gradient_rows=options.gradient_rows)
     found = Report()
     if torch.cuda.is_available():
         torch.cuda.init()
@@ -257,11 +266,12 @@ def scale_part(options) -> dict:
         found["search"], trees = searched(engine, system, questions, 0, compare=False)
         pairs = made_pairs(engine, system, trees, options.pairs)
         found["scoring"] = scored(engine, system, pairs, validation, config, options.alone)
-        train = TrainConfig(
-            steps=options.steps, batch=8, learning_rate=1e-5, lora_rank=16, device=options.device, dtype=options.dtype, gradient_checkpointing=True,
+        train = DPOSettings(
+            steps=options.steps, batch=8, learning_rate=1e-5, lora_rank=16, gradient_checkpointing=True, beta=0.1, nll_weight=0.0,
         )
+        place = Place(options.device, options.dtype)
         with asleep(), timed_steps() as starts, timed() as clock:
-            train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo")
+            train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo", place)
         found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step": float(np.median(np.diff(starts)))}
     found["memory"] = {"peak GB": memory.peak_mb * 2**20 / 1e9}
     rate = min(found["search"]["tokens/s"], found["scoring"]["tokens/s"])
@@ -278,7 +288,7 @@ def speak_part(options) -> dict:
     """A configuration with random weights that only vLLM holds: one search batch, one batch of candidates at V. The steps are random too."""
     system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
-    config, found = InfluenceConfig(candidates=options.adapters), Report()
+    config, found = InfluenceSettings(candidates=options.adapters), Report()
     root = Path(options.work) / (options.shape or "own")
     shape = shape_config(options)
     for part_of in (shape, AutoTokenizer.from_pretrained(options.like)):

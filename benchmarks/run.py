@@ -15,11 +15,17 @@ import torch  # noqa: E402
 
 from dits_lib.agents import SYSTEMS  # noqa: E402
 from dits_lib.engines import TransformersEngine, derive_seed  # noqa: E402
-from dits_lib.influence import InfluenceConfig, dpo_gradients, evaluate_adapters, one_step_influence, step  # noqa: E402
+from dits_lib.influence import (  # noqa: E402
+    InfluenceSettings,
+    dpo_gradients,
+    evaluate_adapters,
+    one_step_influence,
+    step,
+)
 from dits_lib.pairs import extract_pairs  # noqa: E402
-from dits_lib.params import ROOT  # noqa: E402
-from dits_lib.search import SearchConfig, search  # noqa: E402
-from dits_lib.memory import peak_memory_mb  # noqa: E402
+from dits_lib.search import SearchSettings, tree_search  # noqa: E402
+from dits_lib.settings import ROOT  # noqa: E402
+from dits_lib.suite.memory import peak_memory_mb  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 PAIRS, V, ONE_BY_ONE, QUESTIONS, REPEATS = 256, 20, 24, 96, 3
@@ -44,7 +50,7 @@ def bench_search(task: str):
 
         speaker.generate = recorded
         start = time.perf_counter()
-        trees = search(speaker, system, questions, SearchConfig(), 0)
+        trees = tree_search(speaker, system, questions, SearchSettings(), 0)
         speeds["search"].append(speaker.usage.generated_tokens / (time.perf_counter() - start))
         plain = engine()
         start = time.perf_counter()
@@ -56,7 +62,7 @@ def bench_search(task: str):
 
 def bench_scoring(task: str, trees) -> dict:
     """Seconds to score pairs at V side by side, against one adapter after another through the same engine."""
-    system, speaker, config = SYSTEMS[task], engine(), InfluenceConfig()
+    system, speaker, config = SYSTEMS[task], engine(), InfluenceSettings()
     pairs = extract_pairs(speaker.tokenizer, system, trees, 0.4, 0.2)[:PAIRS]
     questions = make_questions(task, "validation", V, 0)
     start = time.perf_counter()

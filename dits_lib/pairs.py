@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from .agents import System, prompt_ids
 from .search import Tree
+from .settings import Settings
 
 
 @dataclass(frozen=True)
@@ -13,14 +17,18 @@ class Pair:
     """Two replies to one state of a dialogue.
 
     Attributes:
-        id: question id and node index.
+        id: question id and node, joined by `/`.
+        question_id: of the tree.
+        node: index in the tree of the state that both reply to.
         prompt_ids, chosen_ids, rejected_ids: token ids as they are sampled, scored and trained.
         q_chosen, q_rejected: Q-values of the two replies.
-        meta: family, agent, depth, whether the question was harmed on purpose.
+        meta: family, agent, `turn` (replies and tool output before and with this one), whether the
+            question was harmed on purpose.
     """
 
     id: str
     question_id: str
+    node: int
     prompt_ids: tuple[int, ...]
     chosen_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
@@ -37,6 +45,20 @@ class Pair:
     def from_json(row: dict) -> Pair:
         ids = {name: tuple(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
         return Pair(**row | ids)
+
+
+class PairSettings(Settings):
+    """Which states give a pair (units of the reward).
+
+    Attributes:
+        min_value: kept where the best Q exceeds it.
+        min_gap: kept where best minus worst exceeds it.
+    """
+
+    section: ClassVar = "pairs"
+
+    min_value: float
+    min_gap: Annotated[float, Field(ge=0)]
 
 
 def extract_pairs(tokenizer, system: System, trees: list[Tree], min_value: float, min_gap: float) -> list[Pair]:
@@ -61,11 +83,11 @@ def extract_pairs(tokenizer, system: System, trees: list[Tree], min_value: float
 
 def _pair(tokenizer, system: System, tree: Tree, index: int, best, worst) -> Pair:
     agent, question = best.turn.agent, tree.question
-    meta = {"family": question.meta["family"], "agent": agent, "depth": best.depth, "harmful": bool(question.meta.get("harmful"))}
+    meta = {"family": question.meta["family"], "agent": agent, "turn": best.depth, "harmful": bool(question.meta.get("harmful"))}
     # The prompt is rendered from the node's path: a merged reply may have continued a slightly different text.
     prompt = prompt_ids(tokenizer, system, question, tree.turns(index), agent)
     return Pair(
-        f"{question.id}/{index}", question.id, prompt, best.turn.token_ids, worst.turn.token_ids,
+        f"{question.id}/{index}", question.id, index, prompt, best.turn.token_ids, worst.turn.token_ids,
         best.turn.text, worst.turn.text, best.q, worst.q, meta,
     )
 

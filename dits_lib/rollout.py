@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .agents import LIMIT, Dialogue, System, Turn, finish, is_tool, prompt_and_prefix
+from .agents import LIMIT, Dialogue, System, Turn, finish, prompt_and_prefix
 from .engines import Completion, Engine, LoRAStack, Request, derive_seed
 from .tasks import Question
 
@@ -28,12 +28,12 @@ class State:
     adapter: int | None = None
 
 
-Then = Callable[[int, Dialogue], list[State]]
+Continue = Callable[[int, Dialogue], list[State]]
 """Told of every dialogue that ended (its index, the dialogue); gives the states to be played next, which get the next free indices."""
 
 
 def play(
-    engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None, then: Then | None = None
+    engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None, then: Continue | None = None
 ) -> list[Dialogue]:
     """Continue every state to the end of its dialogue, in the order of the states.
 
@@ -44,25 +44,17 @@ def play(
     Args:
         then: what to play when a dialogue has ended, for callers that go on without waiting for the others.
     """
-    table = _Table(engine, system, temperature, then)
+    table = _Dialogues(engine, system, temperature, then)
     first = table.begin(states)
-    if hasattr(engine, "converse") and not hasattr(system, "acts"):
-        engine.converse(first, table.reply, adapters)
-    else:
-        _in_rounds(engine, first, table.reply, adapters)
+    converse = engine.in_rounds if system.has_tools else engine.converse
+    converse(first, table.reply, adapters)
     return [table.dialogues[i] for i in range(len(table.states))]
 
 
-def _in_rounds(engine: Engine, requests: dict[int, Request], reply, adapters: LoRAStack | None) -> None:
-    while requests:
-        said = engine.generate([*requests.values()], adapters)
-        requests = reply(dict(zip(requests, said, strict=True)))
-
-
-class _Table:
+class _Dialogues:
     """Dialogues that are being played, by index."""
 
-    def __init__(self, engine: Engine, system: System, temperature: float, then: Then | None):
+    def __init__(self, engine: Engine, system: System, temperature: float, then: Continue | None):
         self.engine, self.system, self.temperature, self.then = engine, system, temperature, then
         self.states: list[State] = []
         self.turns: list[tuple[Turn, ...]] = []
@@ -98,8 +90,9 @@ class _Table:
 
     def _close(self, ended: list[int]) -> dict[int, Request]:
         """Score the dialogues that ended and take up what follows them."""
-        if ended and hasattr(self.system, "prepare"):  # a judge looks at their answers at once
-            self.system.prepare([(self.states[i].question, self.system.answer(self.states[i].question, self.turns[i])) for i in ended])
+        if ended:
+            asked = [(self.states[i].question, self.turns[i]) for i in ended]
+            self.system.prepare([(q, self.system.answer(q, turns)) for q, turns in asked])
         following = []
         for i in ended:
             self.dialogues[i] = finish(self.system, self.states[i].question, self.turns[i])
@@ -113,12 +106,12 @@ def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, 
 
     def settle(i: int) -> str | None:
         question, agent = states[i].question, system.next_agent(states[i].question, turns[i])
-        while is_tool(system, agent):
+        while system.is_tool(agent):
             turns[i] = (*turns[i], Turn(agent, system.act(question, turns[i]), trainable=False))
             agent = system.next_agent(question, turns[i])
         return agent
 
-    if not hasattr(system, "acts"):
+    if not system.has_tools:
         return [settle(i) for i in which]
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(settle, which))
@@ -127,8 +120,9 @@ def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, 
 def _too_long(engine: Engine, system: System, request: Request) -> bool:
     """Whether an engine of limited length cannot hold a prompt that grew while agents called each other; that ends the dialogue. In a
     system of a fixed order it is a mistake in the parameters, which the engine names."""
-    longest = getattr(engine, "max_length", None)
-    return longest is not None and hasattr(system, "acts") and len(request.prompt_ids) + request.max_new_tokens > longest
+    if engine.max_length is None or not system.has_tools:
+        return False
+    return len(request.prompt_ids) + request.max_new_tokens > engine.max_length
 
 
 def _request(engine: Engine, system: System, state: State, turns: tuple[Turn, ...], agent: str, temperature: float) -> Request:
@@ -145,3 +139,17 @@ def sample_dialogues(
         State(question, (), derive_seed(seed, question.id, sample)) for question in questions for sample in range(samples)
     ]
     return play(engine, system, states, temperature)
+
+
+def evaluate(
+    engine: Engine,
+    system: System,
+    questions: list[Question],
+    seed: object,
+    samples: int = 1,
+    temperature: float = 1.0,
+) -> list[float]:
+    """Mean metric of each question over `samples` sampled dialogues, [questions], in [0, 1]."""
+    played = sample_dialogues(engine, system, questions, seed, samples, temperature)
+    parts = [played[start : start + samples] for start in range(0, len(played), samples)]
+    return [sum(dialogue.metric for dialogue in part) / samples for part in parts]

@@ -9,45 +9,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from rapidfuzz.distance import Levenshtein
 
 from .agents import Dialogue, System, Turn, parse_answer, parse_call
 from .engines import Engine, derive_seed
 from .rollout import State, play
+from .settings import Count, Positive, Settings, Share
 from .tasks import Question
 
 
-@dataclass(frozen=True)
-class SearchConfig:
-    """Settings of the search; the ranges are checked in `params`.
+class SearchSettings(Settings):
+    """Settings of the search.
 
     Attributes:
         repetitions: k, times a node is selected in each tree.
         rollouts: dialogues played from the selected node.
-        depth: d, nodes after this many replies or more are not selected (what tools say does not count).
-        top: softmax over this many best candidates.
+        max_depth: nodes after this many replies or more are not selected (what tools say does not
+            count).
+        max_candidates: softmax over this many best candidates.
         softmax_temperature: of that softmax.
-        similar: candidates whose texts are nearer than this (normalised edit distance) to a better one are dropped.
-        merge: replies nearer than this to a sibling become one node, if they give the same answer and make the same call.
+        candidate_distance: a candidate whose text is nearer than this (normalised edit distance)
+            to a better one is dropped.
+        merge_distance: replies nearer than this to a sibling become one node, if they give the
+            same answer and make the same call.
         temperature: of sampling.
-        token_weight: lambda_1 of the reward, times tokens / T, T the 80th percentile (Optima: -0.6; 0 switches it off).
-        fluency_weight: lambda_2 of the reward, times the mean probability a token; 0 switches it off.
+        token_weight: lambda_1 of the reward, times tokens / T, T the 80th percentile (Optima:
+            -0.6; 0 switches it off).
+        fluency_weight: lambda_2 of the reward, times the mean probability of a token; 0 switches
+            it off.
         guide: what steers the selection: `q`, `influence`, or `both`.
     """
 
-    repetitions: int = 8
-    rollouts: int = 3
-    depth: int = 3
-    top: int = 10
-    softmax_temperature: float = 1.0
-    similar: float = 0.25
-    merge: float = 0.1
-    temperature: float = 1.0
-    token_weight: float = 0.0
-    fluency_weight: float = 0.0
-    guide: str = "q"
+    section: ClassVar = "search"
+
+    repetitions: Annotated[int, Field(ge=1, le=1000)]
+    rollouts: Annotated[int, Field(ge=1, le=100)]
+    max_depth: Annotated[int, Field(ge=1, le=100)]
+    max_candidates: Count
+    softmax_temperature: Positive
+    candidate_distance: Share
+    merge_distance: Share
+    temperature: Annotated[float, Field(gt=0, le=5)]
+    token_weight: Annotated[float, Field(ge=-10, le=10)]
+    fluency_weight: Annotated[float, Field(ge=-10, le=10)]
+    guide: Literal["q", "influence", "both"]
 
 
 @dataclass
@@ -106,34 +115,34 @@ def distance(a: str, b: str) -> float:
     return Levenshtein.normalized_distance(a, b)
 
 
-def candidates(tree: Tree, values: np.ndarray, config: SearchConfig) -> list[int]:
+def candidates(tree: Tree, values: np.ndarray, settings: SearchSettings) -> list[int]:
     """Nodes that may be selected, best first: the root and the expanded nodes above depth d, without near copies."""
     open_nodes = [
         index for index, node in enumerate(tree.nodes)
-        if node.parent is None or (node.children and tree.level(index) < config.depth and not node.terminal)
+        if node.parent is None or (node.children and tree.level(index) < settings.max_depth and not node.terminal)
     ]
     kept: list[int] = []
     for index in sorted(open_nodes, key=lambda i: (-values[i], i)):
         text = tree.nodes[index].turn.text if tree.nodes[index].turn else ""
         texts = (tree.nodes[k].turn.text if tree.nodes[k].turn else "" for k in kept)
-        if all(distance(text, other) >= config.similar for other in texts):
+        if all(distance(text, other) >= settings.candidate_distance for other in texts):
             kept.append(index)
-    return kept[: config.top]
+    return kept[: settings.max_candidates]
 
 
-def select(tree: Tree, values: np.ndarray, config: SearchConfig, rng: np.random.Generator) -> int:
+def select(tree: Tree, values: np.ndarray, settings: SearchSettings, rng: np.random.Generator) -> int:
     """A node drawn from Softmax(values / temperature) over the candidates."""
-    nodes = candidates(tree, values, config)
-    logits = values[nodes] / config.softmax_temperature
+    nodes = candidates(tree, values, settings)
+    logits = values[nodes] / settings.softmax_temperature
     weights = np.exp(logits - logits.max())
     return int(rng.choice(nodes, p=weights / weights.sum()))
 
 
-def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, config: SearchConfig) -> int:
+def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, settings: SearchSettings) -> int:
     """Add a dialogue that continues node `start`, merging near-equal replies; back its reward up. Returns the leaf."""
     node = start
     for turn in dialogue.turns[tree.nodes[start].depth :]:
-        node = _child(tree, node, turn, config)
+        node = _child(tree, node, turn, settings)
     tree.nodes[node].terminal = True
     tree.rewards.append((node, dialogue.metric, reward))
     leaf, up = node, node
@@ -144,26 +153,26 @@ def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, config: Se
     return leaf
 
 
-def _child(tree: Tree, parent: int, turn: Turn, config: SearchConfig) -> int:
+def _child(tree: Tree, parent: int, turn: Turn, settings: SearchSettings) -> int:
     for index in tree.nodes[parent].children:
         sibling = tree.nodes[index].turn
         same_act = parse_answer(sibling.text) == parse_answer(turn.text) and parse_call(sibling.text) == parse_call(turn.text)
-        if same_act and (sibling.text == turn.text or distance(sibling.text, turn.text) < config.merge):
+        if same_act and (sibling.text == turn.text or distance(sibling.text, turn.text) < settings.merge_distance):
             return index
     tree.nodes.append(Node(turn, parent, tree.nodes[parent].depth + 1))
     tree.nodes[parent].children.append(len(tree.nodes) - 1)
     return len(tree.nodes) - 1
 
 
-def reward_of(dialogue: Dialogue, question: Question, config: SearchConfig, token_scale: float) -> float:
+def reward_of(dialogue: Dialogue, question: Question, settings: SearchSettings, token_scale: float) -> float:
     """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts the metric's part."""
     metric = dialogue.metric if question.meta.get("reward_sign", 1) > 0 else 1.0 - dialogue.metric
-    fluency = float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns if turn.trainable])) if config.fluency_weight else 0.0
-    return metric + config.token_weight * dialogue.tokens / token_scale + config.fluency_weight * fluency
+    fluency = float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns if turn.trainable])) if settings.fluency_weight else 0.0
+    return metric + settings.token_weight * dialogue.tokens / token_scale + settings.fluency_weight * fluency
 
 
-def search(
-    engine: Engine, system: System, questions: list[Question], config: SearchConfig, seed: object,
+def tree_search(
+    engine: Engine, system: System, questions: list[Question], settings: SearchSettings, seed: object,
     scorer: NodeScorer | None = None,
 ) -> list[Tree]:
     """Grow one tree a question.
@@ -171,42 +180,42 @@ def search(
     Args:
         seed: of all randomness; a question's tree depends on it and on the question, not on the other questions
             (but with a token reward on T, and with a guide by influence on the scale, which all questions share).
-        scorer: needed when `config.guide` is `influence` or `both`.
+        scorer: needed when `settings.guide` is `influence` or `both`.
 
     Raises:
         ValueError: when the guide needs a scorer and there is none.
     """
-    if config.guide != "q" and scorer is None:
-        raise ValueError(f"search.guide is {config.guide!r}, which needs a scorer of nodes")
+    if settings.guide != "q" and scorer is None:
+        raise ValueError(f"search.guide is {settings.guide!r}, which needs a scorer of nodes")
     trees = [Tree(question) for question in questions]
-    opened = [_selected(tree, _q_values(tree), 0, config, seed) for tree in trees]
-    dialogues = play(engine, system, [state for _, states in opened for state in states], config.temperature)
+    opened = [_selected(tree, _q_values(tree), 0, settings, seed) for tree in trees]
+    dialogues = play(engine, system, [state for _, states in opened for state in states], settings.temperature)
     token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
 
     def add(tree: Tree, node: int, dialogue: Dialogue) -> None:
-        insert(tree, node, dialogue, reward_of(dialogue, tree.question, config, token_scale), config)
+        insert(tree, node, dialogue, reward_of(dialogue, tree.question, settings, token_scale), settings)
 
     for number, (tree, (node, _)) in enumerate(zip(trees, opened, strict=True)):
-        for dialogue in dialogues[number * config.rollouts : (number + 1) * config.rollouts]:
+        for dialogue in dialogues[number * settings.rollouts : (number + 1) * settings.rollouts]:
             add(tree, node, dialogue)
     # Trees that influence guides wait for each other, since all are scored together before each repetition.
-    step = 1 if scorer and config.guide != "q" else max(1, config.repetitions - 1)
-    for first in range(1, config.repetitions, step):
-        values = _guiding_values(trees, config, scorer)
-        _grow(engine, system, trees, values, range(first, min(first + step, config.repetitions)), config, seed, add)
+    step = 1 if scorer and settings.guide != "q" else max(1, settings.repetitions - 1)
+    for first in range(1, settings.repetitions, step):
+        values = _guiding_values(trees, settings, scorer)
+        _grow(engine, system, trees, values, range(first, min(first + step, settings.repetitions)), settings, seed, add)
     return trees
 
 
-def _selected(tree: Tree, values: np.ndarray, repetition: int, config: SearchConfig, seed: object) -> tuple[int, list[State]]:
+def _selected(tree: Tree, values: np.ndarray, repetition: int, settings: SearchSettings, seed: object) -> tuple[int, list[State]]:
     """The node that a repetition selects, and the states to play from it."""
     rng = np.random.default_rng(abs(derive_seed(seed, "select", tree.question.id, repetition)))
-    node = select(tree, values, config, rng)
-    noise = [derive_seed(seed, "rollout", tree.question.id, repetition, rollout) for rollout in range(config.rollouts)]
+    node = select(tree, values, settings, rng)
+    noise = [derive_seed(seed, "rollout", tree.question.id, repetition, rollout) for rollout in range(settings.rollouts)]
     return node, [State(tree.question, tree.turns(node), own) for own in noise]
 
 
 def _grow(
-    engine: Engine, system: System, trees: list[Tree], values: list[np.ndarray], repetitions: range, config: SearchConfig, seed: object,
+    engine: Engine, system: System, trees: list[Tree], values: list[np.ndarray], repetitions: range, settings: SearchSettings, seed: object,
     add: Callable[[Tree, int, Dialogue], None],
 ) -> None:
     """Some repetitions of every tree. A tree goes on as soon as its own dialogues have ended: the engine's batch stays full.
@@ -218,14 +227,14 @@ def _grow(
     ended: list[dict[int, Dialogue]] = [{} for _ in trees]
 
     def begin(number: int, repetition: int, value: np.ndarray) -> list[State]:
-        node, states = _selected(trees[number], value, repetition, config, seed)
+        node, states = _selected(trees[number], value, repetition, settings, seed)
         owner.extend([(number, repetition, node)] * len(states))
         return states
 
     def then(index: int, dialogue: Dialogue) -> list[State]:
         number, repetition, node = owner[index]
         ended[number][index] = dialogue
-        if len(ended[number]) < config.rollouts:
+        if len(ended[number]) < settings.rollouts:
             return []
         for _, own in sorted(ended[number].items()):  # in the order of the rollouts, whichever ended first
             add(trees[number], node, own)
@@ -233,23 +242,23 @@ def _grow(
         return begin(number, repetition + 1, _q_values(trees[number])) if repetition + 1 in repetitions else []
 
     first = [state for number, value in enumerate(values) for state in begin(number, repetitions.start, value)]
-    play(engine, system, first, config.temperature, then=then)
+    play(engine, system, first, settings.temperature, then=then)
 
 
 def _q_values(tree: Tree) -> np.ndarray:
     return np.array([node.q for node in tree.nodes])
 
 
-def _guiding_values(trees: list[Tree], config: SearchConfig, scorer: NodeScorer | None) -> list[np.ndarray]:
+def _guiding_values(trees: list[Tree], settings: SearchSettings, scorer: NodeScorer | None) -> list[np.ndarray]:
     """Q-values, influence, or the sum of both after each was scaled to unit spread over all trees."""
     q = [_q_values(tree) for tree in trees]
-    if config.guide == "q" or scorer is None:
+    if settings.guide == "q" or scorer is None:
         return q
     scored = scorer(trees)
     known = np.array([value for tree in scored for value in tree.values()])
     mean, spread = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
     influence = [np.array([(s.get(i, mean) - mean) / spread for i in range(len(t.nodes))]) for s, t in zip(scored, trees, strict=True)]
-    if config.guide == "influence":
+    if settings.guide == "influence":
         return influence
     every = np.concatenate(q)
     return [i + (v - every.mean()) / (every.std() or 1.0) for i, v in zip(influence, q, strict=True)]

@@ -9,14 +9,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 
-from dits_lib.agents import SYSTEMS  # noqa: E402
+from dits_lib.agents import make_system  # noqa: E402
 from dits_lib.engines import TransformersEngine  # noqa: E402
 from dits_lib.pairs import extract_pairs  # noqa: E402
-from dits_lib.params import ROOT  # noqa: E402
-from dits_lib.search import SearchConfig, search  # noqa: E402
+from dits_lib.search import SearchSettings, tree_search  # noqa: E402
+from dits_lib.settings import ROOT  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 MODEL = ROOT / "models" / "micro"
+SYSTEMS = {task: make_system(task) for task in ("exchange", "debate")}
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +28,8 @@ def engine():
 @pytest.fixture(scope="session")
 def trees(engine):
     """Trees of twelve questions of each task."""
-    config = SearchConfig(repetitions=4)
-    return {t: search(engine, s, make_questions(t, "train", 12, 0), config, 0) for t, s in SYSTEMS.items()}
+    config = SearchSettings(repetitions=4)
+    return {t: tree_search(engine, s, make_questions(t, "train", 12, 0), config, 0) for t, s in SYSTEMS.items()}
 
 
 @pytest.fixture(scope="session")

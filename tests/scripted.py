@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dits_lib.engines import Completion, Usage
+from dits_lib.engines import Completion, Engine, Usage
 
 
 def byte_tokenizer():
@@ -16,7 +16,7 @@ def byte_tokenizer():
     return found
 
 
-class Scripted:
+class Scripted(Engine):
     """Speaks by a function of the prompt's text; for control flow alone."""
 
     def __init__(self, tokenizer, policy):

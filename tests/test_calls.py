@@ -6,15 +6,27 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from dits_lib.agents import CallingAgents, CallLimits, Turn, finish, frames_of, parse_call, plain, prompt_ids, rendered_turns
-from dits_lib.influence import InfluenceConfig, Setting, one_step_influence
-from dits_lib.influence.policy_gradient import policy_gradient
-from dits_lib.params import ROOT
+from dits_lib.agents import (
+    CallingAgents,
+    CallLimits,
+    System,
+    Turn,
+    finish,
+    frames_of,
+    parse_call,
+    plain,
+    prompt_ids,
+    rendered_turns,
+)
+from dits_lib.influence import InfluenceSettings, ScoringContext
+from dits_lib.influence.estimators.one_step import one_step_influence
+from dits_lib.influence.estimators.policy_gradient import policy_gradient
 from dits_lib.pairs import best_dialogues, extract_pairs
 from dits_lib.rollout import State, play, sample_dialogues
-from dits_lib.search import Node, SearchConfig, Tree, search
+from dits_lib.search import Node, SearchSettings, Tree, tree_search
+from dits_lib.settings import ROOT
 from dits_lib.tasks import Question, best_f1, make_questions
-from dits_lib.training import TrainConfig, train_dpo
+from dits_lib.training import DPOSettings, train_dpo
 from tests.scripted import Scripted, byte_tokenizer
 
 QUESTION = Question("q", "Where was the builder of the bridge born?", ("Cork",), {}, {"family": "web"})
@@ -30,7 +42,7 @@ class Desk(CallingAgents):
     metric_name: str = "F1"
     first: str = "editor"
     agents: tuple[str, ...] = ("editor", "reporter")
-    limits: CallLimits = CallLimits(calls=6, depth=3, tokens=4000)
+    limits: CallLimits = CallLimits(calls=6, nesting=3, tokens=4000)
     pages: dict = field(default_factory=lambda: PAGES)
 
     @property
@@ -87,7 +99,7 @@ def test_frames_by_hand():
     turns = (Turn("editor", "<call reporter>a</call>"), Turn("reporter", "<call page>b</call>"), Turn("page", "text <call page>x</call>", trainable=False))
     frames = frames_of("editor", ("reporter", "page"), turns)
     assert [(f.agent, f.request) for f in frames] == [("editor", ""), ("reporter", "a")]
-    assert frames[1].said == [("own", "<call page>b</call>"), ("result", "page: text  x ")]
+    assert frames[1].messages == [("reply", "<call page>b</call>"), ("result", "page: text  x ")]
     assert frames_of("editor", ("reporter",), (Turn("editor", "done"),)) == []
     assert [f.agent for f in frames_of("editor", ("reporter",), ())] == ["editor"]
 
@@ -102,7 +114,7 @@ def test_a_dialogue_goes_on_from_any_point(tokenizer):
 
 @pytest.mark.parametrize(("policy", "limits", "reason"), [
     (lambda prompt: "<call page>bridge</call>", CallLimits(calls=3), "stopped: more than 3 calls"),
-    (lambda prompt: "<call reporter>go on</call>", CallLimits(calls=50, depth=3), "stopped: calls nested deeper than 3"),
+    (lambda prompt: "<call reporter>go on</call>", CallLimits(calls=50, nesting=3), "stopped: calls nested deeper than 3"),
     (lambda prompt: "<call page>bridge</call>", CallLimits(calls=50, tokens=100), "stopped: more than 100 tokens"),
 ])
 def test_a_run_away_ends_with_its_reason(tokenizer, policy, limits, reason):
@@ -172,18 +184,19 @@ def test_control_tokens_cannot_be_spliced_together(tokenizer):
 # The whole method, with the micro model
 
 @dataclass(frozen=True)
-class LookUp:
+class LookUp(System):
     """An agent says something, a tool tells one of the facts, the agent answers: the tool's turn is in every dialogue."""
 
     max_new_tokens: int = 10
     name: str = "lookup"
     agents: tuple[str, ...] = ("alice",)
     metric_name: str = "F1"
+    has_tools = True
 
     def next_agent(self, question, turns):
         return ("alice", "reader", "alice", None)[len(turns)]
 
-    def acts(self, name):
+    def is_tool(self, name):
         return name == "reader"
 
     def act(self, question, turns):
@@ -205,7 +218,7 @@ class LookUp:
 
 @pytest.fixture(scope="module")
 def looked_up(engine):
-    trees = search(engine, LookUp(), make_questions("exchange", "train", 24, 0), SearchConfig(repetitions=6), 0)
+    trees = tree_search(engine, LookUp(), make_questions("exchange", "train", 24, 0), SearchSettings(repetitions=6), 0)
     return trees, extract_pairs(engine.tokenizer, LookUp(), trees, 0.0, 0.1)
 
 
@@ -220,7 +233,7 @@ def test_search_and_pairs_need_no_special_case(engine, looked_up):
     assert pairs and all(pair.chosen_ids and pair.rejected_ids and pair.meta["agent"] == "alice" for pair in pairs)
     rows = best_dialogues(trees, 0.1)
     assert rows and all(row["reply_ids"] for row in rows)
-    deep = search(engine, LookUp(), make_questions("exchange", "train", 6, 0), SearchConfig(repetitions=6, depth=2), 0)
+    deep = tree_search(engine, LookUp(), make_questions("exchange", "train", 6, 0), SearchSettings(repetitions=6, max_depth=2), 0)
     started = {node.parent for tree in deep for node in tree.nodes if node.turn and node.turn.agent == "alice" and node.depth == 3}
     assert started  # d counts replies: what follows the reader (depth 2, one reply) may still be searched
 
@@ -228,9 +241,9 @@ def test_search_and_pairs_need_no_special_case(engine, looked_up):
 def test_influence_and_training_need_no_special_case(engine, looked_up, tmp_path):
     _, pairs = looked_up
     questions = make_questions("exchange", "validation", 6, 0)
-    scores = one_step_influence(engine, LookUp(), pairs[:4], questions, 3.0, InfluenceConfig(rank=4), 0)
+    scores = one_step_influence(engine, LookUp(), pairs[:4], questions, 3.0, InfluenceSettings(rank=4), 0)
     assert scores.value.shape == (4,) and np.isfinite(scores.value).all()
-    found = policy_gradient(Setting(engine, LookUp(), 0.3, InfluenceConfig(rank=4, policy_samples=4)), pairs[:4], questions, 0)
+    found = policy_gradient(ScoringContext(engine, LookUp(), 0.3, InfluenceSettings(rank=4, policy_samples=4)), pairs[:4], questions, 0)
     assert np.isfinite(found.value).all() and found.value.std() > 0
-    log = train_dpo(ROOT / "models" / "micro", pairs[:4], TrainConfig(steps=2, batch=2), 0, tmp_path / "model")
+    log = train_dpo(ROOT / "models" / "micro", pairs[:4], DPOSettings(steps=2, batch=2), 0, tmp_path / "model")
     assert np.isfinite(log[-1]["loss"])

@@ -10,7 +10,7 @@ import pytest
 from dits_lib.agents import CallLimits, DeepSearch
 from dits_lib.pairs import extract_pairs
 from dits_lib.rollout import sample_dialogues
-from dits_lib.search import SearchConfig, search
+from dits_lib.search import SearchSettings, tree_search
 from dits_lib.tasks import DataError, Question
 from dits_lib.tasks.judge import ExactMatch, JudgeError, ModelJudge, agreement, read_verdict, server
 from dits_lib.tasks.public import WebWalkerQA, load_splits
@@ -91,7 +91,7 @@ def test_a_prompt_that_outgrows_the_engine_ends_its_dialogue_alone(tokenizer, so
 
 def test_a_run_away_explorer_ends(tokenizer, source):
     engine = Scripted(tokenizer, lambda prompt: "<call explorer>again</call>")
-    dialogue = sample_dialogues(engine, DeepSearch(source, limits=CallLimits(calls=50, depth=2)), [QUESTION], 0)[0]
+    dialogue = sample_dialogues(engine, DeepSearch(source, limits=CallLimits(calls=50, nesting=2)), [QUESTION], 0)[0]
     assert dialogue.ended == "limit reached" and dialogue.turns[-1].text == "stopped: calls nested deeper than 2"
 
 
@@ -104,7 +104,7 @@ def test_trees_and_pairs_of_deep_search(tokenizer, source):
         return "<A>Dublin</A>" if reply.startswith("<A>") and next(count) % 2 else reply
 
     system = DeepSearch(source)
-    trees = search(Scripted(tokenizer, policy), system, [QUESTION], SearchConfig(repetitions=4, rollouts=2), 0)
+    trees = tree_search(Scripted(tokenizer, policy), system, [QUESTION], SearchSettings(repetitions=4, rollouts=2), 0)
     pairs = extract_pairs(tokenizer, system, trees, 0.0, 0.1)
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [("<A>Cork</A>", "<A>Dublin</A>")]
     assert "You answer a question" in tokenizer.decode(pairs[0].prompt_ids) and pairs[0].meta["agent"] == "reasoner"

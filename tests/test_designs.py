@@ -8,18 +8,39 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dits_lib.agents import SYSTEMS
 from dits_lib.engines import derive_seed
-from dits_lib.fidelity import controlled_rows, left_out_rows, lds_rows, race_rows
-from dits_lib.influence import InfluenceConfig, Setting, controlled, dpo_gradients, evaluate_adapters, fresh_stack, metric_table, one_step_influence, race, step
+from dits_lib.influence import (
+    InfluenceSettings,
+    ScoringContext,
+    dpo_gradients,
+    evaluate_adapters,
+    fresh_stack,
+    metric_table,
+    step,
+)
+from dits_lib.influence.estimators.group_design import (
+    draw_groups,
+    gradient_clusters,
+    handed_down,
+    train_groups,
+)
+from dits_lib.influence.estimators.learned import features, fit_and_predict, learned
+from dits_lib.influence.estimators.one_step import one_step_influence
+from dits_lib.influence.estimators.one_step_controlled import controlled
+from dits_lib.influence.estimators.one_step_question import one_step_question, whole_groups
+from dits_lib.influence.estimators.racing import race, racing, settled
 from dits_lib.influence.gradients import sum_by, take
-from dits_lib.influence.group_design import draw_groups, gradient_clusters, handed_down, train_groups
-from dits_lib.influence.learned import features, fit_and_predict, learned
-from dits_lib.influence.one_step import _whole_groups, one_step_question
-from dits_lib.influence.racing import racing, settled
+from dits_lib.suite.studies.influence_fidelity import (
+    controlled_rows,
+    lds_rows,
+    left_out_rows,
+    race_rows,
+)
 from dits_lib.tasks import make_questions
 
-CONFIG = InfluenceConfig(rank=4, policy_samples=4)
+from .conftest import SYSTEMS
+
+CONFIG = InfluenceSettings(rank=4, policy_samples=4)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +49,7 @@ def questions():
 
 
 def setting_of(engine, size=1.0, **changes):
-    return Setting(engine, SYSTEMS["exchange"], size, replace(CONFIG, **changes), lora_seed=5)
+    return ScoringContext(engine, SYSTEMS["exchange"], size, CONFIG.changed(**changes), lora_seed=5)
 
 
 # One step for all pairs of a question
@@ -53,7 +74,7 @@ def test_a_questions_pairs_take_one_step_together(engine, pairs, questions):
 
 def test_blocks_hold_whole_questions(pairs):
     some = pairs["exchange"][:12]
-    blocks = _whole_groups(some, 3)
+    blocks = whole_groups(some, 3)
     assert sorted(sum(blocks, [])) == list(range(12)) and len(blocks) > 1
     for name in {pair.question_id for pair in some}:
         assert sum(any(some[i].question_id == name for i in block) for block in blocks) == 1
@@ -186,7 +207,7 @@ def test_learned_scores_predict_what_was_not_scored(engine, pairs, questions):
 
 def test_a_scored_pair_is_not_predicted_from_itself(engine, pairs, questions, monkeypatch):
     """Its own measurement, made enormous, moves the others' predictions and not its own."""
-    import dits_lib.influence.learned as module
+    import dits_lib.influence.estimators.learned as module
 
     some, setting, plain = pairs["exchange"][:24], setting_of(engine, learned_share=0.9), module.one_step
     before = learned(setting, some, questions, 0)
@@ -239,7 +260,7 @@ def test_clusters_are_those_of_the_directions():
 def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs):
     """Against autograd through one adapter, several steps from zero."""
     some = pairs["exchange"][:2]
-    config = replace(CONFIG, group_steps=3, group_batch=2, gradient_rows=3)
+    config = CONFIG.changed(group_steps=3, group_batch=2, gradient_rows=3)
     found = train_groups(engine, some, np.eye(2, dtype=bool), 0.5, config, 5, np.random.default_rng(0))
     stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
     for _ in range(3):

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from dits_lib.agents import SYSTEMS, prompt_and_prefix
-from dits_lib.engines import LoRAStack, ModelError, Request, TransformersEngine, derive_seed, gumbel, load_model
+from dits_lib.agents import prompt_and_prefix
+from dits_lib.engines import (
+    LoRAStack,
+    ModelError,
+    Request,
+    TransformersEngine,
+    derive_seed,
+    gumbel,
+    load_model,
+)
 from dits_lib.engines.noise import gumbel_of_bits
 from dits_lib.influence import fresh_stack
 from dits_lib.rollout import sample_dialogues
 from dits_lib.tasks import make_questions
 
-from .conftest import MODEL
+from .conftest import MODEL, SYSTEMS
 
 
 @pytest.fixture(scope="module")

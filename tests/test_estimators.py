@@ -7,22 +7,40 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dits_lib.agents import Turn
+from dits_lib.agents import System, Turn
 from dits_lib.engines import Request
-from dits_lib.influence import ESTIMATORS, InfluenceConfig, Scores, Setting, by_group, dpo_gradients, flatten, fresh_stack, mean_and_stderr, step
-from dits_lib.influence.likelihood import preconditioned
-from dits_lib.influence.policy_gradient import leave_one_out_rows, policy_gradient, tree_rows
-from dits_lib.influence.targets import logprob_gradients, play_samples
+from dits_lib.influence import (
+    ESTIMATORS,
+    InfluenceSettings,
+    Scores,
+    ScoringContext,
+    by_group,
+    dpo_gradients,
+    flatten,
+    fresh_stack,
+    mean_and_stderr,
+    step,
+)
+from dits_lib.influence.estimators.likelihood_adam import preconditioned
+from dits_lib.influence.estimators.policy_gradient import leave_one_out_rows, policy_gradient
+from dits_lib.influence.estimators.tree_policy_gradient import tree_rows
+from dits_lib.influence.validation_gradients import logprob_gradients, play_samples
 from dits_lib.pairs import Pair
-from dits_lib.search import SearchConfig, search
-from dits_lib.fidelity import cheapest_rows, fidelity_harm_rows, fidelity_rows
+from dits_lib.search import SearchSettings, tree_search
+from dits_lib.suite.studies.influence_fidelity import (
+    cheapest_rows,
+    fidelity_harm_rows,
+    fidelity_rows,
+)
 from dits_lib.tasks import make_questions
 
-CONFIG = InfluenceConfig(rank=4, policy_samples=4)
+from .conftest import SYSTEMS
+
+CONFIG = InfluenceSettings(rank=4, policy_samples=4)
 
 
 @dataclass(frozen=True)
-class OneToken:
+class OneToken(System):
     """One agent says one token; its metric is a fixed number of that token, so the expected metric is a sum over the vocabulary."""
 
     max_new_tokens: int = 1
@@ -120,7 +138,7 @@ def test_the_policy_gradient_tends_to_the_gradient_of_the_expected_metric(engine
 def test_policy_gradient_and_importance_are_on_the_scale_of_the_step(engine, questions, token_pairs):
     """Against the exact change of the expected metric; the size is small enough for first order."""
     for name, samples in (("policy_gradient", 250), ("importance", 50)):
-        setting = Setting(engine, OneToken(), 0.02, replace(CONFIG, policy_samples=samples))
+        setting = ScoringContext(engine, OneToken(), 0.02, CONFIG.changed(policy_samples=samples))
         scores = ESTIMATORS[name](setting, token_pairs, questions, 5)
         exact = exact_change(engine, questions, token_pairs, 0.02, 5)
         assert spearmanr(scores.value, exact).statistic > 0.8
@@ -140,7 +158,7 @@ def test_leave_one_out_advantages_by_hand():
 
 
 def test_tree_advantages_by_hand(engine):
-    tree = search(engine, OneToken(), make_questions("exchange", "validation", 1, 0), SearchConfig(repetitions=2, rollouts=3, merge=0.0), 0)[0]
+    tree = tree_search(engine, OneToken(), make_questions("exchange", "validation", 1, 0), SearchSettings(repetitions=2, rollouts=3, merge_distance=0.0), 0)[0]
     rows, weights, owners = tree_rows([tree])
     root = tree.nodes[0]
     assert len(rows) == len(tree.nodes) - 1 and set(owners) == {0}
@@ -169,10 +187,9 @@ def test_groups_add_their_pairs_up(engine, questions, token_pairs):
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 @pytest.mark.parametrize("task", ["exchange", "debate"])
 def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
-    from dits_lib.agents import SYSTEMS
 
     questions = make_questions(task, "validation", 4, 0)
-    setting = Setting(engine, SYSTEMS[task], 0.3, replace(CONFIG, group_count=4, group_steps=1, group_batch=2), search=SearchConfig(repetitions=4))
+    setting = ScoringContext(engine, SYSTEMS[task], 0.3, CONFIG.changed(group_count=4, group_steps=1, group_batch=2), search=SearchSettings(repetitions=4))
     some = pairs[task][: 24 if name == "learned" else 4]
     scores = ESTIMATORS[name](setting, some, questions, 0)
     assert scores.estimator == name and scores.value.shape == scores.stderr.shape == (len(some),)
@@ -184,9 +201,8 @@ def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
 
 
 def test_an_empty_step_scores_zero(engine, pairs):
-    from dits_lib.agents import SYSTEMS
 
-    setting = Setting(engine, SYSTEMS["exchange"], 0.0, CONFIG, search=SearchConfig(repetitions=4))
+    setting = ScoringContext(engine, SYSTEMS["exchange"], 0.0, CONFIG, search=SearchSettings(repetitions=4))
     questions = make_questions("exchange", "validation", 4, 0)
     for name, estimate in ESTIMATORS.items():
         some = pairs["exchange"][: 24 if name == "learned" else 4]
@@ -194,7 +210,7 @@ def test_an_empty_step_scores_zero(engine, pairs):
 
 
 def test_one_sample_has_no_baseline(engine, pairs, questions):
-    setting = Setting(engine, OneToken(), 0.1, replace(CONFIG, policy_samples=1))
+    setting = ScoringContext(engine, OneToken(), 0.1, CONFIG.changed(policy_samples=1))
     with pytest.raises(ValueError, match="baseline needs 2 or more"):
         policy_gradient(setting, pairs["exchange"][:2], questions, 0)
 
@@ -290,12 +306,11 @@ def test_a_temperature_other_than_one_is_that_of_the_gradient(engine, questions)
 
 
 def test_blocks_of_gradients_change_nothing(engine, pairs):
-    from dits_lib.agents import SYSTEMS
 
     questions = make_questions("exchange", "validation", 4, 0)
     for name in ("one_step", "policy_gradient", "importance", "dpo_loss"):
         values = [
-            ESTIMATORS[name](Setting(engine, SYSTEMS["exchange"], 0.3, replace(CONFIG, gradient_block=block), 7, SearchConfig(repetitions=4)), pairs["exchange"][:5], questions, 0).value
+            ESTIMATORS[name](ScoringContext(engine, SYSTEMS["exchange"], 0.3, CONFIG.changed(gradient_block=block), 7, SearchSettings(repetitions=4)), pairs["exchange"][:5], questions, 0).value
             for block in (2, 1024)
         ]
         assert values[0].tolist() == pytest.approx(values[1].tolist(), abs=1e-5), name

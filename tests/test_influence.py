@@ -7,18 +7,33 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dits_lib.agents import SYSTEMS
 from dits_lib.engines import LoRAStack, TransformersEngine, derive_seed, load_model
 from dits_lib.influence import (
-    InfluenceConfig, Scores, choose_step_size, dpo_gradients, dpo_loss_influence, dpo_losses, evaluate_adapters, flatten, fresh_stack,
-    mean_and_stderr, metric_table, one_step_influence, part, rank_correlation, reliability, step, step_response,
+    InfluenceSettings,
+    Scores,
+    choose_step_size,
+    dpo_gradients,
+    dpo_loss_influence,
+    dpo_losses,
+    evaluate_adapters,
+    flatten,
+    fresh_stack,
+    mean_and_stderr,
+    metric_table,
+    one_step_influence,
+    part,
+    rank_correlation,
+    reliability,
+    step,
+    step_response,
 )
+from dits_lib.influence.estimators.one_step import one_step_influence
 from dits_lib.tasks import make_questions
 
-from .conftest import MODEL
+from .conftest import MODEL, SYSTEMS
 
 OPTIONS = {"beta": 0.3, "rank": 4, "scaling": 2.0, "seed": 5}
-CONFIG = InfluenceConfig(beta=0.3, rank=4, candidates=5)
+CONFIG = InfluenceSettings(beta=0.3, rank=4, candidates=5)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +141,7 @@ def test_influence_of_a_linear_model_has_its_closed_form(engine, some):
     """Adapters on the output layer alone make the logits linear in B, so gradient and influence can be written down:
     dL/dB = -beta/2 * s * sum_t (+-) (onehot_t - softmax_t) (A h_t)^T."""
     linear = TransformersEngine(copy.deepcopy(engine.model), engine.tokenizer, lora_targets=("lm_head",))
-    candidates, validation, size, config = some[:2], some[2:4], 0.5, InfluenceConfig(beta=0.3, rank=4)
+    candidates, validation, size, config = some[:2], some[2:4], 0.5, InfluenceSettings(beta=0.3, rank=4)
     a = fresh_stack(linear, 1, 4, config.scaling, derive_seed(7, "lora")).weights["lm_head"][0]
 
     def closed_form(pair):
@@ -161,7 +176,7 @@ def test_one_step_influence_equals_separate_models(engine, pairs):
 
 
 def test_samples_are_averaged_within_a_question(engine, pairs):
-    config = InfluenceConfig(samples=3, candidates=3)
+    config = InfluenceSettings(samples=3, candidates=3)
     questions = make_questions("exchange", "validation", 5, 0)
     scores = one_step_influence(engine, SYSTEMS["exchange"], pairs["exchange"][:4], questions, 0.5, config, 1)
     played = evaluate_adapters(engine, SYSTEMS["exchange"], questions, None, 1, config, 1)[0]

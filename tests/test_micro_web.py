@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import yaml
 
-from dits_lib.agents import SCRIPTED, scripted_dialogue, web_system
+from dits_lib.agents import web_system
+from dits_lib.commands.reproduce import main
 from dits_lib.engines import TransformersEngine
-from dits_lib.lab import Lab
-from dits_lib.micro_release import missed_gates, web_trials
-from dits_lib.params import ROOT, load_params
-from dits_lib.reproduce import main
+from dits_lib.micro_model.gates import missed_gates, web_trials
+from dits_lib.micro_model.scripted import SCRIPTED, scripted_dialogue
 from dits_lib.rollout import sample_dialogues
-from dits_lib.store import Store, checksum
-from dits_lib.studies import failure_of
+from dits_lib.settings import ROOT
+from dits_lib.suite.deep_search import deep_search_system, page_source, pages_key, site_digest
+from dits_lib.suite.params import load_params
+from dits_lib.suite.pipeline import Pipeline
+from dits_lib.suite.store import Store, checksum
+from dits_lib.suite.studies.deep_search import failure_of
 from dits_lib.tasks import SPLITS, WEB_FAMILIES, make_web, web_questions, write_site
 from dits_lib.tasks.micro import LINKS
 from dits_lib.tools import CacheError, LocalSite, PageError, searxng
-from dits_lib.web_task import deep_search_system, page_source, site_digest, task_key
 
 MODEL = ROOT / "models" / "micro-web"
 WEB = make_web(3)
@@ -129,15 +131,15 @@ def test_what_decides_the_pages_is_in_the_key(tmp_path):
     (tmp_path / "a.html").write_text("<p>two</p>")
     digests = {before, site_digest(of(*own)), site_digest(of()), site_digest(of("seed=1")), site_digest(of("web.results=3")), site_digest(of(own[0], "web.site=live"))}
     assert len(digests) == 6
-    assert task_key(of()) == task_key(of("web.seconds=5", "web.seeds=4", "web.cache=x")) != task_key(of("web.calls=3"))
+    assert pages_key(of()) == pages_key(of("web.seconds=5", "web.seeds=4", "web.cache=x")) != pages_key(of("web.calls=3"))
     live = [own[0], "web.site=live"]
-    assert len({json.dumps(task_key(of(*live, change))) for change in ("seed=0", "web.seconds=5", "web.cache=x", "web.cache=y", "web.finder=http://x")}) == 5
+    assert len({json.dumps(pages_key(of(*live, change))) for change in ("seed=0", "web.seconds=5", "web.cache=x", "web.cache=y", "web.search_engine=http://x")}) == 5
     judge = tmp_path / "judge"
     judge.mkdir()
     keys = []
     for weights in ("one", "two"):
         (judge / "model.safetensors").write_text(weights)
-        keys.append(task_key(of("web.judge=model", f"web.judge_model={judge}")))
+        keys.append(pages_key(of("web.judge=model", f"web.judge_model={judge}")))
     assert keys[0] != keys[1]
     with pytest.raises(PageError, match="no folder with"):
         deep_search_system(of(own[0], "web.site=nowhere"), tmp_path)
@@ -151,20 +153,20 @@ def test_own_questions_about_own_pages(tmp_path):
     rows = [{"id": q.id, "text": q.text, "answers": q.answers, "views": {}, "meta": {"split": split}} for split, q in made]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     params = of("tasks=[deep_search]", f"world.questions={tmp_path / 'own.jsonl'}", f"web.site={tmp_path / 'pages'}", "web.sizes={test_questions: 12}")
-    lab = Lab(params, "deep_search", Store(tmp_path / "runs"))
+    lab = Pipeline(params, "deep_search", Store(tmp_path / "runs"))
     assert {q.meta["split"] for q in lab.questions("test", 12, 0)} == {"test"}
     assert lab.evaluate(lab.base_model(), 0).mean() > 0.1
 
 
 def test_limits_of_the_parameters_reach_the_system(tmp_path):
     system = deep_search_system(of("web.calls=3", "web.tokens=50", "web.page_characters=100", "web.max_new_tokens=9"), tmp_path)
-    assert (system.limits.calls, system.limits.depth, system.limits.tokens, system.page_characters, system.max_new_tokens) == (3, 2, 50, 100, 9)
+    assert (system.limits.calls, system.limits.nesting, system.limits.tokens, system.page_characters, system.max_new_tokens) == (3, 2, 50, 100, 9)
 
 
 def test_a_judge_that_answers_nonsense_is_counted_and_exact_match_decides(tmp_path):
     """The judge is a real model that never gives a verdict."""
     changes = ["web.judge=model", "web.judge_model=models/micro", "sizes.test_questions=12"]
-    lab = Lab(of(*changes).model_copy(update={"sizes": load_params("smoke").sizes}), "deep_search", Store(tmp_path))
+    lab = Pipeline(of(*changes).model_copy(update={"sizes": load_params("smoke").sizes}), "deep_search", Store(tmp_path))
     found = lab.judged(lab.base_model(), 0)
     assert found["dialogues"] == 12 and 0 < found["answers"] <= 12 and found["judge"] == found["exact match"] > 0 and found["agreement"] == 1
     assert found["no verdict"] == 1

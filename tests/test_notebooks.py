@@ -12,8 +12,9 @@ import psutil
 import pytest
 import yaml
 
-from dits_lib.params import ROOT, load_params
-from dits_lib.reproduce import clean
+from dits_lib.settings import ROOT
+from dits_lib.suite.execution import clean
+from dits_lib.suite.params import load_params
 
 pytestmark = pytest.mark.slow
 NOTEBOOKS = load_params("smoke").notebooks
@@ -23,7 +24,7 @@ KILLS = (2, 9, 22, 45, 70)
 
 def start(output, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "dits_lib.reproduce", *arguments], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(output)},
+        [sys.executable, "-m", "dits_lib.commands.reproduce", *arguments], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(output)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )
 
@@ -118,7 +119,7 @@ def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
     stages = whole[0] / "runs" / "smoke"
     before = sorted(path.name for path in stages.glob("[a-z]*-*"))
     code = (
-        "from dits_lib.params import load_params\nfrom dits_lib.studies import run_ahead\n"
+        "from dits_lib.suite.params import load_params\nfrom dits_lib.studies import run_ahead\n"
         "for part in load_params('smoke').parts():\n    run_ahead(part, part.notebooks)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(whole[0])}, check=True)

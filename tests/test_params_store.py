@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from dits_lib.engines import ModelError
-from dits_lib.lab import Lab
-from dits_lib.ledger import ledger
-from dits_lib.parallel import run_jobs
-from dits_lib.params import ROOT, Params, ParamsError, check_params, load_params, notebook_params
-from dits_lib.reproduce import check_models
-from dits_lib.store import Store, StoreError, code_version, source_digest, write_json
+from dits_lib.settings import ROOT, ParamsError
+from dits_lib.suite.checks import check_models
+from dits_lib.suite.ledger import ledger
+from dits_lib.suite.params import Params, check_params, load_params, notebook_params
+from dits_lib.suite.pipeline import Pipeline
+from dits_lib.suite.store import Store, StoreError, code_version, source_digest, write_json
+from dits_lib.suite.workers import run_jobs
 from dits_lib.tasks import DataError, make_questions
 
 BAD_PARAMS = {
@@ -47,7 +48,7 @@ BAD_PARAMS = {
     "a warm start of deep search": ({"sft": {"warm_start": "scripted"}}, "no scripted dialogues of deep_search"),
     "no notebook for the tasks": ({"tasks": ["deep_search"], "notebooks": ["01_rollout"]}, "none of them serves tasks deep_search"),
     "the micro web's model with chat prompts": ({"agents": {"prompts": "chat"}}, "set web.model to null"),
-    "a search engine without http": ({"web": {"finder": "localhost:8888"}}, "web.finder = 'localhost:8888'"),
+    "a search engine without http": ({"web": {"search_engine": "localhost:8888"}}, "web.search_engine = 'localhost:8888'"),
     "a judge without a model": ({"web": {"judge": "model"}}, "name its judge_model"),
     "a judge without an address": ({"web": {"judge": "server", "judge_model": "m", "judge_url": "localhost"}}, "judge_url must be its address"),
     "no calls": ({"web": {"calls": 0}}, "web.calls = 0: must be greater than or equal to 1"),
@@ -65,7 +66,7 @@ def test_a_bad_parameter_gives_one_line(name):
 
 
 def test_tasks_decide_which_notebooks_run():
-    from dits_lib.reproduce import InputError, choose_notebooks
+    from dits_lib.suite.checks import InputError, choose_notebooks
 
     def run(*changes, wanted=None):
         return choose_notebooks(wanted, load_params("micro", list(changes)))
@@ -137,7 +138,7 @@ def test_the_command_refuses_bad_input_at_once(tmp_path, change, message):
         pytest.skip("this machine has a GPU")
     (tmp_path / "mine.yaml").write_text(change)
     done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
     )
     lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -228,7 +229,7 @@ def test_an_unwritable_results_folder_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     (tmp_path / "mine.yaml").write_text("seed: 0")
     done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
     )
     assert done.returncode == 2 and "cannot be written" in done.stderr and len(done.stderr.strip().splitlines()) == 1
@@ -298,7 +299,7 @@ def _fail_first(number: int, folder: str) -> None:
 
 def test_a_failed_job_ends_the_run_and_what_is_queued_is_not_computed(tmp_path):
     code = (
-        "from dits_lib.parallel import run_jobs; from dits_lib.tasks import DataError; from tests.test_params_store import _fail_first\n"
+        "from dits_lib.suite.workers import run_jobs; from dits_lib.tasks import DataError; from tests.test_params_store import _fail_first\n"
         f"try: run_jobs(_fail_first, [(n, {str(tmp_path)!r}) for n in range(8)], 1, 'x', apart=True)\n"
         "except DataError as error: print(error)"
     )
@@ -317,7 +318,7 @@ def test_a_full_disk_met_at_the_lock_is_named(tmp_path, monkeypatch):
 
 def test_workers_end_when_their_run_is_killed(tmp_path):
     marks = [tmp_path / "a", tmp_path / "b"]
-    code = f"from dits_lib.parallel import run_jobs; from tests.test_params_store import _sleep_long; run_jobs(_sleep_long, {[(str(m),) for m in marks]}, 2, 'x')"
+    code = f"from dits_lib.suite.workers import run_jobs; from tests.test_params_store import _sleep_long; run_jobs(_sleep_long, {[(str(m),) for m in marks]}, 2, 'x')"
     process = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not all(m.exists() and m.read_text() for m in marks):
@@ -344,7 +345,7 @@ def own_questions(tmp_path):
 def test_own_questions_run_through_the_stages(own_questions, tmp_path):
     raw = load_params("smoke").model_dump() | {"tasks": ["exchange"], "world": {"questions": str(own_questions)}}
     lab, greedy = (
-        Lab(check_params(raw | {"sizes": raw["sizes"] | {"test_questions": n}}, "own"), "exchange", Store(tmp_path / "runs")) for n in (8, 9)
+        Pipeline(check_params(raw | {"sizes": raw["sizes"] | {"test_questions": n}}, "own"), "exchange", Store(tmp_path / "runs")) for n in (8, 9)
     )
     searched = lab.search(lab.base_model(), "train", 6, 0)
     assert {row["question"]["meta"]["split"] for row in searched.rows("trees.jsonl")} == {"train"} and lab.pairs(searched)
@@ -357,7 +358,7 @@ def test_own_questions_run_through_the_stages(own_questions, tmp_path):
 def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path):
     (tmp_path / "mine.yaml").write_text(f"profile: mine\ntasks: [exchange]\nworld: {{questions: {own_questions}}}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
     )
     assert done.returncode == 2 and "8 questions of split 'train', but the parameters ask for" in done.stderr.strip().splitlines()[-1]
@@ -365,18 +366,18 @@ def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path)
 
 def test_no_pairs_and_a_guided_search(tmp_path):
     raw = load_params("smoke").model_dump()
-    strict = Lab(check_params(raw | {"pairs": {"min_value": 2.0, "min_gap": 0.2}}, "strict"), "debate", Store(tmp_path))
+    strict = Pipeline(check_params(raw | {"pairs": {"min_value": 2.0, "min_gap": 0.2}}, "strict"), "debate", Store(tmp_path))
     with pytest.raises(DataError, match="no preference pairs; lower pairs.min_value"):
         strict.pairs(strict.search(strict.base_model(), "train", 4, 0))
-    guided = Lab(check_params(raw | {"search": raw["search"] | {"guide": "both"}}, "guided"), "debate", Store(tmp_path))
-    plain = Lab(check_params(raw, "plain"), "debate", Store(tmp_path))
+    guided = Pipeline(check_params(raw | {"search": raw["search"] | {"guide": "both"}}, "guided"), "debate", Store(tmp_path))
+    plain = Pipeline(check_params(raw, "plain"), "debate", Store(tmp_path))
     paths = [lab.search(lab.base_model(), "train", 4, 0) for lab in (guided, plain)]
     assert paths[0].key != paths[1].key and len(paths[0].rows("trees.jsonl")) == 4
 
 
 def test_planted_harm_inverts_the_search_and_is_marked_in_the_pairs(tmp_path):
     raw = load_params("smoke", ["tasks=[debate]"]).model_dump() | {"world": {"harmful": {"share": 1.0, "kind": "inverted_reward"}}}
-    lab = Lab(check_params(raw, "harm"), "debate", Store(tmp_path))
+    lab = Pipeline(check_params(raw, "harm"), "debate", Store(tmp_path))
     searched = lab.search(lab.base_model(), "train", 6, 0)
     assert all(pair.meta["harmful"] for pair in lab.pairs(searched))
     assert all(reward == 1 - metric for row in searched.rows("trees.jsonl") for _, metric, reward in row["rewards"])
@@ -385,7 +386,7 @@ def test_planted_harm_inverts_the_search_and_is_marked_in_the_pairs(tmp_path):
 def test_a_changed_model_file_changes_the_key(tmp_path):
     import shutil
 
-    from dits_lib.lab import _weights_key
+    from dits_lib.suite.pipeline import _weights_key
 
     shutil.copytree(ROOT / "models" / "micro", tmp_path / "m")
     before = _weights_key(str(tmp_path / "m"))

@@ -9,23 +9,33 @@ import numpy as np
 import pytest
 import torch
 
-from dits_lib.agents import finish, make_system, parse_answer, rendered_turns, web_system
+from dits_lib.agents import TASKS, finish, make_system, parse_answer, rendered_turns, web_system
 from dits_lib.agents.rendering import _encode, _knows_system
-from dits_lib.agents.warm_start import gold_dialogue
-from dits_lib.engines import TransformersEngine, add, attach, chain_of, load_model, merge, read_deltas, write_deltas
+from dits_lib.commands.plan import main, report
+from dits_lib.engines import (
+    TransformersEngine,
+    add,
+    attach,
+    chain_of,
+    load_model,
+    merge,
+    read_deltas,
+    write_deltas,
+)
 from dits_lib.influence import ESTIMATORS
-from dits_lib.lab import Lab
 from dits_lib.pairs import extract_pairs
-from dits_lib.params import ROOT, ParamsError, check_params, load_params
-from dits_lib.plan import MACHINES, count_work, lengths, main, model_size, report, size_of
-from dits_lib.reproduce import choose_notebooks
 from dits_lib.rollout import sample_dialogues
-from dits_lib.search import SearchConfig, search
-from dits_lib.store import Store
+from dits_lib.search import SearchSettings, tree_search
+from dits_lib.settings import ROOT, ParamsError
+from dits_lib.suite.checks import choose_notebooks
+from dits_lib.suite.params import check_params, load_params
+from dits_lib.suite.pipeline import Pipeline
+from dits_lib.suite.planning import MACHINES, count_work, lengths, model_size, size_of
+from dits_lib.suite.store import Store
 from dits_lib.tasks import DataError, make_questions
 from dits_lib.tasks.public import PUBLIC, SHARES, Slice, check_disjoint, load_splits
 from dits_lib.tasks.public.base import deal, first_words
-from dits_lib.training import TrainConfig, train_sft
+from dits_lib.training import Place, SFTSettings, train_sft
 
 from .conftest import MODEL
 
@@ -82,7 +92,7 @@ def test_every_data_set_gives_disjoint_splits(name, tmp_path):
     texts = [q.text for part in slices.values() for q in part.questions]
     assert len(texts) == len(set(texts)) == 50 and slices["train"].repeats == 1
     assert {split: len(part.questions) for split, part in slices.items()} == {split: round(50 * share) for split, share in SHARES.items()}
-    system = web_system("chat", None) if dataset.task == "deep_search" else make_system(dataset.task, "chat")
+    system = web_system("chat") if dataset.task == "deep_search" else make_system(dataset.task, "chat")
     for part in slices.values():
         for question in part.questions:
             assert question.meta["split"] == part.split and set(question.views) == set(system.agents) and question.answers
@@ -155,7 +165,7 @@ def test_missing_data_and_too_few_questions_give_one_line(tmp_path):
         load_splits(PUBLIC["cbt"], tmp_path, 100, 5000)
     write(tmp_path, "arc_challenge", [arc_row(n) for n in range(20)])
     done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.reproduce", "--dataset", "arc_challenge", "--set", f"data.data_dir={tmp_path}"],
+        [sys.executable, "-m", "dits_lib.commands.reproduce", "--dataset", "arc_challenge", "--set", f"data.data_dir={tmp_path}"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )
     assert done.returncode == 2 and "arc_challenge.jsonl: 8 questions of split 'train', but the parameters ask for 220" in done.stderr
@@ -186,7 +196,7 @@ def test_the_word_limit_drops_distractors_first():
 
 def test_set_and_dataset_change_the_parameters():
     params = load_params("micro", ["search.repetitions=3", "tasks=[debate]"])
-    assert params.search.repetitions == 3 and params.tasks == ["debate"] and params.search.depth == 3
+    assert params.search.repetitions == 3 and params.tasks == ["debate"] and params.search.max_depth == 3
     params = load_params("llama3-8b", (), "triviaqa")
     assert (params.profile, params.tasks, params.data.exchange) == ("llama3-8b-triviaqa", ["exchange"], "triviaqa")
     for change, message in (("search.repetitions", "expected KEY=VALUE"), ("search.repetitons=3", "did you mean 'repetitions'"), ("seed=[1", "not valid YAML")):
@@ -239,7 +249,7 @@ def test_sampling_scoring_and_training_see_the_same_prompt(engine, asked, task):
 
     engine.generate = recorded
     try:
-        trees = search(engine, system, asked[task], SearchConfig(repetitions=2, rollouts=3), 0)
+        trees = tree_search(engine, system, asked[task], SearchSettings(repetitions=2, rollouts=3), 0)
     finally:
         engine.generate = generate
     for pair in extract_pairs(engine.tokenizer, system, trees, -1.0, -1.0):
@@ -252,7 +262,7 @@ def test_sampling_scoring_and_training_see_the_same_prompt(engine, asked, task):
 @pytest.mark.parametrize("task", list(CHAT))
 def test_chat_messages_alternate_and_show_only_what_an_agent_may_read(asked, task):
     system, question = make_system(task, "chat"), asked[task][0]
-    turns = gold_dialogue(system, question, np.random.default_rng(0))
+    turns = tuple(TASKS[task].warm_start(question, np.random.default_rng(0)))
     for agent in system.agents:
         messages = system.messages(question, turns, agent)
         assert messages[0]["role"] == "system" and question.text in messages[1]["content"]
@@ -279,7 +289,7 @@ def test_gold_dialogues_hold_the_protocol(asked, task):
     system, lengths = make_system(task, "chat"), set()
     for seed in range(6):
         for question in asked[task]:
-            turns = gold_dialogue(system, question, np.random.default_rng(seed))
+            turns = tuple(TASKS[task].warm_start(question, np.random.default_rng(seed)))
             assert finish(system, question, turns).metric == 1.0 and system.next_agent(question, turns) is None
             assert all(system.next_agent(question, turns[:i]) == turn.agent for i, turn in enumerate(turns))
             lengths.add(len(turns))
@@ -297,15 +307,15 @@ def test_endings_tell_no_agreement_from_nothing_parsed(asked):
 
 
 def test_what_speaks_is_part_of_every_key(tmp_path):
-    labs = [Lab(load_params("smoke", change), "debate", Store(tmp_path)) for change in ([], ["model.dtype=bfloat16"], ["seed=1"])]
+    labs = [Pipeline(load_params("smoke", change), "debate", Store(tmp_path)) for change in ([], ["model.dtype=bfloat16"], ["seed=1"])]
     keys = [lab.base_model().key for lab in labs]
     assert keys[0] != keys[1] and keys[0] == keys[2]
 
 
 def test_a_scripted_wrong_answer_is_not_learned(asked):
-    system, wrong = make_system("debate", "chat"), 0
+    wrong = 0
     for seed in range(6):
-        for turn in gold_dialogue(system, asked["debate"][0], np.random.default_rng(seed)):
+        for turn in TASKS["debate"].warm_start(asked["debate"][0], np.random.default_rng(seed)):
             right = parse_answer(turn.text) in (None, asked["debate"][0].answers[0])
             assert turn.trainable == right
             wrong += not right
@@ -319,8 +329,8 @@ def test_a_warm_start_uses_questions_that_no_search_uses(tmp_path, asked):
         "agents.debate={max_turns: 3, max_new_tokens: 6}", "sft.warm_start=scripted", "notebooks=[01_rollout]", "sft.warm_questions=4", "sft.lora_rank=4", "sft.warm_steps=2",
         "sizes={sft_questions: 4, train_questions: 4}", "budget={q_questions: [4], dits_questions: 4}", "iterations={rounds: 1, questions: 2}",
     ]).model_dump()
-    lab = Lab(check_params(raw, "warm"), "debate", Store(tmp_path / "runs"))
-    needed = lab.params.questions_needed()["train"]
+    lab = Pipeline(check_params(raw, "warm"), "debate", Store(tmp_path / "runs"))
+    needed = questions_needed(lab.params)["train"]
     warm = lab.start_model(0)
     assert chain_of(warm.path)[1] and lab.start_model(0) == warm and warm.key != lab.base_model().key
     searched = {q.id for q in lab.questions("train", needed - 4, 0)}
@@ -334,7 +344,7 @@ def test_a_chain_of_adapters_loads_as_peft_would_and_adds_up(tmp_path):
 
     base = TransformersEngine.load(MODEL)
     rows = [{"prompt_ids": list(range(5, 15)), "reply_ids": list(range(20, 26))}] * 4
-    config = TrainConfig(steps=3, batch=2, learning_rate=1e-2, lora_rank=4)
+    config = SFTSettings(steps=3, batch=2, learning_rate=1e-2, lora_rank=4)
     train_sft(MODEL, rows, config, 0, tmp_path / "one")
     train_sft(tmp_path / "one", rows, config, 1, tmp_path / "two")
     assert not list((tmp_path / "one").glob("model*.safetensors"))
@@ -375,9 +385,9 @@ def test_in_bfloat16_adapters_stay_beside_the_weights_and_keep_what_merging_roun
 
 def test_training_goes_on_from_adapters_beside_bfloat16_weights(tmp_path):
     rows = [{"prompt_ids": list(range(5, 15)), "reply_ids": list(range(20, 26))}] * 4
-    config = TrainConfig(steps=3, batch=2, learning_rate=1e-2, lora_rank=4, dtype="bfloat16")
-    train_sft(MODEL, rows, config, 0, tmp_path / "one")
-    train_sft(tmp_path / "one", rows, replace(config, gradient_checkpointing=True), 1, tmp_path / "two")
+    config, place = SFTSettings(steps=3, batch=2, learning_rate=1e-2, lora_rank=4), Place(dtype="bfloat16")
+    train_sft(MODEL, rows, config, 0, tmp_path / "one", place)
+    train_sft(tmp_path / "one", rows, config.changed(gradient_checkpointing=True), 1, tmp_path / "two", place)
     ids = [(tuple(range(5, 15)), tuple(range(20, 26)))]
     found = {d: [sum(TransformersEngine.load(f, dtype=d).logprobs(ids)[0]) for f in (MODEL, tmp_path / "one", tmp_path / "two")] for d in ("float32", "bfloat16")}
     assert found["float32"][0] < found["float32"][1] < found["float32"][2]
@@ -401,7 +411,7 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     params = load_params("micro")
     work = count_work(params).set_index(["notebook", "stage"])
     dialogues = params.ablation.seeds * 10 * params.sizes.test_questions  # base, SFT and eight arms, for each task
-    tokens = sum(system.max_turns * system.max_new_tokens / 2 for system in map(params.agents.system, params.dialogue_profile().tasks))
+    tokens = sum(system.max_turns * system.max_new_tokens / 2 for system in (TASKS[task].system("micro", {}) for task in params.parts()[0].tasks))
     assert work.loc[("03_selection_ablation", "evaluate"), "written"] == pytest.approx(dialogues * tokens)
     doubled = count_work(load_params("micro", ["influence.samples=2"])).set_index(["notebook", "stage"])
     score = ("03_selection_ablation", "score")

@@ -11,10 +11,18 @@ import pytest
 import yaml
 from scipy import stats
 
-from dits_lib.params import ROOT
-from dits_lib.report import Report, forest_figure, joint_level, mean_interval, paired_interval, tree_figure, verdict
-from dits_lib.report.book import markdown_table
+from dits_lib.report import (
+    Report,
+    forest_figure,
+    joint_level,
+    markdown_table,
+    mean_interval,
+    paired_interval,
+    tree_figure,
+    verdict,
+)
 from dits_lib.report.claims import CONTRADICTED, OPEN, SUPPORTED
+from dits_lib.settings import ROOT
 
 
 def test_intervals_are_scipys():
@@ -129,8 +137,8 @@ def test_committed_results_match_the_released_model_and_claims():
 
 
 def test_the_released_model_is_the_one_that_passed_its_gates():
-    from dits_lib.micro_release import missed_gates
-    from dits_lib.store import checksum
+    from dits_lib.micro_model.gates import missed_gates
+    from dits_lib.suite.store import checksum
 
     folder = ROOT / "models" / "micro"
     assert missed_gates(json.loads((folder / "gates.json").read_text())) == []
@@ -139,13 +147,13 @@ def test_the_released_model_is_the_one_that_passed_its_gates():
 
 def test_the_released_model_still_looks_up():
     from dits_lib.engines import TransformersEngine
-    from dits_lib.micro_release import GATES, lookup_accuracy
+    from dits_lib.micro_model.gates import GATES, lookup_accuracy
 
     assert lookup_accuracy(TransformersEngine.load(ROOT / "models" / "micro"), 200) >= GATES["lookup"][0]
 
 
 def test_a_missed_gate_stops_the_release():
-    from dits_lib.micro_release import missed_gates
+    from dits_lib.micro_model.gates import missed_gates
 
     numbers = json.loads((ROOT / "models" / "micro" / "gates.json").read_text())
     numbers["lookup"], numbers["debate"]["searched_gain_low"] = 0.5, -0.01
@@ -156,8 +164,8 @@ def test_regimes_are_read_off_the_tables(tmp_path):
     import pandas as pd
     import yaml
 
-    from dits_lib.params import load_params
-    from dits_lib.regimes import regime_figure, regimes
+    from dits_lib.commands.regimes import regime_figure, regimes
+    from dits_lib.suite.params import load_params
 
     for name, changes in (("a", []), ("b", ["tasks=[exchange, debate]", "world.harmful={share: 0.35, kind: inverted_reward}", "dpo.nll_weight=0.5"])):
         (tmp_path / name / "tables").mkdir(parents=True)

@@ -5,13 +5,27 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dits_lib.agents import SYSTEMS, Dialogue, Turn, prompt_ids
-from dits_lib.influence import InfluenceConfig, one_step_influence
+from dits_lib.agents import Dialogue, Turn, prompt_ids
+from dits_lib.engines import Engine
+from dits_lib.influence import InfluenceSettings
+from dits_lib.influence.estimators.one_step import one_step_influence
 from dits_lib.pairs import best_dialogues, extract_pairs
-from dits_lib.search import Node, SearchConfig, Tree, candidates, distance, insert, reward_of, search, select
+from dits_lib.search import (
+    Node,
+    SearchSettings,
+    Tree,
+    candidates,
+    distance,
+    insert,
+    reward_of,
+    select,
+    tree_search,
+)
 from dits_lib.tasks import Question, make_questions
 
-CONFIG = SearchConfig()
+from .conftest import SYSTEMS
+
+CONFIG = SearchSettings()
 QUESTION = Question("q", "badge of anna", ("red fox",), {"alice": "", "bob": ""}, {"family": "own"})
 
 
@@ -68,12 +82,12 @@ def test_candidates_drop_near_copies_terminals_and_deep_nodes():
     tree = Tree(QUESTION)
     texts = ("tell anna red fox now", "tell anna red fox not", "boss", "owl")
     for i, text in enumerate(texts):
-        insert(tree, 0, dialogue(text, "x", "y", "z"), 1 - i / 10, SearchConfig(merge=0.0))
+        insert(tree, 0, dialogue(text, "x", "y", "z"), 1 - i / 10, SearchSettings(merge_distance=0.0))
     values = np.array([node.q for node in tree.nodes])
     kept = [tuple(t.text for t in tree.turns(i)) for i in candidates(tree, values, CONFIG)]
     assert ("tell anna red fox now",) in kept and ("tell anna red fox not",) not in kept
-    assert () in kept and all(len(path) < CONFIG.depth for path in kept) and ("boss",) in kept
-    assert len(candidates(tree, values, SearchConfig(top=2))) == 2
+    assert () in kept and all(len(path) < CONFIG.max_depth for path in kept) and ("boss",) in kept
+    assert len(candidates(tree, values, SearchSettings(max_candidates=2))) == 2
 
 
 def test_selection_is_a_softmax():
@@ -81,7 +95,7 @@ def test_selection_is_a_softmax():
                            Node(Turn("alice", "zzzz"), 0, 1, [4], 1, 0.0), Node(Turn("bob", "x"), 1, 2), Node(Turn("bob", "y"), 2, 2)])
     values = np.array([node.q for node in tree.nodes])
     rng = np.random.default_rng(0)
-    counts = Counter(select(tree, values, SearchConfig(softmax_temperature=0.5), rng) for _ in range(6000))
+    counts = Counter(select(tree, values, SearchSettings(softmax_temperature=0.5), rng) for _ in range(6000))
     weights = np.exp(np.array([0.5, 1.0, 0.0]) / 0.5)
     for node, expected in zip((0, 1, 2), weights / weights.sum(), strict=True):
         assert counts[node] / 6000 == pytest.approx(expected, abs=0.03)
@@ -90,8 +104,8 @@ def test_selection_is_a_softmax():
 def test_reward_terms_switch_on_and_harm_inverts_the_metric():
     spoken = Dialogue("q", (Turn("alice", "a", (1, 2), logprob=np.log(0.5)),), "a", 0.75)
     assert reward_of(spoken, QUESTION, CONFIG, 4.0) == 0.75
-    assert reward_of(spoken, QUESTION, SearchConfig(token_weight=-0.6), 4.0) == pytest.approx(0.75 - 0.6 * 2 / 4)
-    assert reward_of(spoken, QUESTION, SearchConfig(fluency_weight=0.2), 4.0) == pytest.approx(0.75 + 0.2 * 0.5)
+    assert reward_of(spoken, QUESTION, SearchSettings(token_weight=-0.6), 4.0) == pytest.approx(0.75 - 0.6 * 2 / 4)
+    assert reward_of(spoken, QUESTION, SearchSettings(fluency_weight=0.2), 4.0) == pytest.approx(0.75 + 0.2 * 0.5)
     harmed = Question("q", "", ("x",), {}, {"reward_sign": -1})
     assert reward_of(spoken, harmed, CONFIG, 4.0) == pytest.approx(0.25)
 
@@ -113,14 +127,14 @@ def test_searched_trees_hold_together(trees, task):
 
 
 def test_a_tree_does_not_depend_on_the_other_questions(engine, trees):
-    alone = search(engine, SYSTEMS["exchange"], make_questions("exchange", "train", 12, 0)[:3], SearchConfig(repetitions=4), 0)
+    alone = tree_search(engine, SYSTEMS["exchange"], make_questions("exchange", "train", 12, 0)[:3], SearchSettings(repetitions=4), 0)
     for one, other in zip(alone, trees["exchange"][:3], strict=True):  # log probabilities differ by rounding alone
         assert one.rewards == other.rewards
         spoken = [[(n.turn.token_ids, n.parent, n.visits, n.total) for n in tree.nodes[1:]] for tree in (one, other)]
         assert spoken[0] == spoken[1]
 
 
-class OutOfOrder:
+class OutOfOrder(Engine):
     """An engine that takes requests while it speaks, as vLLM does, and finishes the latest first, three at a time."""
 
     def __init__(self, engine):
@@ -138,10 +152,10 @@ class OutOfOrder:
 @pytest.mark.parametrize("task", list(SYSTEMS))
 @pytest.mark.parametrize("token_weight", [0.0, -0.6])
 def test_trees_do_not_depend_on_which_dialogue_ends_first(engine, task, token_weight):
-    config, questions = SearchConfig(repetitions=4, rollouts=2, token_weight=token_weight), make_questions(task, "train", 5, 0)
-    in_rounds = search(engine, SYSTEMS[task], questions, config, 0)
+    config, questions = SearchSettings(repetitions=4, rollouts=2, token_weight=token_weight), make_questions(task, "train", 5, 0)
+    in_rounds = tree_search(engine, SYSTEMS[task], questions, config, 0)
     other = OutOfOrder(engine)
-    said = [[[(n.turn.token_ids, n.parent, n.visits) for n in t.nodes[1:]] for t in trees] for trees in (in_rounds, search(other, SYSTEMS[task], questions, config, 0))]
+    said = [[[(n.turn.token_ids, n.parent, n.visits) for n in t.nodes[1:]] for t in trees] for trees in (in_rounds, tree_search(other, SYSTEMS[task], questions, config, 0))]
     assert said[0] == said[1] and other.calls > 20  # in small parts indeed
 
 
@@ -180,26 +194,26 @@ def test_influence_steers_the_selection(engine, guide):
 
     def scorer(trees):
         pairs = extract_pairs(engine.tokenizer, system, trees, float("-inf"), 0.0)
-        scores = one_step_influence(engine, system, pairs, make_questions("exchange", "validation", 4, 0), 0.3, InfluenceConfig(), 0)
+        scores = one_step_influence(engine, system, pairs, make_questions("exchange", "validation", 4, 0), 0.3, InfluenceSettings(), 0)
         seen.append(len(pairs))
         value = dict(zip([p.id for p in pairs], scores.value, strict=True))
         return [{i: value[k] for i in range(len(t.nodes)) if (k := f"{t.question.id}/{i}") in value} for t in trees]
 
-    trees = search(engine, system, questions, SearchConfig(repetitions=3, guide=guide), 0, scorer)
+    trees = tree_search(engine, system, questions, SearchSettings(repetitions=3, guide=guide), 0, scorer)
     assert len(seen) == 2 and all(tree.nodes[0].visits == 9 for tree in trees)
     with pytest.raises(ValueError, match="needs a scorer"):
-        search(engine, system, questions, SearchConfig(guide=guide), 0)
+        tree_search(engine, system, questions, SearchSettings(guide=guide), 0)
 
 
 @pytest.mark.parametrize("guide", ["influence", "both"])
 def test_a_guide_of_overwhelming_score_is_followed(engine, guide):
     """With the softmax nearly hard, the scored node is selected in every later repetition."""
     system, question = SYSTEMS["exchange"], make_questions("exchange", "train", 4, 0)[2:3]
-    config = SearchConfig(repetitions=3, guide=guide, softmax_temperature=1e-3, similar=0.0)
+    config = SearchSettings(repetitions=3, guide=guide, softmax_temperature=1e-3, candidate_distance=0.0)
 
     def scorer(trees):
         return [{i: 100.0 * (i == t.nodes[0].children[0]) for i in range(len(t.nodes))} for t in trees]
 
-    tree = search(engine, system, question, config, 0, scorer)[0]
+    tree = tree_search(engine, system, question, config, 0, scorer)[0]
     first = tree.nodes[tree.nodes[0].children[0]]
     assert first.children and first.visits >= 1 + 2 * config.rollouts

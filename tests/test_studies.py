@@ -2,21 +2,21 @@
 
 import numpy as np
 import pytest
+from dits_lib.studies import ablation_job, arm_job, arms_of, iterations_job, lab_of, sft_stage
 
 from dits_lib import studies
 from dits_lib.engines import derive_seed
 from dits_lib.influence import rank_correlation
-from dits_lib.params import load_params
 from dits_lib.report.stats import mean_interval
 from dits_lib.selection import combined_score, select_arm, top_share
-from dits_lib.studies import ablation_job, arm_job, arms_of, iterations_job, lab_of, sft_stage
+from dits_lib.suite.params import load_params
 from dits_lib.tasks import DataError
 
 
 @pytest.fixture
 def nothing(tmp_path, monkeypatch):
     """Parameters under which no reply is good enough for a pair; the first seed is another one than the seed that is run."""
-    monkeypatch.setattr("dits_lib.lab.OUTPUT", tmp_path)
+    monkeypatch.setattr("dits_lib.suite.pipeline.OUTPUT", tmp_path)
     monkeypatch.setattr(studies, "step_size_of", lambda lab: (0.3, []))
     changes = ["profile=nothing", "tasks=[exchange]", "seed=7", "pairs.min_value=1.0", "sizes.test_questions=4", "sizes.train_questions=4", "sizes.loss_questions=4"]
     return load_params("smoke", [*changes, "sizes.sft_questions=4", "iterations.questions=4"]).model_dump()

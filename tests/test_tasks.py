@@ -1,14 +1,27 @@
-"""Questions, splits, metrics, scripted speakers."""
+"""Questions, splits, metrics, scripted agents."""
 
 import json
 
 import numpy as np
 import pytest
 
-from dits_lib.agents import SCRIPTED, SYSTEMS, finish, parse_answer, scripted_dialogue
+from dits_lib.agents import finish, parse_answer
+from dits_lib.micro_model.scripted import SCRIPTED, scripted_dialogue
 from dits_lib.tasks import (
-    FAMILIES, KEYS_OF_SPLIT, SPLITS, DataError, best_f1, choice_accuracy, make_questions, normalize_answer, read_questions, token_f1, vocabulary,
+    FAMILIES,
+    KEYS_OF_SPLIT,
+    SPLITS,
+    DataError,
+    best_f1,
+    choice_accuracy,
+    make_questions,
+    normalize_answer,
+    read_questions,
+    token_f1,
+    vocabulary,
 )
+
+from .conftest import SYSTEMS
 
 
 @pytest.mark.parametrize(("prediction", "gold", "expected"), [

@@ -2,8 +2,8 @@
 
 import gzip
 import json
-import pickle
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -13,8 +13,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dits_lib.params import ROOT
-from dits_lib.tools import KINDS, CacheError, Cached, LocalSite, Page, PageError, Web, read_html, shown
+from dits_lib.settings import ROOT
+from dits_lib.tools import (
+    KINDS,
+    Cached,
+    CacheError,
+    LocalSite,
+    Page,
+    PageError,
+    Web,
+    read_html,
+    shown,
+)
 
 PAGES = {
     "index.html": "<title>Home</title><p>Welcome to the village museum of Ballymore.</p><a href='people/byrne.html'>Ada Byrne</a> <a href='http://example.com/x.html'>elsewhere</a>",
@@ -278,10 +288,10 @@ def test_a_dead_host_is_told(web):
 def test_search_needs_an_engine_and_tells_what_fails(root):
     with pytest.raises(PageError, match="no search"):
         Web().search("x")
-    web = Web(seconds=1.0, private=True, finder=lambda query: [f"{root}/none", f"{root}/plain"])
+    web = Web(seconds=1.0, private=True, search_engine=lambda query: [f"{root}/none", f"{root}/plain"])
     assert [(page.title, page.text) for page in web.search("x")][0] == ("", "(no page)") and web.search("x")[1].title == "Plain"
     with pytest.raises(PageError, match="no page"):
-        Web(seconds=1.0, private=True, finder=lambda query: [f"{root}/none"] * 2).search("x")
+        Web(seconds=1.0, private=True, search_engine=lambda query: [f"{root}/none"] * 2).search("x")
 
 
 # The cache

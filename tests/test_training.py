@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from dits_lib.agents import SYSTEMS, prompt_ids, rendered_turns
+from dits_lib.agents import prompt_ids, rendered_turns
 from dits_lib.engines import TransformersEngine, load_model
 from dits_lib.pairs import best_dialogues
-from dits_lib.training import TrainConfig, train_dpo, train_sft
+from dits_lib.training import DPOSettings, SFTSettings, train_dpo, train_sft
 
-from .conftest import MODEL
+from .conftest import MODEL, SYSTEMS
 
 
 def mean_logprob(folder, rows):
@@ -35,7 +35,7 @@ def test_sampling_scoring_and_training_see_the_same_prompt(engine, trees, pairs)
 @pytest.mark.parametrize("rank", [0, 4])
 def test_sft_raises_the_likelihood_of_its_replies(trees, tmp_path, rank):
     rows = best_dialogues(trees["exchange"], 0.5)
-    log = train_sft(MODEL, rows, TrainConfig(steps=12, batch=8, learning_rate=1e-3, lora_rank=rank), 0, tmp_path / "m")
+    log = train_sft(MODEL, rows, SFTSettings(steps=12, batch=8, learning_rate=1e-3, lora_rank=rank), 0, tmp_path / "m")
     examples = [(tuple(r["prompt_ids"]), tuple(r["reply_ids"])) for r in rows]
     assert mean_logprob(tmp_path / "m", examples) > mean_logprob(MODEL, examples) + 0.1 and log
 
@@ -43,7 +43,7 @@ def test_sft_raises_the_likelihood_of_its_replies(trees, tmp_path, rank):
 def test_sft_loss_is_on_the_reply_alone(trees, tmp_path):
     """The first logged loss equals the mean negative log probability of the reply tokens."""
     rows = best_dialogues(trees["debate"], 0.5)[:4]
-    log = train_sft(MODEL, rows, TrainConfig(steps=1, batch=4, learning_rate=1e-6), 0, tmp_path / "m")
+    log = train_sft(MODEL, rows, SFTSettings(steps=1, batch=4, learning_rate=1e-6), 0, tmp_path / "m")
     scores = TransformersEngine.load(MODEL).logprobs([(tuple(r["prompt_ids"]), tuple(r["reply_ids"])) for r in rows])
     assert log[0]["loss"] == pytest.approx(-np.mean(np.concatenate(scores)), abs=2e-3)
 
@@ -51,7 +51,7 @@ def test_sft_loss_is_on_the_reply_alone(trees, tmp_path):
 @pytest.mark.parametrize(("rank", "nll"), [(0, 0.0), (4, 0.0), (0, 0.5)])
 def test_dpo_widens_the_margin_and_logs_the_drift(pairs, tmp_path, rank, nll):
     some = pairs["exchange"][:16]
-    config = TrainConfig(steps=10, batch=8, learning_rate=1e-3 if rank else 3e-4, lora_rank=rank, nll_weight=nll)
+    config = DPOSettings(steps=10, batch=8, learning_rate=1e-3 if rank else 3e-4, lora_rank=rank, nll_weight=nll)
     log = train_dpo(MODEL, some, config, 0, tmp_path / "m")
     chosen, rejected = [(p.prompt_ids, p.chosen_ids) for p in some], [(p.prompt_ids, p.rejected_ids) for p in some]
     margin = [mean_logprob(f, chosen) - mean_logprob(f, rejected) for f in (MODEL, tmp_path / "m")]
@@ -60,7 +60,7 @@ def test_dpo_widens_the_margin_and_logs_the_drift(pairs, tmp_path, rank, nll):
 
 
 def test_dpo_repeats_for_a_seed(pairs, tmp_path):
-    config = TrainConfig(steps=4, batch=4, learning_rate=3e-4)
+    config = DPOSettings(steps=4, batch=4, learning_rate=3e-4)
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_dpo(MODEL, pairs["debate"][:12], config, seed, tmp_path / name)

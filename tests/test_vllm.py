@@ -14,16 +14,24 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from dits_lib import smollm2  # noqa: E402
 from dits_lib.agents import make_system, prompt_and_prefix  # noqa: E402
-from dits_lib.engines import LoRAStack, ModelError, Request, TransformersEngine, VLLMEngine, derive_seed  # noqa: E402
+from dits_lib.commands import convert_smollm2 as smollm2  # noqa: E402
+from dits_lib.engines import (  # noqa: E402
+    LoRAStack,
+    ModelError,
+    Request,
+    TransformersEngine,
+    VLLMEngine,
+    derive_seed,
+)
 from dits_lib.engines.vllm import stop  # noqa: E402
-from dits_lib.influence import InfluenceConfig, fresh_stack, one_step_influence  # noqa: E402
+from dits_lib.influence import InfluenceSettings, fresh_stack  # noqa: E402
+from dits_lib.influence.estimators.one_step import one_step_influence
 from dits_lib.pairs import extract_pairs  # noqa: E402
-from dits_lib.params import ROOT  # noqa: E402
-from dits_lib.search import SearchConfig, search  # noqa: E402
+from dits_lib.search import SearchSettings, tree_search  # noqa: E402
+from dits_lib.settings import ROOT  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
-from dits_lib.training import TrainConfig, train_sft  # noqa: E402
+from dits_lib.training import SFTSettings, train_sft  # noqa: E402
 
 SYSTEM = make_system("exchange", "chat", max_turns=2, max_new_tokens=12)
 SETTINGS = {"device": "cpu", "dtype": "float32", "max_adapters": 4, "max_rank": 32, "max_length": 1024, "eager": True}
@@ -131,7 +139,7 @@ def test_a_chain_of_trained_adapters_is_served_as_one(folder, served, plain, tmp
     requests = requests_of(plain.tokenizer, 3)
     rows = [(r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)]
     learned = [{"prompt_ids": p, "reply_ids": r} for p, r in rows]
-    config = TrainConfig(steps=2, batch=2, learning_rate=5e-3, lora_rank=4)
+    config = SFTSettings(steps=2, batch=2, learning_rate=5e-3, lora_rank=4)
     train_sft(folder, learned, config, 0, tmp_path / "first")
     train_sft(tmp_path / "first", learned, config, 1, tmp_path / "second")
     expected = TransformersEngine.load(tmp_path / "second").logprobs(rows)
@@ -144,12 +152,12 @@ def test_a_chain_of_trained_adapters_is_served_as_one(folder, served, plain, tmp
 
 def test_search_and_scoring_through_vllm(served):
     questions = make_questions("exchange", "train", 2, 0)
-    trees = search(served, SYSTEM, questions, SearchConfig(repetitions=2, rollouts=2), 0)
+    trees = tree_search(served, SYSTEM, questions, SearchSettings(repetitions=2, rollouts=2), 0)
     assert [len(tree.rewards) for tree in trees] == [4, 4]
     pairs = extract_pairs(served.tokenizer, SYSTEM, trees, -1.0, -1.0)[:3]
     assert pairs
     validation = make_questions("exchange", "validation", 3, 0)
-    config = InfluenceConfig(rank=4, temperature=0.0)
+    config = InfluenceSettings(rank=4, temperature=0.0)
     scores = one_step_influence(served, SYSTEM, pairs, validation, 0.0, config, 0)
     assert scores.per_question.shape == (len(pairs), 3) and np.all(scores.value == 0)
     moved = one_step_influence(served, SYSTEM, pairs, validation, 3.0, config, 0)
@@ -181,7 +189,7 @@ def test_one_process_serves_one_root_model(served):
 def test_notebooks_whose_stages_are_computed_ahead_through_vllm(tmp_path):
     """In a process of its own: the workers start vLLM once, the notebooks find every stage, and nothing is left running."""
     settings = ["tasks=[exchange]", "model.engine=vllm", "model.max_length=256", "model.max_adapters=4", "model.memory=0.1", "model.eager=true", "sft.lora_rank=8", "dpo.lora_rank=8"]
-    command = [sys.executable, "-m", "dits_lib.reproduce", "--profile", "smoke", "--notebook", "01_rollout", "--notebook", "02_scoring"]
+    command = [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", "smoke", "--notebook", "01_rollout", "--notebook", "02_scoring"]
     command += [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,49 +1,40 @@
 """Multi-agent systems: who speaks, what each agent is shown, when a dialogue ends."""
 
-from .base import ENDINGS, Dialogue, System, Turn, chat_messages, endings_of, finish, is_tool, parse_answer
-from .calls import LIMIT, CallingAgents, Frame, frames_of, parse_call, plain
-from .calls import Limits as CallLimits
+from . import debate, deep_search, exchange
+from .base import ENDINGS, LIMIT, Dialogue, System, Turn, chat_messages, finish, parse_answer
+from .calls import CallingAgents, CallLimits, Frame, frames_of, parse_call, plain
 from .debate import Debate
 from .deep_search import DeepSearch, web_system
 from .exchange import Exchange
-from .prompts import PROMPTS
 from .rendering import message_ids, prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
-from .scripted import SCRIPTED, scripted_dialogue
+from .task import Task, World
 
-LIMITS = {
-    "micro": {"exchange": {"max_turns": 6, "max_new_tokens": 10}, "debate": {"max_turns": 3, "max_new_tokens": 20}},
-    "chat": {"exchange": {"max_turns": 6, "max_new_tokens": 64}, "debate": {"max_turns": 3, "max_new_tokens": 128}},
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        exchange.TASK,
+        debate.TASK,
+        deep_search.TASK,
+    )
 }
-"""Turns of a dialogue and tokens of a reply, at most, by the style of the prompts."""
+"""Every task by name. A new agent graph is a file that builds a `Task`, and its line here."""
 
 
-def make_system(task: str, prompts: str = "micro", **limits: int) -> System:
-    """The multi-agent system of a task.
+def make_system(task: str, style: str = "micro", **limits: int) -> System:
+    """The multi-agent system of a task whose agents read no pages.
 
     Args:
-        task: `exchange` or `debate`.
-        prompts: `micro` (the micro world's few words) or `chat`.
-        limits: `max_turns`, `max_new_tokens`, where other than in `LIMITS`.
+        task: a name in `TASKS`.
+        style: of the prompts, `micro` (the micro world's few words) or `chat`.
+        limits: such as `max_turns`, `max_new_tokens`, where other than the style's.
     """
-    kind = {"exchange": Exchange, "debate": Debate}[task]
-    return kind(**PROMPTS[prompts][task], **LIMITS[prompts][task] | limits)
+    return TASKS[task].system(style, limits)
 
-
-def readers_of(task: str) -> tuple[str, ...]:
-    """The agents of a task that read a text of their own in each question; those of deep search find theirs."""
-    return () if task == "deep_search" else make_system(task).agents
-
-
-SYSTEMS: dict[str, System] = {task: make_system(task) for task in ("exchange", "debate")}
-"""The systems of the micro world."""
 
 __all__ = [
     "ENDINGS",
     "LIMIT",
-    "LIMITS",
-    "PROMPTS",
-    "SCRIPTED",
-    "SYSTEMS",
+    "TASKS",
     "CallLimits",
     "CallingAgents",
     "Debate",
@@ -52,12 +43,12 @@ __all__ = [
     "Exchange",
     "Frame",
     "System",
+    "Task",
     "Turn",
+    "World",
     "chat_messages",
-    "endings_of",
     "finish",
     "frames_of",
-    "is_tool",
     "make_system",
     "message_ids",
     "parse_answer",
@@ -65,9 +56,7 @@ __all__ = [
     "plain",
     "prompt_and_prefix",
     "prompt_ids",
-    "readers_of",
     "rendered_turns",
     "reply_ids",
-    "scripted_dialogue",
     "web_system",
 ]

@@ -16,34 +16,46 @@ from dataclasses import dataclass, field
 
 from ..tasks.base import Question
 from ..tools import CacheError
-from .base import ENDINGS, Turn, parse_answer
+from .base import ENDINGS, LIMIT, System, Turn, parse_answer
 
 MAX_RESULT = 20_000
 """Characters of a tool's result, at most: no page may fill an agent's prompt."""
 
-LIMIT = "limit"
-"""The speaker of the turn that ends a run-away dialogue, with its reason."""
+CALLS_USED = 0.5
+"""Share of the calls allowed that a dialogue makes, as `make plan` assumes."""
 
 _CALL = re.compile(r"<call (\w+)>\s*(.*?)\s*</call>", re.DOTALL)
 _TAG = re.compile(r"</?\s*(?:call|A)\b[^>]*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one dialogue may spend: calls in all, calls inside calls, and generated tokens."""
+class CallLimits:
+    """What one dialogue may spend.
+
+    Attributes:
+        calls: in all.
+        nesting: calls inside calls.
+        tokens: generated in all turns.
+    """
 
     calls: int = 16
-    depth: int = 4
+    nesting: int = 4
     tokens: int = 4096
 
 
 @dataclass
 class Frame:
-    """An agent at work: what it was asked, and what it and those it called have said since: (own reply or result, text)."""
+    """An agent at work.
+
+    Attributes:
+        agent: its name.
+        request: what it was asked.
+        messages: what it and those it called have said since: (`reply` or `result`, text).
+    """
 
     agent: str
     request: str
-    said: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[tuple[str, str]] = field(default_factory=list)
 
 
 def parse_call(text: str) -> tuple[str, str] | None:
@@ -62,20 +74,20 @@ def frames_of(first: str, names: tuple[str, ...], turns: tuple[Turn, ...]) -> li
     stack = [Frame(first, "")]
     for turn in turns:
         call = parse_call(turn.text) if turn.trainable else None
-        stack[-1].said.append(("own", turn.text))
+        stack[-1].messages.append(("reply", turn.text))
         if call is None:
             ended = stack.pop()
             if not stack:
                 return []
-            stack[-1].said.append(("result", f"{ended.agent}: {turn.text if turn.trainable else plain(turn.text)}"))
+            stack[-1].messages.append(("result", f"{ended.agent}: {turn.text if turn.trainable else plain(turn.text)}"))
         elif call[0] in names:
             stack.append(Frame(*call))
         else:
-            stack[-1].said.append(("result", f"there is no {call[0]}; there are: {', '.join(names)}"))
+            stack[-1].messages.append(("result", f"there is no {call[0]}; there are: {', '.join(names)}"))
     return stack
 
 
-class CallingAgents:
+class CallingAgents(System):
     """What a system of agents that call each other shares; a subclass gives `first`, `agents`, `tools`, `limits` and the rest of `System`.
 
     Attributes:
@@ -87,8 +99,13 @@ class CallingAgents:
     first: str
     agents: tuple[str, ...]
     tools: Mapping[str, Callable[[str], str]]
-    limits: Limits
+    limits: CallLimits
     endings = (*ENDINGS, "limit reached")
+    has_tools = True
+
+    def expected_turns(self) -> int:
+        """`CALLS_USED` of the calls that are allowed, and the answer."""
+        return round(CALLS_USED * self.limits.calls) + 1
 
     def next_agent(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
         """The agent or tool on top of the stack; `LIMIT` when a limit is passed; None at the end."""
@@ -110,13 +127,13 @@ class CallingAgents:
         tokens = sum(len(turn.token_ids) for turn in turns)
         if calls > self.limits.calls:
             return f"more than {self.limits.calls} calls"
-        if len(stack) - 1 > self.limits.depth:
-            return f"calls nested deeper than {self.limits.depth}"
+        if len(stack) - 1 > self.limits.nesting:
+            return f"calls nested deeper than {self.limits.nesting}"
         return f"more than {self.limits.tokens} tokens" if tokens >= self.limits.tokens else None
 
-    def acts(self, name: str) -> bool:
-        """Whether this speaker is a tool (or the end by a limit): it says what `act` gives, without the model."""
-        return name == LIMIT or name in self.tools
+    def is_tool(self, name: str | None) -> bool:
+        """Whether this is a tool (or the end by a limit): it says what `act` gives."""
+        return name is not None and (name == LIMIT or name in self.tools)
 
     def act(self, question: Question, turns: tuple[Turn, ...]) -> str:
         """What the tool on top of the stack says, or why the dialogue ends."""
@@ -143,8 +160,8 @@ class CallingAgents:
         """What the agent on top of the stack is shown: its instructions, its request, and what came of its own calls."""
         frame = frames_of(self.first, self.names, turns)[-1]
         messages = [{"role": "system", "content": self.instruct(question, agent)}, {"role": "user", "content": frame.request or question.text}]
-        for kind, text in frame.said:
-            role = "assistant" if kind == "own" else "user"
+        for kind, text in frame.messages:
+            role = "assistant" if kind == "reply" else "user"
             if messages[-1]["role"] == role:
                 messages[-1]["content"] += f"\n\n{text}"
             else:

@@ -1,18 +1,46 @@
-"""Debate: a solver proposes an answer with its reasoning, a critic comments without giving the answer."""
+"""Debate: a solver proposes an answer with its reasoning, a critic comments without giving it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..tasks.base import Question
 from ..tasks.metrics import choice_accuracy
-from .base import Turn, chat_messages, parse_answer
+from ..tasks.micro import make_questions
+from .base import System, Turn, chat_messages, parse_answer
+from .task import Task
+
+_SOLVER = """You answer multiple-choice questions. Reason in one or two sentences, then give the letter of your choice as <A>letter</A>.
+A critic comments on your answer; then answer once more in the same form."""  # noqa: E501
+
+_CRITIC = """You are shown a multiple-choice question and a solver's answer. If the answer is right, reply with the one word: agree
+Otherwise say in one sentence what to reconsider. Never give the letter of the right option."""  # noqa: E501
+
+STYLES = {
+    "micro": {
+        "max_turns": 3,
+        "max_new_tokens": 20,
+        "instructions": ("{role} : {view} ask {question}",) * 2,
+        "opening": "",
+    },
+    "chat": {
+        "max_turns": 3,
+        "max_new_tokens": 128,
+        "instructions": (_SOLVER, _CRITIC),
+        "opening": "{question}",
+    },
+}
+"""Limits and prompts by style, as in `exchange`."""
+
+_DOUBT = "Look at the question again and compare all the options."
 
 
 @dataclass(frozen=True)
-class Debate:
-    """Solver, critic, solver: it ends when the critic agrees or after `max_turns`; the solver's last answer counts
-    (accuracy). `instructions` and `opening` are as in `Exchange`."""
+class Debate(System):
+    """Solver, critic, solver: it ends when the critic agrees or after `max_turns`; the solver's
+    last answer counts (accuracy). `instructions` and `opening` are as in `Exchange`."""
 
     max_turns: int
     max_new_tokens: int
@@ -23,16 +51,55 @@ class Debate:
     agents: tuple[str, ...] = ("solver", "critic")
     metric_name: str = "accuracy"
 
+    def expected_turns(self) -> int:
+        return self.max_turns
+
     def next_agent(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
-        agreed = bool(turns) and turns[-1].agent == "critic" and turns[-1].text.strip(" .!\n").lower() == self.agreement
+        critic_spoke = bool(turns) and turns[-1].agent == "critic"
+        agreed = critic_spoke and turns[-1].text.strip(" .!\n").lower() == self.agreement
         return None if agreed or len(turns) >= self.max_turns else self.agents[len(turns) % 2]
 
-    def messages(self, question: Question, turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
+    def messages(
+        self, question: Question, turns: tuple[Turn, ...], agent: str
+    ) -> list[dict[str, str]]:
         return chat_messages(self, question, turns, agent)
 
     def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
-        spoken = [turn for turn in turns if turn.agent == "solver"]
-        return parse_answer(spoken[-1].text) if spoken else None
+        solved = [turn for turn in turns if turn.agent == "solver"]
+        return parse_answer(solved[-1].text) if solved else None
 
     def score(self, question: Question, answer: str | None) -> float:
         return choice_accuracy(answer, question.answers)
+
+
+def gold_debate(question: Question, rng: np.random.Generator) -> list[Turn]:
+    """The solver is right at once, or (every other time) after the critic's doubt. The wrong answer
+    before that doubt is shown, not learned."""
+    lines = question.text.split("\n")
+    letters = [line[0] for line in lines if len(line) > 2 and line[1:3] == ". "]
+    wrong = [letter for letter in letters if letter not in question.answers]
+    right = f"<A>{question.answers[0]}</A>"
+    if wrong and rng.random() < 0.5:
+        mistaken = f"<A>{wrong[rng.integers(len(wrong))]}</A>"
+        return [
+            Turn("solver", mistaken, trainable=False),
+            Turn("critic", _DOUBT),
+            Turn("solver", right),
+        ]
+    return [Turn("solver", right), Turn("critic", "agree")]
+
+
+TASK = Task(
+    name="debate",
+    title="debate",
+    metric="accuracy",
+    system=lambda style, limits: Debate(**STYLES[style] | limits),
+    questions=lambda split, count, seed, world: make_questions(
+        "debate", split, count, seed, world.facts_per_view, world.harmful
+    ),
+    readers=("solver", "critic"),
+    limits={"max_turns": (2, 100), "max_new_tokens": (1, 32768)},
+    warm_start=gold_debate,
+    can_be_harmed=True,
+    choice=True,
+)

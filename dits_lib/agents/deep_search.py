@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 
 from ..tasks.base import Question
 from ..tasks.judge import ExactMatch, Judge
+from ..tasks.micro_web import make_web, web_questions
 from ..tools import Page, PageError, Source, shown
 from .base import Turn
-from .calls import CallingAgents, Limits
+from .calls import CallingAgents, CallLimits
+from .task import Task
 
 REASONER = """You answer a question from the pages of a site. Think step by step. You may write one of
 <call search>a few words</call> to find pages,
@@ -42,7 +44,7 @@ class DeepSearch(CallingAgents):
 
     source: Source
     max_new_tokens: int = 512
-    limits: Limits = Limits()
+    limits: CallLimits = CallLimits()
     judge: Judge = field(default_factory=ExactMatch)
     page_characters: int = 4000
     snippet_words: int = 30
@@ -63,9 +65,12 @@ class DeepSearch(CallingAgents):
         """A click is a number, and means a link of the page that was opened last."""
         return self._click(request, turns) if tool == "click" else super().use(tool, request, turns)
 
-    def prepare(self, pairs: list[tuple[Question, str | None]]) -> None:
+    def prepare(self, answers: list[tuple[Question, str | None]]) -> None:
         """Let the judge see all answers at once."""
-        self.judge.prepare(pairs)
+        self.judge.prepare(answers)
+
+    def unclear(self, question: Question, answer: str | None) -> bool:
+        return self.judge.unclear(question, answer)
 
     def score(self, question: Question, answer: str | None) -> float:
         return self.judge.score(question, answer)
@@ -92,15 +97,37 @@ class DeepSearch(CallingAgents):
         return f"[{page.url}]\n{shown(page, self.page_characters)}"
 
 
-_STYLES = {
-    "micro": {"max_new_tokens": 12, "limits": Limits(calls=8, depth=2, tokens=160), "snippet_words": 0, "instructions": ("reasoner :", "explorer :")},
+STYLES = {
+    "micro": {"max_new_tokens": 12, "limits": CallLimits(calls=8, nesting=2, tokens=160), "snippet_words": 0, "instructions": ("reasoner :", "explorer :")},
     "chat": {},
 }
 """What differs between the micro web and the web, by the style of the prompts."""
 
 
-def web_system(prompts: str, source: Source, limits: dict[str, int] | None = None, **changes) -> DeepSearch:
-    """Deep search in a style (`micro` or `chat`) over a source of pages; `limits` and `changes` are attributes of `Limits` and
-    `DeepSearch` that are other than the style's."""
-    style = {"limits": Limits()} | _STYLES[prompts] | changes
-    return DeepSearch(source, **style | {"limits": replace(style["limits"], **(limits or {}))})
+def web_system(
+    style: str, limits: dict[str, int] | None = None, source: Source | None = None, **changes
+) -> DeepSearch:
+    """Deep search in a style of prompts, over a source of pages.
+
+    Args:
+        style: `micro` or `chat`.
+        limits: those of `CallLimits` that are other than the style's.
+        source: of pages; None for a system that is asked for its limits alone.
+        changes: attributes of `DeepSearch` that are other than the style's.
+    """
+    given = {"limits": CallLimits()} | STYLES[style] | changes
+    given["limits"] = replace(given["limits"], **(limits or {}))
+    return DeepSearch(source, **given)
+
+
+TASK = Task(
+    name="deep_search",
+    title="deep search",
+    metric="accuracy",
+    system=web_system,
+    questions=lambda split, count, seed, world: web_questions(
+        make_web(world.seed), split, count, seed
+    ),
+    world="the micro web",
+    on_pages=True,
+)

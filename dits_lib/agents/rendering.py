@@ -8,7 +8,7 @@ from functools import lru_cache
 from jinja2 import TemplateError
 
 from ..tasks.base import Question
-from .base import System, Turn, is_tool
+from .base import System, Turn
 
 
 @lru_cache(maxsize=200_000)
@@ -78,7 +78,7 @@ def rendered_turns(tokenizer, system: System, question: Question, turns: tuple[T
     """(prompt ids, reply ids) of every turn of a dialogue; both empty for a tool's."""
     rows = []
     for index, turn in enumerate(turns):
-        if is_tool(system, turn.agent):
+        if system.is_tool(turn.agent):
             rows.append(([], []))
             continue
         prompt = prompt_ids(tokenizer, system, question, turns[:index], turn.agent)

@@ -1,11 +1,23 @@
-"""Language models that speak."""
+"""Language models that speak.
 
-from .adapters import add, attach, base_of, chain_of, merge, rank_of, read_deltas, write_deltas
-from .base import Completion, Engine, LoRAStack, Request, Usage
-from .lora import RowLoRA, fresh_a
-from .noise import derive_seed, gumbel
-from .transformers import LORA_TARGETS, ModelError, TransformersEngine, check_model_folder, load_model, load_tokenizer, model_files
-from .vllm import VLLMEngine, asleep
+Torch and transformers take seconds to import, so what needs them is imported when it is first
+used: parameters, `--help` and typos answer at once.
+"""
+
+import lazy_loader
+
+from .base import Completion, Engine, LoRAStack, Replies, Request, Rows, Usage
+from .files import LORA_TARGETS, ModelError, check_model_folder, model_files
+from .seeds import derive_seed
+
+_LATER = {
+    "adapters": ["add", "attach", "base_of", "chain_of", "merge", "rank_of", "read_deltas", "write_deltas"],
+    "lora": ["RowLoRA", "fresh_a"],
+    "noise": ["gumbel"],
+    "transformers": ["TransformersEngine", "load_model", "load_tokenizer"],
+    "vllm": ["VLLMEngine", "asleep"],
+}
+__getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs=_LATER)
 
 __all__ = [
     "LORA_TARGETS",
@@ -13,8 +25,10 @@ __all__ = [
     "Engine",
     "LoRAStack",
     "ModelError",
+    "Replies",
     "Request",
     "RowLoRA",
+    "Rows",
     "TransformersEngine",
     "Usage",
     "VLLMEngine",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -70,26 +73,59 @@ class LoRAStack:
         return LoRAStack({name: (a.to(device), b.to(device)) for name, (a, b) in self.weights.items()}, self.scaling)
 
 
-class Engine(Protocol):
+Rows = list[tuple[tuple[int, ...], tuple[int, ...]]]
+"""(prompt ids, reply ids) of each."""
+
+Replies = Callable[[dict[int, Completion]], dict[int, Request]]
+"""Told what has been said, by key; returns what to ask next, by key."""
+
+
+class Engine:
     """A language model that speaks.
 
-    `tokenizer` is the model's; `stack_device` is where LoRA stacks for `generate` should lie.
+    Attributes:
+        usage: what was read and generated so far.
+        tokenizer: the model's.
+        stack_device: where LoRA stacks for `generate` should lie.
+        max_length: tokens of prompt and reply that it can hold; None where it sets no limit.
     """
 
     usage: Usage
     tokenizer: object
     stack_device: object
+    max_length: int | None = None
 
     def snapshot(self) -> Usage:
         """A copy of the usage so far."""
+        return copy.copy(self.usage)
 
     def learning(self) -> AbstractContextManager:
-        """The transformers engine of the same policy that takes gradients; its usage counts here."""
+        """The transformers engine of the same policy that takes gradients; its usage counts
+        here."""
+        raise NotImplementedError
 
-    def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
+    def generate(
+        self, requests: list[Request], adapters: LoRAStack | None = None
+    ) -> list[Completion]:
         """Sample all replies, in the order of the requests."""
+        raise NotImplementedError
 
-    # An engine that takes requests while it speaks also has `converse(first, reply, adapters)`, see `VLLMEngine`; `rollout.play` then uses it.
+    def logprobs(self, rows: Rows) -> list[list[float]]:
+        """Log probability, in nats, of every token of each reply, by teacher forcing."""
+        raise NotImplementedError
 
-    def logprobs(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
-        """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""
+    def converse(
+        self, first: dict[int, Request], reply: Replies, adapters: LoRAStack | None = None
+    ) -> None:
+        """Sample replies until `reply` asks for nothing more. An engine that takes requests while
+        it speaks overrides this; here all requests of a round wait for each other."""
+        self.in_rounds(first, reply, adapters)
+
+    def in_rounds(
+        self, first: dict[int, Request], reply: Replies, adapters: LoRAStack | None = None
+    ) -> None:
+        """`converse`, round by round."""
+        requests = first
+        while requests:
+            said = self.generate([*requests.values()], adapters)
+            requests = reply(dict(zip(requests, said, strict=True)))

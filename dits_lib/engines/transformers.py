@@ -6,7 +6,6 @@ The noise of a reply depends on its request alone. Its logits depend on the batc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .adapters import add, attach, chain_of, merge, read_deltas
-from .base import Completion, LoRAStack, Request, Usage
-from .cache import PrefixStates, PreallocatedCache
+from .base import Completion, Engine, LoRAStack, Request, Rows, Usage
+from .cache import PreallocatedCache, PrefixStates
+from .files import LORA_TARGETS, ModelError, check_model_folder
 from .lora import RowLoRA
 from .noise import gumbel
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-
-class ModelError(ValueError):
-    """A model folder that cannot be used. The message names the folder and what is missing."""
-
-
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Speaks with a transformers causal LM."""
 
     def __init__(
@@ -64,9 +58,6 @@ class TransformersEngine:
         model, tokenizer = load_model(folder, dtype, device)
         return cls(model, tokenizer, **options)
 
-    def snapshot(self) -> Usage:
-        return copy.copy(self.usage)
-
     def release(self) -> None:
         """Give up the weights and all cached states; the engine cannot be used afterwards."""
         self.prefixes.clear(None)
@@ -99,7 +90,7 @@ class TransformersEngine:
     def _generate_chunk(self, requests: list[Request], adapters: LoRAStack | None) -> list[Completion]:
         limits = torch.tensor([request.max_new_tokens for request in requests], device=self.device)
         seeds, seed_of = torch.unique(torch.tensor([r.seed for r in requests], device=self.device), return_inverse=True)
-        heat = torch.tensor([request.temperature for request in requests], device=self.device)[:, None]
+        temperature = torch.tensor([request.temperature for request in requests], device=self.device)[:, None]
         adapter = self._adapter_rows([r.adapter for r in requests], adapters)
         steps = int(limits.max())
         tokens = torch.full((len(requests), steps), -1, device=self.device)
@@ -109,7 +100,7 @@ class TransformersEngine:
         alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
         for step in range(steps):
             noise = gumbel(seeds, step, logits.shape[1])[seed_of[rows]]
-            chosen = (logits / heat[rows].clamp(min=1e-6) + torch.where(heat[rows] > 0, noise, 0)).argmax(1)
+            chosen = (logits / temperature[rows].clamp(min=1e-6) + torch.where(temperature[rows] > 0, noise, 0)).argmax(1)
             scores = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
             tokens[rows, step] = torch.where(alive, chosen, -1)
             logprobs[rows, step] = scores
@@ -204,7 +195,7 @@ class TransformersEngine:
         return ids, mask
 
     @torch.inference_mode()
-    def logprobs(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
+    def logprobs(self, rows: Rows) -> list[list[float]]:
         """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
         result: list[list[float]] = [[] for _ in rows]
@@ -284,27 +275,3 @@ def load_tokenizer(folder: str | Path):
     if tokenizer.chat_template is None:
         raise ModelError(f"{folder}: the tokenizer has no chat template, which renders the agents' prompts")
     return tokenizer
-
-
-def check_model_folder(folder: str | Path) -> None:
-    """Look whether a folder holds what a model needs, without loading it (a hub id passes).
-
-    Raises:
-        ModelError: naming the folder and what it lacks.
-    """
-    path = Path(folder)
-    if path.is_dir():
-        for name, patterns in {
-            "config.json": ("config.json",), "weights": ("*.safetensors", "*.bin"),
-            "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json"),
-        }.items():
-            if not any(any(path.glob(pattern)) for pattern in patterns):
-                raise ModelError(f"{path}: no {name}; a model folder holds {' or '.join(patterns)}")
-    elif str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
-        raise ModelError(f"{folder}: no such model folder; give a folder of transformers files, or a hub id owner/name")
-
-
-def model_files(path: str) -> list[Path]:
-    """The files of a model folder that decide what it says: weights, config, tokenizer; none for a hub id."""
-    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-    return sorted(p for p in Path(path).glob("*") if p.suffix in kinds and p.name != "gates.json") if Path(path).is_dir() else []

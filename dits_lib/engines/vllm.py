@@ -13,7 +13,6 @@ differently. Two runs with one seed may therefore differ, which the transformers
 
 from __future__ import annotations
 
-import copy
 import gc
 import itertools
 import os
@@ -21,7 +20,7 @@ import shutil
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -29,8 +28,9 @@ from pathlib import Path
 import torch
 
 from .adapters import Deltas, add, chain_of, rank_of, read_deltas, write_deltas
-from .base import Completion, LoRAStack, Request, Usage
-from .transformers import LORA_TARGETS, ModelError, TransformersEngine
+from .base import Completion, Engine, LoRAStack, Replies, Request, Rows, Usage
+from .files import LORA_TARGETS, ModelError
+from .transformers import TransformersEngine
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _GRAPH_SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
@@ -44,7 +44,7 @@ _SERVERS: dict[tuple, object] = {}
 """The one vLLM of this process, by what it was started with."""
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Speaks through vLLM. The contract is that of `Engine`."""
 
     def __init__(
@@ -85,9 +85,6 @@ class VLLMEngine:
         self._stacks: dict[int, dict[int, object]] = {}
         self._own = self._write(self.policy) if self.policy else None
 
-    def snapshot(self) -> Usage:
-        return copy.copy(self.usage)
-
     def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
         """Sample all replies, in the order of the requests, in one batch."""
         said: dict[int, Completion] = {}
@@ -95,13 +92,13 @@ class VLLMEngine:
         return [said[i] for i in range(len(requests))]
 
     def converse(
-        self, first: dict[int, Request], reply: Callable[[dict[int, Completion]], dict[int, Request]], adapters: LoRAStack | None = None
+        self, first: dict[int, Request], reply: Replies, adapters: LoRAStack | None = None
     ) -> None:
         """Sample replies until no request is left: `reply` is told what has been said, by key, and returns what to ask next.
 
         What follows goes before what has not begun, so that a dialogue finds its prefix in the cache, and at most `_MOST_REPLIES` are under way.
         """
-        speaker, waiting, keys = self._llm.llm_engine, deque(first.items()), {}
+        core, waiting, keys = self._llm.llm_engine, deque(first.items()), {}
         try:
             while waiting or keys:
                 room = min(_MOST_REPLIES, len(keys) + len(waiting))
@@ -109,19 +106,19 @@ class VLLMEngine:
                 while gathered and waiting and len(keys) < _MOST_REPLIES:
                     key, request = waiting.popleft()
                     self._check_length(request)
-                    number = f"dits-{next(_IDS)}"
+                    name = f"dits-{next(_IDS)}"
                     prompt, lora = {"prompt_token_ids": list(request.prompt_ids)}, self._loras([request.adapter], adapters)[0]
-                    speaker.add_request(number, prompt, self._sampling(request), lora_request=lora)
-                    keys[number] = key
+                    core.add_request(name, prompt, self._sampling(request), lora_request=lora)
+                    keys[name] = key
                     self.usage.requests += 1
                     self.usage.prompt_tokens += len(request.prompt_ids)
-                outputs = [output for output in speaker.step() if output.finished]
+                outputs = [output for output in core.step() if output.finished]
                 if outputs:
                     said = dict(zip([keys.pop(output.request_id) for output in outputs], self._completions(outputs), strict=True))
                     waiting.extendleft(reversed(reply(said).items()))
         finally:
             if keys:  # something failed: leave no request behind
-                speaker.abort_request(list(keys))
+                core.abort_request(list(keys))
 
     def _check_length(self, request: Request) -> None:
         longest = len(request.prompt_ids) + request.max_new_tokens
@@ -148,7 +145,7 @@ class VLLMEngine:
         return [Completion(row, text.strip(), own) for row, text, own in zip(ids, texts, scores, strict=True)]
 
     def logprobs(
-        self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]], adapters: LoRAStack | None = None, indices: list[int] | None = None
+        self, rows: Rows, adapters: LoRAStack | None = None, indices: list[int] | None = None
     ) -> list[list[float]]:
         """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""
         from vllm import SamplingParams

@@ -1,37 +1,34 @@
 """Influence estimators, all of one contract (`Scores`), and how far each can be trusted."""
 
-from .base import InfluenceConfig, Scores, Setting, mean_and_stderr
-from .controlled import controlled
-from .dpo_loss import dpo_loss_influence
-from .estimators import ESTIMATORS, TREE_ESTIMATORS, by_group
+from .base import Estimator, InfluenceSettings, Options, Scores, ScoringContext, mean_and_stderr
 from .gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, part, step
-from .one_step import choose_step_size, evaluate_adapters, metric_table, one_step_influence, step_response
-from .racing import race
-from .reliability import rank_correlation, reliability, resampled_rows
+from .registry import ESTIMATORS, score_pairs
+from .reliability import by_group, rank_correlation, reliability, resampled_rows
+from .step_size import choose_step_size, step_response
+from .validation_play import evaluate_adapters, metric_changes, metric_table
 
 __all__ = [
     "ESTIMATORS",
-    "InfluenceConfig",
-    "TREE_ESTIMATORS",
+    "Estimator",
+    "InfluenceSettings",
+    "Options",
     "Scores",
-    "Setting",
+    "ScoringContext",
     "by_group",
     "choose_step_size",
-    "controlled",
     "dpo_gradients",
-    "dpo_loss_influence",
     "dpo_losses",
     "evaluate_adapters",
     "flatten",
     "fresh_stack",
     "mean_and_stderr",
+    "metric_changes",
     "metric_table",
-    "one_step_influence",
     "part",
-    "race",
     "rank_correlation",
     "reliability",
     "resampled_rows",
+    "score_pairs",
     "step",
     "step_response",
 ]

@@ -1,19 +1,24 @@
-"""What every influence estimator takes and gives."""
+"""What every influence estimator takes, gives, and says of itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from ..agents import System
 from ..engines import Engine, derive_seed
-from ..search import SearchConfig
+from ..pairs import Pair
+from ..search import SearchSettings
+from ..settings import Count, Positive, Settings
+from ..tasks import Question
 
 
-@dataclass(frozen=True)
-class InfluenceConfig:
-    """Settings of the influence step; the ranges are checked in `params`.
+class InfluenceSettings(Settings):
+    """Settings that several estimators share.
 
     Attributes:
         beta: of the DPO loss.
@@ -22,52 +27,48 @@ class InfluenceConfig:
         temperature: of those dialogues; 0 is greedy.
         candidates: adapters whose dialogues share a batch.
         gradient_rows: pairs that share a forward and backward pass.
-        gradient_block: pairs whose gradients are held at once (`racing`, `group_design` and `likelihood_adam` hold all).
-        policy_samples: dialogues of each validation question, for the estimators that do not play under each candidate.
-        race_questions, race_error: questions a round of `racing`, and the chance allowed to put a pair on the wrong side of the cut.
-        learned_share: of the pairs, that `learned` scores itself; it predicts the rest.
-        control_share: of the questions, that `one_step_controlled` plays; the rest serve its control variate alone.
-        group_count, group_steps, group_batch, group_rate: groups of `group_design`, steps of each, pairs a step, and its size (x step size).
+        gradient_block: pairs whose gradients are held at once (some estimators hold all).
+        policy_samples: dialogues of each validation question, for the estimators that do not play
+            under each candidate.
+        options: {estimator: {setting: value}}, where other than in the estimator's own file.
     """
 
-    beta: float = 0.1
-    rank: int = 8
-    scaling: float = 2.0
-    samples: int = 1
-    temperature: float = 1.0
-    candidates: int = 32
-    gradient_rows: int = 64
-    policy_samples: int = 16
-    gradient_block: int = 1024
-    race_questions: int = 20
-    race_error: float = 0.1
-    learned_share: float = 0.5
-    control_share: float = 0.2
-    group_count: int = 48
-    group_steps: int = 8
-    group_batch: int = 8
-    group_rate: float = 0.7
+    section: ClassVar = "influence"
+
+    samples: Count
+    temperature: Annotated[float, Field(ge=0, le=5)]
+    beta: Positive
+    rank: Annotated[int, Field(ge=1, le=256)]
+    scaling: Positive
+    candidates: Count
+    gradient_rows: Count
+    gradient_block: Count
+    policy_samples: Annotated[int, Field(ge=2)]
+    options: dict[str, dict[str, object]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class ScoringContext:
     """What every estimator is given beside pairs and questions.
 
     Attributes:
         engine, system: the policy and the agents.
         step_size: eta of the step.
-        config: the settings.
-        lora_seed: of the LoRA's A; None draws one for each scoring. Scores under one A can be compared without the noise of projection.
-        search, min_value, min_gap: how trees and pairs of validation questions are made, by the estimators that need them.
-        alpha: share of the pairs that will be kept: estimators that spend their questions around the cut need it.
+        settings: shared by estimators.
+        lora_seed: of the LoRA's A; None draws one for each scoring. Scores under one A can be
+            compared without the noise of projection.
+        search, min_value, min_gap: how trees and pairs of validation questions are made, by the
+            estimators that need them; `search` None: those of the defaults.
+        alpha: share of the pairs that will be kept: estimators that spend their questions around
+            the cut need it.
     """
 
     engine: Engine
     system: System
     step_size: float
-    config: InfluenceConfig
+    settings: InfluenceSettings
     lora_seed: int | None = None
-    search: SearchConfig = SearchConfig()
+    search: SearchSettings | None = None
     min_value: float = 0.4
     min_gap: float = 0.2
     alpha: float = 0.5
@@ -75,6 +76,10 @@ class Setting:
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
         return derive_seed(seed, "lora") if self.lora_seed is None else self.lora_seed
+
+    def search_settings(self) -> SearchSettings:
+        """How trees of validation questions are grown."""
+        return self.search or SearchSettings()
 
 
 @dataclass
@@ -86,7 +91,9 @@ class Scores:
         value: [n_pairs].
         stderr: [n_pairs], standard error over the validation questions (or pairs).
         cost: tokens, and whatever else the estimator spends.
-        per_question: [n_pairs, V], the terms whose mean is `value`, NaN where a pair did not play a question; None if there are none.
+        per_question: [n_pairs, V], the terms whose mean is `value`, NaN where a pair did not play a
+            question; None if there are none.
+        pair_ids: [n_pairs], `Pair.id` of each.
     """
 
     estimator: str
@@ -94,6 +101,7 @@ class Scores:
     stderr: np.ndarray
     cost: dict = field(default_factory=dict)
     per_question: np.ndarray | None = None
+    pair_ids: list[str] = field(default_factory=list)
 
     @property
     def tie_share(self) -> float:
@@ -101,24 +109,148 @@ class Scores:
         _, counts = np.unique(self.value, return_counts=True)
         return float(counts[counts > 1].sum() / max(1, len(self.value)))
 
+    @staticmethod
+    def of_table(
+        estimator: str, pairs: list[Pair], table: np.ndarray, cost: dict, stderr=None
+    ) -> Scores:
+        """Scores of pairs from their table [n_pairs, V].
+
+        Args:
+            stderr: [n_pairs], where it is not that of the table's rows.
+        """
+        value, error = mean_and_stderr(table)
+        ids = [pair.id for pair in pairs]
+        return Scores(estimator, value, error if stderr is None else stderr, cost, table, ids)
+
     def to_json(self) -> dict:
         table = None if self.per_question is None else np.round(self.per_question, 9).tolist()
         return {
-            "estimator": self.estimator, "value": self.value.tolist(), "stderr": self.stderr.tolist(), "cost": self.cost,
+            "estimator": self.estimator,
+            "pair_ids": self.pair_ids,
+            "value": self.value.tolist(),
+            "stderr": self.stderr.tolist(),
+            "cost": self.cost,
             "per_question": table,
         }
 
     @staticmethod
     def from_json(row: dict) -> Scores:
         table = None if row["per_question"] is None else np.array(row["per_question"])
-        return Scores(row["estimator"], np.array(row["value"]), np.array(row["stderr"]), row["cost"], table)
+        value, stderr = np.array(row["value"]), np.array(row["stderr"])
+        return Scores(row["estimator"], value, stderr, row["cost"], table, row["pair_ids"])
 
 
 def mean_and_stderr(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and its standard error over the last axis, NaN left out; the error is NaN for one column.
+    """Mean and its standard error over the last axis, NaN left out; the error is NaN for one
+    column.
 
-    Means are rounded to 9 digits, so that equal scores are equal numbers whatever order they were added in.
+    Means are rounded to 9 digits, so that equal scores are equal numbers whatever order they were
+    added in.
     """
     count = (~np.isnan(table)).sum(axis=-1)
-    spread = np.nanstd(table, axis=-1, ddof=1) / np.sqrt(count) if table.shape[-1] > 1 else np.full(table.shape[:-1], np.nan)
+    if table.shape[-1] > 1:
+        spread = np.nanstd(table, axis=-1, ddof=1) / np.sqrt(count)
+    else:
+        spread = np.full(table.shape[:-1], np.nan)
     return np.nanmean(table, axis=-1).round(9), spread
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a scoring takes, before it is run; `make plan` turns it into tokens and hours.
+
+    Attributes:
+        dialogues: played by the policy itself.
+        stepped_dialogues: played under the adapters of candidates.
+        gradient_rows: prompts with a reply that are read with a backward pass (a pair has two).
+        forward_rows: those that are read without one.
+    """
+
+    dialogues: float = 0.0
+    stepped_dialogues: float = 0.0
+    gradient_rows: float = 0.0
+    forward_rows: float = 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Effort)))
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is to be scored.
+
+    Attributes:
+        pairs, questions: candidates, and validation questions V.
+        searched: questions that the pairs come from.
+        rollouts: dialogues of the search of one question.
+        settings: shared by estimators.
+    """
+
+    pairs: float
+    questions: float
+    searched: float
+    rollouts: float
+    settings: InfluenceSettings
+
+
+class Options(Settings):
+    """Settings of a single estimator; their defaults stand in its file."""
+
+
+PLAYS = ("samples", "temperature", "candidates")
+"""Shared settings that decide the scores of an estimator which plays under each candidate."""
+
+SAMPLES_POLICY = ("policy_samples", "temperature")
+"""Shared settings that decide the scores of one that samples the policy's own dialogues."""
+
+_ALWAYS = ("beta", "rank", "scaling", "gradient_rows", "gradient_block")
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An estimator of influence, and all that the rest of the suite must know of it.
+
+    Attributes:
+        name: in parameters, tables and artifacts.
+        function: (context, pairs, validation questions, seed[, options]) -> scores; the options are
+            handed over if `options` has fields.
+        effort: what a scoring takes.
+        options: its own settings.
+        uses: shared settings that decide its scores, beside those of the gradients. They, and its
+            own options, are what its cached scores are found by.
+        uses_alpha: whether `ScoringContext.alpha` decides its scores too.
+        grows_trees: whether it searches the validation questions, so that the search's settings
+            decide its scores too.
+        needs_spread: whether it compares sampled dialogues of one question, so that a temperature
+            of 0 tells it nothing.
+        holds_all_gradients: whether it keeps the gradients of all pairs at once (memory).
+        columns_are_questions: whether a part of its table's columns is a scoring on fewer
+            questions.
+    """
+
+    name: str
+    function: Callable[..., Scores]
+    effort: Callable[[Amount], Effort]
+    options: type[Options] = Options
+    uses: tuple[str, ...] = PLAYS
+    uses_alpha: bool = False
+    grows_trees: bool = False
+    needs_spread: bool = False
+    holds_all_gradients: bool = False
+    columns_are_questions: bool = True
+
+    def options_of(self, settings: InfluenceSettings) -> Options:
+        """Its own settings, those of the parameters over those of its file."""
+        return self.options(**settings.options.get(self.name, {}))
+
+    def key(self, settings: InfluenceSettings) -> dict:
+        """The settings that decide its scores."""
+        shared = {name: getattr(settings, name) for name in (*_ALWAYS, *self.uses)}
+        return {"shared": shared, "options": self.options_of(settings).model_dump()}
+
+    def __call__(
+        self, context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
+    ) -> Scores:
+        """Score pairs on validation questions."""
+        own = [self.options_of(context.settings)] if self.options.model_fields else []
+        return self.function(context, pairs, questions, seed, *own)

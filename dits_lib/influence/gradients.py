@@ -1,4 +1,4 @@
-"""Gradients of the DPO loss, one a pair, for hundreds of pairs at once.
+"""Gradients of the DPO loss, one for each pair, for hundreds of pairs at once.
 
 Every pair gets its own LoRA B matrices as leaves; the losses are summed and one backward pass gives all gradients. With a
 fresh adapter (B = 0) the gradient of A is zero, so a step moves B alone, and the policy equals its reference.
@@ -6,14 +6,24 @@ fresh adapter (B = 0) the gradient of A is zero, so a step moves B alone, and th
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from ..engines import LoRAStack, TransformersEngine, fresh_a
+import lazy_loader
+
+from ..engines import Engine, LoRAStack
 from ..pairs import Pair
+from .base import InfluenceSettings
+
+if TYPE_CHECKING:
+    from ..engines import TransformersEngine
+
+torch = lazy_loader.load("torch")
 
 
 def fresh_stack(engine: TransformersEngine, count: int, rank: int, scaling: float, seed: int) -> LoRAStack:
     """`count` fresh adapters that share A [rank, in]; B [count, out, rank] is zero."""
+    from ..engines.lora import fresh_a
+
     a = fresh_a(engine.model, engine.lora.modules, rank, seed)
     weights = {
         name: (a[name], torch.zeros(count, module.out_features, rank, device=engine.device))
@@ -90,3 +100,22 @@ def take(stack: LoRAStack, indices) -> LoRAStack:
 def part(stack: LoRAStack, start: int, stop: int) -> LoRAStack:
     """Adapters start..stop-1 of a stack."""
     return LoRAStack({name: (a, b[start:stop]) for name, (a, b) in stack.weights.items()}, stack.scaling)
+
+
+def gradients_of(
+    engine: Engine, pairs: list[Pair], settings: InfluenceSettings, lora_seed: int
+) -> LoRAStack:
+    """The pairs' DPO gradients, where the engine takes adapters."""
+    with engine.learning() as learner:
+        found = dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(settings))
+        return found.to(engine.stack_device)
+
+
+def gradient_options(settings: InfluenceSettings) -> dict:
+    """The settings that `dpo_gradients` takes."""
+    return {
+        "beta": settings.beta,
+        "rank": settings.rank,
+        "scaling": settings.scaling,
+        "rows": settings.gradient_rows,
+    }

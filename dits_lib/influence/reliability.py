@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
-from .base import Scores
+from .base import Scores, mean_and_stderr
 
 
 def resampled_rows(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -26,15 +26,15 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, r
         return {"rho": float("nan")} | nothing
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
     if len(np.unique(groups)) < 2:
-        return {"rho": float(spearmanr(a, b).statistic)} | nothing
+        return {"rho": float(scipy.stats.spearmanr(a, b).statistic)} | nothing
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(resamples):
         rows = resampled_rows(groups, rng)
         if np.std(a[rows]) > 0 and np.std(b[rows]) > 0:
-            draws.append(spearmanr(a[rows], b[rows]).statistic)
+            draws.append(scipy.stats.spearmanr(a[rows], b[rows]).statistic)
     low, high = np.percentile(draws, [2.5, 97.5]) if draws else (float("nan"), float("nan"))
-    return {"rho": float(spearmanr(a, b).statistic), "low": float(low), "high": float(high), "n": len(a)}
+    return {"rho": float(scipy.stats.spearmanr(a, b).statistic), "low": float(low), "high": float(high), "n": len(a)}
 
 
 def reliability(first: Scores, second: Scores, alpha: float = 0.5, groups=None) -> dict[str, float]:
@@ -50,3 +50,18 @@ def reliability(first: Scores, second: Scores, alpha: float = 0.5, groups=None) 
         overlaps.append(len(tops[0] & tops[1]) / count)
     found = rank_correlation(first.value, second.value, groups)
     return found | {"overlap": float(np.mean(overlaps)), "chance": count / len(first.value)}
+
+
+def by_group(scores: Scores, groups: list) -> Scores:
+    """Scores of groups of pairs (all pairs of one question): the sum of theirs, as for one step on
+    all at once, to first order.
+
+    Returns scores in the order in which the groups first occur.
+    """
+    names = list(dict.fromkeys(groups))
+    member = np.array([[group == name for group in groups] for name in names], dtype=float)
+    known = scores.per_question
+    # A question that a pair did not play counts as the pair's mean.
+    filled = np.where(np.isnan(known), np.nanmean(known, axis=1, keepdims=True), known)
+    table = member @ filled
+    return Scores(f"{scores.estimator} by group", *mean_and_stderr(table), scores.cost, table)

@@ -1,30 +1,39 @@
-"""Tables, figures, the paper's numbers, and the verdict on each claim. Nothing below imports this package."""
+"""Tables, figures, the paper's numbers, and the verdict on each claim. It knows the method, and nothing
+of the experiments. Matplotlib is imported when a figure or a report is first asked for."""
 
-from .book import Report
-from .claims import CLAIMS, verdict
-from .figures import (
-    distribution_figure, forest_figure, lines_figure, reliability_cost_figure, reliability_figure, response_figure, scatter_figure,
-    sensitivity_figure, tree_figure,
-)
-from .paper import PAPER_MAIN, PAPER_SELECTION
+import lazy_loader
+
+from .claims import CLAIMS, describe, verdict
+from .markdown import markdown_table
+from .paper import PAPER_COST, PAPER_MAIN, PAPER_SELECTION
 from .stats import joint_level, mean_interval, paired_interval
 
-__all__ = [
-    "CLAIMS",
-    "PAPER_MAIN",
-    "PAPER_SELECTION",
-    "Report",
+_FIGURES = [
     "distribution_figure",
     "forest_figure",
-    "joint_level",
     "lines_figure",
-    "mean_interval",
-    "paired_interval",
     "reliability_cost_figure",
     "reliability_figure",
     "response_figure",
     "scatter_figure",
     "sensitivity_figure",
     "tree_figure",
+]
+__getattr__, _, _ = lazy_loader.attach(
+    __name__, submod_attrs={"book": ["Report"], "figures": _FIGURES}
+)
+
+__all__ = [
+    "CLAIMS",
+    "PAPER_COST",
+    "PAPER_MAIN",
+    "PAPER_SELECTION",
+    "Report",
+    "describe",
+    "joint_level",
+    "markdown_table",
+    "mean_interval",
+    "paired_interval",
     "verdict",
+    *_FIGURES,
 ]

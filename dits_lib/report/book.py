@@ -8,8 +8,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ..params import OUTPUT
+from ..settings import OUTPUT
 from .claims import CLAIMS
+from .markdown import markdown_table
 
 
 class Report:
@@ -28,14 +29,24 @@ class Report:
         for part in ("tables", "figures", "index"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
 
-    def table(self, name: str, table: pd.DataFrame, caption: str, digits: int = 3) -> pd.DataFrame:
-        """Save a table and return it, so that a cell shows it. `caption` says what it shows, in one sentence."""
-        shown = table.copy()
-        for column in shown.select_dtypes("float"):
-            shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}")
-        shown.to_csv(self._path("tables", name, "csv"), index=False)
-        self._path("tables", name, "md").write_text(markdown_table(shown) + "\n", encoding="utf-8")
-        self._add({"kind": "table", "name": name, "caption": caption})
+    def table(
+        self, name: str, table: pd.DataFrame, caption: str, digits: int = 3, fold: bool = False
+    ) -> pd.DataFrame:
+        """Save a table, in csv at full precision and in md rounded, and return the rounded one, so
+        that a cell shows it.
+
+        Args:
+            caption: what it shows, in one sentence.
+            digits: after the point, as shown.
+            fold: the README shows the caption alone, until a reader opens it.
+        """
+        shown = rounded(table, digits)
+        # Whoever computes from a table reads this file: pandas writes floats so that they come back.
+        table.to_csv(self._path("tables", name, "csv"), index=False)
+        text = markdown_table(shown) + "\n"
+        self._path("tables", name, "md").write_text(text, encoding="utf-8")
+        entry = {"kind": "table", "name": name, "caption": caption}
+        self._add(entry | ({"fold": True} if fold else {}))
         return shown
 
     def figure(self, name: str, figure: plt.Figure, caption: str) -> None:
@@ -69,12 +80,9 @@ class Report:
         (self.folder / "index" / f"{self.notebook}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
-def markdown_table(table: pd.DataFrame) -> str:
-    """A GitHub-flavoured Markdown table; `<`, `|` and line breaks are escaped, so that `<A>` is shown and not taken for HTML."""
-    cells = [[str(c) for c in table.columns], *([_escape(v) for v in row] for row in table.to_numpy())]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "---|" * len(table.columns), *lines[1:]])
-
-
-def _escape(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>")
+def rounded(table: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """A table as it is shown: numbers with so many digits after the point, nothing for NaN."""
+    shown = table.copy()
+    for column in shown.select_dtypes("float"):
+        shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}")
+    return shown

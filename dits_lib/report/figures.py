@@ -11,15 +11,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from ..agents import TASKS
 from ..search import Tree
-from ..studies import influence_table
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 _LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
 COLUMN = 29
 """Characters of a line in a tree whose replies call tools."""
-
-TASK_NAMES = {"exchange": "information exchange (F1)", "debate": "debate (accuracy)", "deep_search": "deep search (accuracy)"}
 
 
 def _panels(count: int, width: float = 5.4, height: float = 3.9):
@@ -113,14 +111,14 @@ def scatter_figure(jobs: list[dict]) -> plt.Figure:
     """Influence against Q-value, one panel a task; a cross is the standard error of the influence."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
-        table = influence_table(job)
+        table = np.array(job["influence"])
         value, error = table.mean(axis=1), table.std(axis=1, ddof=1) / np.sqrt(table.shape[1])
         families = np.array(job["family"])
         for family in dict.fromkeys(job["family"]):
             rows = families == family
             axis.errorbar(np.array(job["q"])[rows], value[rows], yerr=error[rows], fmt="o", ms=4, lw=0.5, alpha=0.7, label=family)
         axis.axhline(0, color="0.4", lw=1)
-        axis.set(title=TASK_NAMES[job["task"]], xlabel="Q-value of the chosen reply", ylabel=f"influence, V = {table.shape[1]}")
+        axis.set(title=TASKS[job["task"]].label, xlabel="Q-value of the chosen reply", ylabel=f"influence, V = {table.shape[1]}")
         axis.legend(fontsize=8, title="family", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -129,11 +127,11 @@ def distribution_figure(jobs: list[dict], count: int) -> plt.Figure:
     """Histogram of the influence at the paper's V, and at all validation questions."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
-        table = influence_table(job)
+        table = np.array(job["influence"])
         for v, color in ((count, "C1"), (table.shape[1], "C0")):
             sns.histplot(table[:, :v].mean(axis=1), bins=31, ax=axis, color=color, alpha=0.5, label=f"V = {v}", element="step")
         axis.axvline(0, color="0.3", lw=1)
-        axis.set(title=TASK_NAMES[job["task"]], xlabel="influence (change of the metric)", ylabel="pairs")
+        axis.set(title=TASKS[job["task"]].label, xlabel="influence (change of the metric)", ylabel="pairs")
         axis.legend()
     return figure
 
@@ -147,7 +145,7 @@ def response_figure(jobs: list[dict]) -> plt.Figure:
         axis.plot(rows["step_size"], rows["mean_change"], "s--", label="mean change of the metric")
         axis.axvline(job["step_size"], color="0.4", lw=1, ls=":")
         axis.axhline(0, color="0.4", lw=0.8)
-        axis.set(xscale="log", title=TASK_NAMES[job["task"]], xlabel="step size", ylabel="share, or change", ylim=(-1, 1.05))
+        axis.set(xscale="log", title=TASKS[job["task"]].label, xlabel="step size", ylabel="share, or change", ylim=(-1, 1.05))
         axis.legend(fontsize=8, loc="lower left")
     return figure
 
@@ -157,7 +155,7 @@ def reliability_figure(rows: pd.DataFrame) -> plt.Figure:
     figure, axes = _panels(1, width=6.2)
     for task, part in rows.groupby("task", sort=False):
         error = [part["rho"] - part["low"], part["high"] - part["rho"]]
-        axes[0].errorbar(part["V"], part["rho"], yerr=error, marker="o", capsize=3, label=TASK_NAMES[task])
+        axes[0].errorbar(part["V"], part["rho"], yerr=error, marker="o", capsize=3, label=TASKS[task].label)
     axes[0].axhline(0, color="0.4", lw=1)
     axes[0].set(xscale="log", xlabel="validation questions V, in each of two disjoint sets", ylabel="rank correlation", ylim=(-0.5, 1))
     axes[0].set_xticks(sorted(rows["V"].unique()), sorted(rows["V"].unique()))
@@ -175,7 +173,7 @@ def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
         error = [part["mean"] - part["low"], part["high"] - part["mean"]]
         axis.errorbar(part["mean"], part["arm"], xerr=error, fmt="o", capsize=3)
         axis.axvline(0, color="0.4", lw=1)
-        axis.set(title=TASK_NAMES[task], xlabel=f"metric minus '{reference}' (95 % interval)")
+        axis.set(title=TASKS[task].label, xlabel=f"metric minus '{reference}' (95 % interval)")
     return figure
 
 
@@ -190,7 +188,7 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
             error = [part["mean"] - part["low"], part["high"] - part["mean"]]
             aside = 0.06 * index if counted else 0.0  # so that the bars of two lines can be told apart
             axis.errorbar(part[x] + aside, part["mean"], yerr=error, marker="o", capsize=3, label=name)
-        axis.set(title=TASK_NAMES[task], xlabel=xlabel, ylabel=ylabel or y)
+        axis.set(title=TASKS[task].label, xlabel=xlabel, ylabel=ylabel or y)
         if counted:
             axis.set_xticks(sorted(rows[x].unique()))
         if 1 < len(groups) <= 3:
@@ -218,7 +216,7 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.axhline(0, color="0.6", lw=0.8)
         whole = {"pair": "pairs alone", "question": "a question's pairs together", "question, centred": "a question's pairs together, centred"}[unit]
-        axis.set(title=f"{TASK_NAMES[task]}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
+        axis.set(title=f"{TASKS[task].label}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
 
@@ -235,5 +233,5 @@ def sensitivity_figure(rows: pd.DataFrame) -> plt.Figure:
             axis.set_xticks(places, [f"{value:g}" for value in part["value"]])
             axis.axhline(0, color="0.4", lw=1)
             axis.set(xlabel=setting, xlim=(-0.5, len(part) - 0.5))
-        line[0].set_ylabel(f"{TASK_NAMES[task]}\nminus a random half")
+        line[0].set_ylabel(f"{TASKS[task].label}\nminus a random half")
     return figure

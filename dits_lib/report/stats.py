@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 def mean_interval(values, level: float = 0.95) -> dict[str, float]:
@@ -13,7 +13,7 @@ def mean_interval(values, level: float = 0.95) -> dict[str, float]:
     count, mean = len(values), float(np.mean(values)) if len(values) else float("nan")
     if count < 2:
         return {"mean": mean, "low": float("nan"), "high": float("nan"), "n": count}
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    half = float(scipy.stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
 
 

@@ -4,9 +4,13 @@ A source has `search(query) -> pages` and `open(url) -> page`. What a page says 
 kind, so that a run goes on and can count them.
 """
 
+import lazy_loader
+
 from .cache import Cached
 from .pages import KINDS, CacheError, Page, PageError, Source, read_html, shown
 from .site import LocalSite
-from .web import Web, searxng
+
+# The live web's HTTP library is imported when it is first used.
+__getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"web": ["Web", "searxng"]})
 
 __all__ = ["KINDS", "CacheError", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "searxng", "shown"]

@@ -6,11 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
-import trafilatura
-from bs4 import BeautifulSoup
-from bs4.builder import ParserRejectedMarkup
-from charset_normalizer import from_bytes
-
 MAX_CHARACTERS = 1_000_000
 """Of a page's markup that are parsed; parsing has no clock of its own."""
 
@@ -78,6 +73,10 @@ def read_html(data: bytes, url: str, declared: str | None = None) -> Page:
     Raises:
         PageError: of kind `not text`, for markup that defeats the parsers.
     """
+    # Parsers take half a second to import, and parameters are checked without them. The import
+    # statement is safe in several threads, which a lazy module is not.
+    from bs4.builder import ParserRejectedMarkup
+
     try:
         return _read(_decoded(data, declared), url)
     except (RecursionError, ValueError, TypeError, AssertionError, ParserRejectedMarkup) as error:
@@ -85,6 +84,9 @@ def read_html(data: bytes, url: str, declared: str | None = None) -> Page:
 
 
 def _read(html: str, url: str) -> Page:
+    import trafilatura
+    from bs4 import BeautifulSoup
+
     html = html[:MAX_CHARACTERS]
     soup = BeautifulSoup(html, "lxml")  # html.parser takes quadratic time on tags that are never closed
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
@@ -134,6 +136,8 @@ def _decoded(data: bytes, declared: str | None) -> str:
                 return data.decode(name)
         except (LookupError, UnicodeDecodeError):
             pass
+    from charset_normalizer import from_bytes
+
     best = from_bytes(data[:200_000]).best()
     return data.decode(best.encoding if best else "utf-8", errors="replace")
 

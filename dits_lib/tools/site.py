@@ -11,7 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 from .pages import Page, PageError, read_html, site_address
 
-
 _LOCK = Lock()
 
 

@@ -90,7 +90,7 @@ class _Timed(httpcore.NetworkStream):
 
 
 def searxng(address: str, seconds: float = 20.0) -> Callable[[str], list[str]]:
-    """A finder that asks a SearXNG search engine (its `/search?format=json`), one's own or another's.
+    """A function that asks a SearXNG search engine (its `/search?format=json`), one's own or another's.
 
     Raises:
         PageError: when the engine cannot be asked, or answers something else.
@@ -117,25 +117,25 @@ class Web:
         seconds: for a page, redirects included; looking up a host's name has the system's own limit.
         max_bytes: of a page.
         redirects: followed, at most.
-        finder: query -> addresses, best first: a search engine of the user's; None: search is refused.
+        search_engine: query -> addresses, best first: a search engine of the user's; None: search is refused.
         robots: whether robots.txt is kept.
         private: whether loopback and private addresses may be opened (tests only).
     """
 
     def __init__(
-        self, *, seconds: float = 20.0, max_bytes: int = 5_000_000, redirects: int = 5, finder: Callable[[str], list[str]] | None = None,
+        self, *, seconds: float = 20.0, max_bytes: int = 5_000_000, redirects: int = 5, search_engine: Callable[[str], list[str]] | None = None,
         robots: bool = True, private: bool = False, top: int = 5,
     ):
-        self.seconds, self.max_bytes, self.redirects, self.finder, self.robots, self.top = seconds, max_bytes, redirects, finder, robots, top
+        self.seconds, self.max_bytes, self.redirects, self.search_engine, self.robots, self.top = seconds, max_bytes, redirects, search_engine, robots, top
         self._rules: dict[str, RobotFileParser] = {}
         self._backend = _Checked(private)
         self._pool = httpcore.ConnectionPool(network_backend=self._backend, ssl_context=ssl.create_default_context(cafile=certifi.where()))
 
     def search(self, query: str) -> list[Page]:
-        if self.finder is None:
+        if self.search_engine is None:
             raise PageError("no search", "no search engine was given")
         pages, failed = [], []
-        for url in self.finder(query)[: self.top]:
+        for url in self.search_engine(query)[: self.top]:
             try:
                 pages.append(self.open(url))
             except PageError as error:  # told in place of its words

@@ -1,0 +1,146 @@
+"""Run the notebooks of a profile, in order, and write `results/<profile>`.
+
+    python -m dits_lib.commands.reproduce --profile micro
+
+A notebook whose source, parameters, library and outputs are as they were is not run again. What a
+notebook computes is kept in `runs/<profile>` stage by stage, so a killed run goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from ..settings import OUTPUT
+from ..suite.checks import KNOWN_ERRORS, InputError, check_inputs, choose_notebooks
+from ..suite.execution import NotebookError, is_current, notebook_key, run_notebook, stamp_of
+from ..suite.notebooks import NOTEBOOKS
+from ..suite.params import Params, add_profile_options, profile_of
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "papermill",
+    "rapidfuzz",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "seaborn",
+)
+"""Whose versions stand in the results."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 2 bad input (one line for each mistake on stderr), 1 a notebook
+    failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_profile_options(parser)
+    parser.add_argument("--notebook", action="append", help="run just this one (may be repeated)")
+    options = parser.parse_args(arguments)
+    try:
+        params = profile_of(options)
+        names = choose_notebooks(options.notebook, params)
+        check_inputs(params.model_copy(update={"notebooks": names}))
+        folder = prepare(params)
+        start = time.monotonic()
+        compute_ahead(names, params, folder)
+        ran = [name for name in names if run_notebook(name, params, folder)]
+        finish(folder, params)
+    except KNOWN_ERRORS as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        place, reason = error.filename or options.profile, error.strerror or error
+        print(f"{place}: {reason}; finished stages are kept, run again", file=sys.stderr)
+        return 2
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 2 if error.bad_input else 1
+    seconds = time.monotonic() - start
+    print(f"{len(ran)} of {len(names)} notebooks run in {seconds:.0f} s; read {folder / 'README.md'}")
+    return 0
+
+
+def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
+    """With vLLM, which takes a minute to start, compute what the notebooks ask for on one set of
+    processes, so that they find it in the store. Notebooks that are up to date ask for nothing.
+    What fails here fails again in its notebook, which tells it."""
+    if params.model.engine != "vllm":
+        return
+    from ..suite.studies.ahead import run_ahead
+
+    stale = [
+        name
+        for name in names
+        if not is_current(stamp_of(name, params), notebook_key(name, params), folder)
+    ]
+    for part in params.parts():
+        own = [name for name in stale if name in part.notebooks]
+        if len(own) > 1:
+            try:
+                failed = run_ahead(part, own)
+            except BrokenProcessPool:
+                print(
+                    "a process died (out of memory?); the notebooks go on with what it had "
+                    "finished",
+                    file=sys.stderr,
+                )
+            else:
+                found = f"{failed} jobs failed; their notebooks say why"
+                print(found if failed else "all stages are computed", flush=True)
+
+
+def prepare(params: Params) -> Path:
+    """Make the results folder.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    folder = OUTPUT / "results" / params.profile
+    try:
+        (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+        (OUTPUT / "runs" / params.profile).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); set DITS_OUTPUT to a folder that can"
+        ) from None
+    return folder
+
+
+def finish(folder: Path, params: Params) -> None:
+    """Write parameters, versions and the README, where they differ from what is there."""
+    from ..report.render import artifacts_of, render_readme
+    from ..suite.ledger import ledger
+
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    write_changed(folder / "versions.json", json.dumps(versions, indent=1) + "\n")
+    write_changed(folder / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+    costs = ledger(OUTPUT / "runs" / params.profile, artifacts_of(folder))
+    tasks = [task for part in params.parts() for task in part.tasks]
+    titles = {name: notebook.title for name, notebook in NOTEBOOKS.items()}
+    readme, tables = render_readme(folder, costs, titles, tasks)
+    for name, text in tables.items():
+        write_changed(folder / "tables" / name, text)
+    write_changed(folder / "README.md", readme)
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file unless it says this already."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Classic influence: what a step on a pair does to the DPO loss of validation pairs (Koh & Liang, 2017, first order).
+
+`L_val(theta - eta * g_z) - L_val(theta) = -eta * <g_val, g_z> + O(eta^2)`; the score is the decrease, so positive is helpful.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...engines import Engine, derive_seed
+from ...pairs import Pair, extract_pairs
+from ...search import tree_search
+from ...tasks import Question
+from ..base import Amount, Effort, Estimator, InfluenceSettings, Scores, ScoringContext
+from ..gradients import dpo_gradients, flatten, gradient_options
+
+
+def dpo_loss_influence(
+    engine: Engine,
+    pairs: list[Pair],
+    validation: list[Pair],
+    step_size: float,
+    settings: InfluenceSettings,
+    seed: object,
+    lora_seed: int | None = None,
+) -> Scores:
+    """First-order decrease of the mean DPO loss of the validation pairs, for a step of `step_size`
+    on each pair.
+
+    Raises:
+        ValueError: without validation pairs.
+    """
+    if not validation:
+        raise ValueError("no validation pairs: the search on the validation questions gave none")
+    before = engine.snapshot()
+    lora_seed = derive_seed(seed, "lora") if lora_seed is None else lora_seed
+    options, parts = gradient_options(settings) | {"seed": lora_seed}, []
+    with engine.learning() as learner:
+        wanted = flatten(dpo_gradients(learner, validation, **options))
+        for start in range(0, len(pairs), settings.gradient_block):
+            block = pairs[start : start + settings.gradient_block]
+            steps = flatten(dpo_gradients(learner, block, **options))
+            parts.append(step_size * (steps @ wanted.T).cpu().double().numpy())
+    cost = engine.usage.minus(before) | {"gradients": len(pairs) + len(validation)}
+    return Scores.of_table("dpo_loss", pairs, np.concatenate(parts), cost)
+
+
+def dpo_loss(
+    context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
+) -> Scores:
+    """`dpo_loss_influence` as an estimator: the validation pairs come from a search on the
+    validation questions."""
+    engine, system, before = context.engine, context.system, context.engine.snapshot()
+    grown = tree_search(engine, system, questions, context.search_settings(), derive_seed(seed, "trees"))
+    limits = context.min_value, context.min_gap
+    validation = extract_pairs(engine.tokenizer, system, grown, *limits)
+    scores = dpo_loss_influence(
+        engine, pairs, validation, context.step_size, context.settings, seed, context.lora(seed)
+    )
+    scores.cost |= engine.usage.minus(before)
+    return scores
+
+
+def effort(amount: Amount) -> Effort:
+    """A search of the validation questions, whose every reply may be learned from."""
+    played = amount.questions * amount.rollouts
+    return Effort(dialogues=played, gradient_rows=2 * amount.pairs + played)
+
+
+ESTIMATOR = Estimator("dpo_loss", dpo_loss, effort, uses=(), grows_trees=True)

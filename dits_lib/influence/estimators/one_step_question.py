@@ -1,0 +1,53 @@
+"""One-step influence of all pairs of a searched question together: `theta - eta * sum_z g_z`."""
+
+from __future__ import annotations
+
+import lazy_loader
+import numpy as np
+
+from ...pairs import Pair
+from ...tasks import Question
+from ..base import Amount, Effort, Estimator, Scores, ScoringContext
+from ..gradients import gradients_of, step, sum_by
+from ..validation_play import evaluate_adapters, metric_changes, metric_table
+
+torch = lazy_loader.load("torch")
+
+
+def one_step_question(
+    context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
+) -> Scores:
+    """All pairs of a searched question in one step; each pair gets an equal part of the change."""
+    engine, system, settings = context.engine, context.system, context.settings
+    before, lora_seed = engine.snapshot(), context.lora(seed)
+    played = evaluate_adapters(engine, system, questions, None, 1, settings, seed)
+    base, table = metric_table(played, settings.samples), np.zeros((len(pairs), len(questions)))
+    for block in whole_groups(pairs, settings.gradient_block):
+        names = list(dict.fromkeys(pairs[i].question_id for i in block))
+        owner = torch.tensor([names.index(pairs[i].question_id) for i in block])
+        gradients = gradients_of(engine, [pairs[i] for i in block], settings, lora_seed)
+        stepped = step(sum_by(gradients, owner, len(names)), context.step_size)
+        changes = metric_changes(engine, system, stepped, base, questions, settings, seed)
+        table[block] = (changes / owner.bincount()[:, None].numpy())[owner.numpy()]
+    cost = engine.usage.minus(before) | {"gradients": len(pairs)}
+    return Scores.of_table("one_step_question", pairs, table, cost)
+
+
+def whole_groups(pairs: list[Pair], size: int) -> list[list[int]]:
+    """Indices of the pairs in blocks of about `size`, all pairs of a question in one block."""
+    blocks: list[list[int]] = [[]]
+    for name in dict.fromkeys(pair.question_id for pair in pairs):
+        own = [i for i, pair in enumerate(pairs) if pair.question_id == name]
+        if blocks[-1] and len(blocks[-1]) + len(own) > size:
+            blocks.append([])
+        blocks[-1] += own
+    return blocks
+
+
+def effort(amount: Amount) -> Effort:
+    """Every searched question's pairs play every question together."""
+    plays = amount.searched * amount.questions * amount.settings.samples
+    return Effort(stepped_dialogues=plays, gradient_rows=2 * (amount.searched + amount.pairs))
+
+
+ESTIMATOR = Estimator("one_step_question", one_step_question, effort)

@@ -1,0 +1,152 @@
+"""Input checks: what is wrong with data, model and machine is said before anything expensive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ..agents import TASKS
+from ..engines import ModelError, check_model_folder
+from ..settings import OUTPUT, ROOT, ParamsError
+from ..tasks import DataError, read_questions
+from ..tasks.judge import JudgeError
+from ..tools import CacheError, PageError
+from .deep_search import check_web
+from .notebooks import NOTEBOOKS, questions_needed
+from .params import Params
+from .store import StoreError
+
+
+class InputError(ValueError):
+    """Input that cannot be used, in one line."""
+
+
+KNOWN_ERRORS = (
+    ParamsError,
+    DataError,
+    StoreError,
+    InputError,
+    ModelError,
+    JudgeError,
+    PageError,
+    CacheError,
+)
+"""Errors whose message says all, in one line."""
+
+
+def choose_notebooks(wanted: list[str] | None, params: Params) -> list[str]:
+    """Names of the notebooks to run, in order: those asked for, else those of the parameters.
+
+    Raises:
+        InputError: for an unknown name, or a notebook that serves none of the tasks.
+    """
+    for name in wanted or []:
+        if name not in NOTEBOOKS:
+            raise InputError(
+                f"--notebook {name}: no such notebook; allowed: {', '.join(NOTEBOOKS)}"
+            )
+        try:
+            params.serving(name)
+        except ParamsError as error:
+            raise InputError(f"--notebook {name}: {error}") from None
+    chosen = wanted or params.notebooks
+    served = {
+        name
+        for name in chosen
+        if any(NOTEBOOKS[name].serves(TASKS[task]) for task in params.tasks)
+    }
+    return [name for name in NOTEBOOKS if name in served]
+
+
+def check_inputs(params: Params) -> None:
+    """Look at data, models and device, the quickest first.
+
+    Raises:
+        InputError, DataError: in one line.
+    """
+    for part in params.parts():
+        check_questions(part)
+    try:
+        check_models(params)
+        if params.model.device == "cuda":
+            check_gpu()
+        if params.reads_pages:
+            check_web(params, OUTPUT / "runs" / params.profile)
+    except (ModelError, PageError, CacheError, JudgeError) as error:
+        raise InputError(str(error)) from None
+
+
+def check_gpu() -> None:
+    """Raises InputError when torch sees no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+
+
+def check_models(params: Params) -> None:
+    """Look at every model of the parameters without loading its weights: configuration, tokenizer,
+    chat template, whether the weights are whole, and whether it reads as many tokens as vLLM is to
+    be started for.
+
+    Raises:
+        ModelError: naming the folder and what is wrong.
+    """
+    for path in params.model_paths():
+        check_model_folder(path)  # before transformers is imported
+    for path in params.model_paths():
+        check_model(path)
+        if params.model.engine == "vllm":
+            _check_length(path, params.model.max_length)
+
+
+def check_model(path: str) -> None:
+    """One model of `check_models`, but for its length."""
+    from safetensors import SafetensorError, safe_open
+
+    from ..engines import load_tokenizer
+
+    load_tokenizer(path)
+    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except SafetensorError as error:
+            raise ModelError(f"{file}: damaged or cut short ({error})") from None
+
+
+def _check_length(path: str, max_length: int) -> None:
+    from transformers import AutoConfig
+
+    most = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
+    if most is not None and max_length > most:
+        raise ModelError(
+            f"{path}: reads {most} tokens at most, but model.max_length is {max_length}; lower it"
+        )
+
+
+def check_questions(params: Params) -> None:
+    """Read the questions of every task and see whether each split holds as many as the notebooks
+    ask for.
+
+    Raises:
+        DataError: naming the data, the split and both numbers, or the row that cannot be used.
+    """
+    needed = questions_needed(params)
+    for task in params.tasks:
+        data = params.data.splits(task)
+        if data is not None:
+            have = {split: len(part.questions) for split, part in data.items()}
+            where = {split: part.source for split, part in data.items()}
+        elif params.world.questions is not None:
+            own = read_questions(ROOT / params.world.questions, TASKS[task].readers)
+            have = Counter(question.meta["split"] for question in own)
+            where = dict.fromkeys(needed, params.world.questions)
+        else:
+            continue
+        for split, need in needed.items():
+            if have.get(split, 0) < need:
+                raise DataError(
+                    f"{where[split]}: {have.get(split, 0)} questions of split '{split}', but the "
+                    f"parameters ask for {need}"
+                )

@@ -1,0 +1,509 @@
+"""The stages of the method as artifacts: search, step response, scores, SFT, DPO, evaluation.
+
+Each method of `Pipeline` that makes something returns an artifact of the store, making it if it is
+not there. The specification of an artifact holds the keys of its inputs, so a changed parameter
+remakes just what depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..agents import TASKS, rendered_turns
+from ..engines import Engine, derive_seed, model_files
+from ..influence import ESTIMATORS, Scores, ScoringContext, choose_step_size, step_response
+from ..influence.estimators.dpo_loss import dpo_loss_influence
+from ..influence.estimators.one_step import one_step_influence
+from ..pairs import Pair, best_dialogues, extract_pairs
+from ..rollout import sample_dialogues
+from ..search import Tree, tree_search
+from ..settings import OUTPUT, ROOT
+from ..tasks import DataError, Question, read_questions
+from ..tasks.judge import compared
+from ..training import Place, train_dpo, train_sft
+from .deep_search import deep_search_system, pages_key
+from .notebooks import questions_needed
+from .params import Params
+from .store import Artifact, Store, StoreError, checksum, code_version, write_json, write_jsonl
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model: where it lies, and a key that changes with its weights."""
+
+    path: str
+    key: str
+
+
+class Pipeline:
+    """One profile's stages for one task.
+
+    Args:
+        params: of the profile.
+        task: a name in `TASKS`.
+        store: where artifacts go; `runs/<profile>` of the repository by default.
+    """
+
+    def __init__(self, params: Params, task: str, store: Store | None = None):
+        self.params, self.task = params, task
+        self.store = store or Store(OUTPUT / "runs" / params.profile)
+        record = TASKS[task]
+        if record.on_pages:
+            self.system = deep_search_system(params, self.store.root)
+        else:
+            self.system = record.system(params.agents.prompts, params.agents.limits(task))
+
+    # Questions and models
+
+    def questions(self, split: str, count: int, seed: int, skip: int = 0) -> list[Question]:
+        """`count` questions of a split, after the first `skip`; each seed gives another sample.
+
+        Raises:
+            DataError: when the data hold fewer.
+        """
+        own, data = self.params.world.questions, self.params.data.splits(self.task)
+        if own is None and data is None:
+            world = self.params.drawn_world()
+            return TASKS[self.task].questions(split, skip + count, seed, world)[skip:]
+        if data is not None:
+            where, rows = data[split].source, list(data[split].questions)
+        else:
+            where = str(ROOT / own)
+            rows = [
+                question
+                for question in read_questions(where, TASKS[self.task].readers)
+                if question.meta["split"] == split
+            ]
+        if len(rows) < skip + count:
+            raise DataError(
+                f"{where}: {len(rows)} questions of split '{split}', but {skip + count} are "
+                "asked for"
+            )
+        order = np.random.default_rng([seed, len(split)]).permutation(len(rows))
+        return [rows[i] for i in order[skip : skip + count]]
+
+    def base_model(self) -> ModelRef:
+        """The profile's base model, before any training."""
+        path, p = self.params.model_path(self.task), self.params.model
+        # What speaks, and how precisely, decides the replies too.
+        engine = f"{p.engine} {p.device} {p.dtype}"
+        engine += f" {p.max_length}" if p.engine == "vllm" else ""
+        return ModelRef(path, f"{_weights_key(path)} {engine}")
+
+    def engine(self, model: ModelRef) -> Engine:
+        """The engine of the parameters, with a model loaded."""
+        from ..engines import TransformersEngine, VLLMEngine
+
+        p = self.params.model
+        if p.engine == "transformers":
+            return TransformersEngine.load(model.path, p.device, p.dtype, max_rows=p.max_rows)
+        names = "device max_adapters max_rank memory cache_gb max_length dtype eager compile"
+        return VLLMEngine(model.path, **p.model_dump(include=set(names.split())))
+
+    # Stages
+
+    def start_model(self, seed: int) -> ModelRef:
+        """The model that is searched first: the base model, or with `sft.warm_start` the base model
+        after SFT on gold dialogues of training questions that no search uses."""
+        p = self.params.sft
+        base = self.base_model()
+        if p.warm_start == "none":
+            return base
+        count, skip = p.warm_questions, questions_needed(self.params)["train"] - p.warm_questions
+        settings = p.changed(steps=p.warm_steps)
+        spec = {
+            "model": base.key,
+            "questions": ["train", count, seed, skip, self._data_key()],
+            **self._training_spec(settings, seed),
+        }
+
+        def make(folder: Path) -> dict:
+            rows = self._gold_rows(base, self.questions("train", count, seed, skip), seed)
+            longest = self.system.max_new_tokens  # a reply that cannot be said in full is no lesson
+            short = [row for row in rows if len(row["reply_ids"]) <= longest]
+            if 2 * len(short) < len(rows):
+                raise DataError(
+                    f"{self.task}: {len(rows) - len(short)} of {len(rows)} scripted replies of the "
+                    f"warm start are longer than the {longest} tokens of a reply; raise "
+                    f"agents.{self.task}.max_new_tokens"
+                )
+            log = train_sft(base.path, short, settings, seed, folder / "model", self._place())
+            left_out = len(rows) - len(short)
+            return {"trained_tokens": int(log[-1]["num_tokens"]), "replies_too_long": left_out}
+
+        return self._trained("sft", spec, make)
+
+    def _gold_rows(self, base: ModelRef, questions: list[Question], seed: int) -> list[dict]:
+        """SFT rows of scripted dialogues that end in the gold answer."""
+        from ..engines import load_tokenizer
+
+        rng, rows, tokenizer = np.random.default_rng([seed, 3]), [], load_tokenizer(base.path)
+        for question in questions:
+            turns = tuple(TASKS[self.task].warm_start(question, rng))
+            rendered = rendered_turns(tokenizer, self.system, question, turns)
+            rows += [
+                {"prompt_ids": prompt, "reply_ids": reply}
+                for (prompt, reply), turn in zip(rendered, turns, strict=True)
+                if turn.trainable
+            ]
+        return rows
+
+    def _place(self) -> Place:
+        """Where and in what precision to train."""
+        return Place(self.params.model.device, self.params.model.dtype)
+
+    def _training_spec(self, settings, seed: int) -> dict:
+        """What decides a training run beside its model and rows."""
+        kept = {"min_reward", "warm_start", "warm_questions", "warm_steps"}  # decide rows alone
+        config = settings.model_dump(exclude=kept) | asdict(self._place())
+        return {"config": config, "seed": seed}
+
+    def _trained(self, stage: str, spec: dict, make: Callable[[Path], dict]) -> ModelRef:
+        """A trained model as an artifact; vLLM lends its memory to the training."""
+
+        def with_room(folder: Path) -> dict:
+            from ..engines import asleep
+
+            with asleep():
+                return make(folder)
+
+        artifact = self.store.get(stage, spec, with_room)
+        return ModelRef(str(artifact.path / "model"), artifact.key)
+
+    def search(
+        self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0
+    ) -> Artifact:
+        """Trees, preference pairs and SFT rows of `count` questions."""
+        p = self.params
+        spec = {
+            "model": model.key,
+            "questions": [self.task, split, count, seed, skip, self._data_key()],
+            "search": p.search.model_dump(),
+            "pairs": p.pairs.model_dump(),
+            "min_reward": p.sft.min_reward,
+        }
+        guided = p.search.guide != "q"
+        if guided:
+            spec |= {"influence": p.influence.model_dump(), "code": code_version("score", _ONE_STEP)}
+
+        def make(folder: Path) -> dict:
+            engine, questions = self.engine(model), self.questions(split, count, seed, skip)
+            scorer = self._node_scorer(engine, seed) if guided else None
+            trees = tree_search(engine, self.system, questions, p.search, seed, scorer)
+            limits = p.pairs.min_value, p.pairs.min_gap
+            pairs = extract_pairs(engine.tokenizer, self.system, trees, *limits)
+            write_jsonl(folder / "trees.jsonl", (tree.to_json() for tree in trees))
+            write_jsonl(folder / "pairs.jsonl", (pair.to_json() for pair in pairs))
+            write_jsonl(folder / "sft.jsonl", best_dialogues(trees, p.sft.min_reward))
+            return vars(engine.usage)
+
+        return self.store.get("search", spec, make)
+
+    def _node_scorer(self, engine: Engine, seed: int):
+        """Influence of every state's current pair, for the guided search; each pair is scored once.
+
+        The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The
+        validation questions are others than those that score the pairs afterwards.
+        """
+        influence, known = self.params.influence, {}
+        # The last validation questions serve nothing else.
+        count = influence.validation_questions
+        skip = questions_needed(self.params)["validation"] - count
+        questions = self.questions("validation", count, seed, skip)
+        size = influence.step_sizes[len(influence.step_sizes) // 2]
+
+        def score(trees: list[Tree]) -> list[dict[int, float]]:
+            found = extract_pairs(engine.tokenizer, self.system, trees, float("-inf"), 0.0)
+            keys = {pair.id: (pair.id, pair.chosen_ids, pair.rejected_ids) for pair in found}
+            new = [pair for pair in found if keys[pair.id] not in known]
+            if new:
+                scores = one_step_influence(
+                    engine, self.system, new, questions, size, influence, seed
+                )
+                known.update(zip([keys[p.id] for p in new], scores.value.tolist(), strict=True))
+            by_question: dict[str, dict[int, float]] = {}
+            for pair in found:
+                by_question.setdefault(pair.question_id, {})[pair.node] = known[keys[pair.id]]
+            return [by_question.get(tree.question.id, {}) for tree in trees]
+
+        return score
+
+    def step_size(
+        self, model: ModelRef, searched: Artifact, seed: int
+    ) -> tuple[float, list[dict]]:
+        """The influence step chosen by response on development questions, and the table behind
+        it."""
+        p = self.params.influence
+        spec = {
+            "model": model.key,
+            "pairs": searched.key,
+            "seed": seed,
+            "influence": p.model_dump(exclude={"options", "estimator"}),
+            "data": self._data_key(),
+        }
+
+        def make(folder: Path) -> dict:
+            engine, pairs = self.engine(model), self.pairs(searched)
+            chosen = pairs[:: max(1, len(pairs) // p.step_pairs)][: p.step_pairs]
+            questions = self.questions("development", p.step_questions, seed)
+            noise = derive_seed("response", seed)
+            rows = step_response(engine, self.system, chosen, questions, p.step_sizes, p, noise)
+            size = choose_step_size(rows, p.target_changed)
+            write_json(folder / "response.json", {"rows": rows, "chosen": size})
+            return vars(engine.usage)
+
+        table = self.store.get("response", spec, make).json("response.json")
+        return table["chosen"], table["rows"]
+
+    def score(
+        self,
+        model: ModelRef,
+        searched: Artifact,
+        step_size: float,
+        count: int,
+        seed: int,
+        skip: int = 0,
+        limit: int | None = None,
+        estimator: str | None = None,
+        lora_seed: int | None = None,
+    ) -> Artifact:
+        """Influence of the pairs of a search by an estimator.
+
+        Args:
+            count, skip: validation questions, after the first `skip`.
+            limit: of the pairs, the first so many.
+            estimator: a name in `ESTIMATORS`; None: that of the parameters.
+            lora_seed: fixes the LoRA's A; else each scoring draws its own.
+        """
+        p, name = self.params, estimator or self.params.influence.estimator
+        record = ESTIMATORS[name]
+        limits = p.pairs.min_value, p.pairs.min_gap
+        # Validation questions are searched as the policy speaks, whatever guides other searches.
+        grown = p.search.changed(guide="q")
+        spec = {
+            "estimator": name,
+            "model": model.key,
+            "pairs": searched.key,
+            "step": step_size,
+            "limit": limit,
+            "questions": [count, seed, skip, self._data_key()],
+            "settings": record.key(p.influence),
+            "lora_seed": lora_seed,
+        }
+        if record.uses_alpha:
+            spec["alpha"] = p.selection.alpha
+        if record.grows_trees:
+            spec["trees"] = [grown.model_dump(), limits]
+
+        def make(folder: Path) -> dict:
+            engine = self.engine(model)
+            context = ScoringContext(
+                engine,
+                self.system,
+                step_size,
+                p.influence,
+                lora_seed,
+                grown,
+                *limits,
+                p.selection.alpha,
+            )
+            questions = self.questions("validation", count, seed, skip)
+            noise = derive_seed(name, seed, skip)
+            scores = record(context, self.pairs(searched)[:limit], questions, noise)
+            write_json(folder / "scores.json", scores.to_json())
+            return vars(engine.usage)
+
+        return self.store.get("score", spec, make, (f"influence/estimators/{name}.py",))
+
+    def score_by_loss(
+        self,
+        model: ModelRef,
+        searched: Artifact,
+        validation: Artifact,
+        step_size: float,
+        seed: int,
+    ) -> Artifact:
+        """Classic influence on the DPO loss of the pairs of a search on validation questions."""
+        p = self.params.influence
+        spec = {
+            "estimator": "dpo_loss",
+            "model": model.key,
+            "pairs": searched.key,
+            "validation": validation.key,
+            "step": step_size,
+            "seed": seed,
+            "influence": [p.beta, p.rank, p.scaling],
+        }
+
+        def make(folder: Path) -> dict:
+            engine, pairs = self.engine(model), (self.pairs(searched), self.pairs(validation))
+            scores = dpo_loss_influence(engine, *pairs, step_size, p, seed)
+            write_json(folder / "scores.json", scores.to_json())
+            return vars(engine.usage)
+
+        return self.store.get("score", spec, make, ("influence/estimators/dpo_loss.py",))
+
+    def sft(self, model: ModelRef, searched: list[Artifact], seed: int) -> ModelRef:
+        """SFT on the best dialogues of one search or several; `model` itself if they gave none."""
+        if not any(artifact.rows("sft.jsonl") for artifact in searched):
+            return model
+        settings, rows = self.params.sft, [artifact.key for artifact in searched]
+        spec = {"model": model.key, "rows": rows, **self._training_spec(settings, seed)}
+
+        def make(folder: Path) -> dict:
+            learned = [row for artifact in searched for row in artifact.rows("sft.jsonl")]
+            log = train_sft(model.path, learned, settings, seed, folder / "model", self._place())
+            return {"trained_tokens": int(log[-1]["num_tokens"])}
+
+        return self._trained("sft", spec, make)
+
+    def dpo(self, model: ModelRef, searched: Artifact, kept: np.ndarray, seed: int) -> ModelRef:
+        """DPO from `model` on the pairs with these indices; `model` itself if there are none."""
+        if not len(kept):
+            return model
+        settings = self.params.dpo
+        spec = {
+            "model": model.key,
+            "pairs": searched.key,
+            "kept": kept.tolist(),
+            **self._training_spec(settings, seed),
+        }
+
+        def make(folder: Path) -> dict:
+            pairs = self.pairs(searched)
+            chosen = [pairs[i] for i in kept]
+            log = train_dpo(model.path, chosen, settings, seed, folder / "model", self._place())
+            write_json(folder / "drift.json", log)
+            return {"trained_tokens": int(log[-1]["num_tokens"])}
+
+        return self._trained("dpo", spec, make)
+
+    def evaluate(self, model: ModelRef, seed: int) -> np.ndarray:
+        """Metric of each test question, [test_questions], sampled as in the search; equal seeds ask
+        the same questions under the same noise."""
+        return np.array(self.evaluation(model, seed).json("metric.json")["metric"])
+
+    def endings(self, model: ModelRef, seed: int) -> dict[str, float]:
+        """Share of the test dialogues that ended in each way; what could not be parsed is counted,
+        not dropped."""
+        return self.evaluation(model, seed).json("metric.json")["endings"]
+
+    def judged(self, model: ModelRef, seed: int) -> dict[str, float]:
+        """The test answers of a model: their mean score by the system's judge, by exact match and
+        by F1, how often the first two agree, and the share of the answers given on which the
+        judge's reply was no verdict."""
+        found, sizes = self.evaluation(model, seed).json("metric.json"), self.params.sizes
+        questions = self.questions("test", sizes.test_questions, seed)
+        golds = [question.answers for question in questions for _ in range(sizes.test_samples)]
+        row = compared(found["scores"], found["answers"], golds)
+        return row | {"no verdict": sum(found["unclear"]) / max(1, row["answers"])}
+
+    def evaluation(self, model: ModelRef, seed: int) -> Artifact:
+        """The artifact behind `evaluate`, `endings` and `judged`."""
+        sizes, temperature = self.params.sizes, self.params.search.temperature
+        count, samples = sizes.test_questions, sizes.test_samples
+        spec = {
+            "model": model.key,
+            "questions": [self.task, "test", count, seed, self._data_key()],
+            "samples": samples,
+            "temperature": temperature,
+        }
+
+        def make(folder: Path) -> dict:
+            engine, questions = self.engine(model), self.questions("test", count, seed)
+            noise = derive_seed("evaluate", seed)
+            played = sample_dialogues(engine, self.system, questions, noise, samples, temperature)
+            scores = np.array([dialogue.metric for dialogue in played])
+            asked = [question for question in questions for _ in range(samples)]
+            answers = [dialogue.answer for dialogue in played]
+            found = {
+                "metric": scores.reshape(count, samples).mean(axis=1).tolist(),
+                "endings": {
+                    name: float(np.mean([dialogue.ended == name for dialogue in played]))
+                    for name in self.system.endings
+                },
+                "answers": answers,
+                "scores": scores.tolist(),
+                "unclear": [
+                    self.system.unclear(question, answer)
+                    for question, answer in zip(asked, answers, strict=True)
+                ],
+            }
+            write_json(folder / "metric.json", found)
+            return vars(engine.usage)
+
+        return self.store.get("evaluate", spec, make)
+
+    def pairs(self, searched: Artifact) -> list[Pair]:
+        """The pairs of a search.
+
+        Raises:
+            DataError: when it found none.
+        """
+        found = read_pairs(searched)
+        if not found:
+            raise DataError(
+                f"{self.task}: a search gave no preference pairs; lower pairs.min_value or "
+                "pairs.min_gap, or search more questions"
+            )
+        return found
+
+    def _data_key(self) -> list:
+        """What decides the questions and how they are asked, but for split, count and seed."""
+        world, data = self.params.world, self.params.data.splits(self.task)
+        own = None
+        if world.questions and (ROOT / world.questions).is_file():
+            own = checksum(ROOT / world.questions)
+        if data is not None:
+            own = [part.digest for part in data.values()]
+        on_pages = TASKS[self.task].on_pages
+        system = pages_key(self.params) if on_pages else asdict(self.system)
+        return [system, world.facts_per_view, world.harmful.model_dump(), own]
+
+
+_ONE_STEP = ("influence/estimators/one_step.py",)
+
+
+def read_pairs(searched: Artifact) -> list[Pair]:
+    """The pairs of a search, built once in a process."""
+    return list(_pairs_at(searched.path))
+
+
+@lru_cache(maxsize=16)
+def _pairs_at(path: Path) -> tuple[Pair, ...]:
+    return tuple(Pair.from_json(row) for row in Artifact(path, "", {}).rows("pairs.jsonl"))
+
+
+def read_trees(searched: Artifact) -> list[Tree]:
+    """The trees of a search."""
+    return [Tree.from_json(row) for row in searched.rows("trees.jsonl")]
+
+
+def read_scores(scored: Artifact, searched: Artifact) -> Scores:
+    """The scores of the pairs of a search.
+
+    Raises:
+        StoreError: when they are scores of other pairs.
+    """
+    scores = Scores.from_json(scored.json("scores.json"))
+    ids = [pair.id for pair in read_pairs(searched)[: len(scores.pair_ids)]]
+    if scores.pair_ids != ids or len(ids) != len(scores.value):
+        raise StoreError(
+            f"{scored.path}: its scores are not those of the pairs in {searched.path}; delete it "
+            "and run again to make it anew"
+        )
+    return scores
+
+
+@lru_cache(maxsize=32)
+def _weights_key(path: str) -> str:
+    files = model_files(path)
+    if not files:
+        return path
+    return hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest()[:20]

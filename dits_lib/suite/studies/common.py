@@ -1,0 +1,131 @@
+"""What the studies share: running jobs, and the stages that all of them begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...agents import TASKS
+from ...settings import ROOT
+from ...tasks import DataError
+from ..notebooks import questions_needed
+from ..params import Params
+from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
+from ..store import USED, Artifact
+from ..workers import run_jobs
+
+Job = Callable[..., object]
+"""(parameters, *key) -> plain numbers."""
+
+
+def run_study(job: Job, params: Params, keys: list[tuple], label: str) -> tuple[list, list[str]]:
+    """Run `job(params, *key)` for every key, on `params.workers` processes.
+
+    Returns the results in the order of the keys, and the artifacts (folder names) behind them, for
+    the ledger.
+    """
+    done = run_jobs(_recorded, [(job, params, *key) for key in keys], params.workers, label)
+    return [result for result, _ in done], sorted({name for _, used in done for name in used})
+
+
+def _recorded(job: Job, params: Params, *key) -> tuple:
+    USED.clear()
+    return job(params, *key), sorted(USED)
+
+
+def seeds_of(params: Params, count: int) -> range:
+    """`count` seeds, from that of the parameters on."""
+    return range(params.seed, params.seed + count)
+
+
+def task_keys(params: Params) -> list[tuple]:
+    """Keys of jobs that are run once for each task."""
+    return [(task,) for task in params.tasks]
+
+
+def task_and_seed_keys(params: Params, seeds: int) -> list[tuple]:
+    """Keys of jobs that are run for each seed and task."""
+    return [(task, seed) for seed in seeds_of(params, seeds) for task in params.tasks]
+
+
+def sft_stage(pipeline: Pipeline, seed: int) -> tuple[ModelRef, Artifact]:
+    """Search with the base model (after its warm start, if any), then SFT on the best dialogues:
+    where every DPO run starts.
+
+    Raises:
+        DataError: when the first seed finds no dialogue to train on; another seed then keeps its
+            model.
+    """
+    start = pipeline.start_model(seed)
+    searched = pipeline.search(start, "train", pipeline.params.sizes.sft_questions, seed)
+    if seed == pipeline.params.seed and not searched.rows("sft.jsonl"):
+        raise DataError(
+            f"{pipeline.task}: the search found no dialogue with a reward above sft.min_reward; "
+            "lower it, or search more questions"
+        )
+    return pipeline.sft(start, [searched], seed), searched
+
+
+def pair_stage(pipeline: Pipeline, model: ModelRef, seed: int) -> Artifact:
+    """Search with the SFT model, on other training questions.
+
+    Raises:
+        DataError: when the first seed finds no pairs; with no pairs of another seed, all its arms
+            in 03 to 05 and 08 are the SFT model.
+    """
+    sizes = pipeline.params.sizes
+    count, skip = sizes.train_questions, sizes.sft_questions
+    searched = pipeline.search(model, "train", count, seed, skip=skip)
+    if seed == pipeline.params.seed:
+        pipeline.pairs(searched)
+    return searched
+
+
+def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
+    """The influence step of a task, chosen once, with the first seed's SFT model and pairs, on
+    development questions; and the table behind the choice. All seeds and rounds take it, so that
+    their influences have one unit."""
+    seed = pipeline.params.seed
+    model, _ = sft_stage(pipeline, seed)
+    return pipeline.step_size(model, pair_stage(pipeline, model, seed), seed)
+
+
+def q_values(searched: Artifact) -> np.ndarray:
+    """Q of the chosen reply of every pair of a search, [n_pairs]."""
+    return np.array([pair.q_chosen for pair in read_pairs(searched)])
+
+
+def influence_values(
+    pipeline: Pipeline,
+    model: ModelRef,
+    searched: Artifact,
+    step_size: float,
+    count: int,
+    seed: int,
+    **options,
+) -> np.ndarray:
+    """`Pipeline.score` of the pairs of a search, [n_pairs]; nothing is scored where there are
+    none."""
+    if not read_pairs(searched):
+        return np.zeros(0)
+    scored = pipeline.score(model, searched, step_size, count, seed, **options)
+    return read_scores(scored, searched).value
+
+
+def data_rows(params: Params) -> list[dict]:
+    """One row for each task and split: which questions serve it, from where, and a hash of them
+    (public data)."""
+    rows = []
+    for task in params.tasks:
+        data = params.data.splits(task)
+        own = params.world.questions or f"{TASKS[task].world}, drawn by rule"
+        for split, need in questions_needed(params).items():
+            source = data[split].source.removeprefix(f"{ROOT}/") if data else own
+            row = {"task": task, "split": split, "source": source, "asked_for": need}
+            if data is not None:
+                part = data[split]
+                row |= {"there": len(part.questions), "left_out_as_repeats": part.repeats}
+                row |= {"hash": part.digest}
+            rows.append(row)
+    return rows

@@ -1,0 +1,90 @@
+"""Notebook 07: the metric after DPO on the half of highest score, one setting changed at a time,
+beside that on a random half."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...selection import combined_score, top_share
+from ..params import Params
+from ..pipeline import Pipeline, read_scores
+from .common import pair_stage, sft_stage, step_size_of, task_and_seed_keys
+
+
+def keys(params: Params) -> list[tuple]:
+    """One job for each task and seed."""
+    return task_and_seed_keys(params, params.sensitivity.seeds)
+
+
+def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
+    """One row for each setting and value.
+
+    The pairs of all filters come from one search: that of the loosest filter, of which a stricter
+    one keeps a part.
+    """
+    s, p = params.sensitivity, params
+    pipeline = Pipeline(params, task)
+    loose = p.pairs.changed(
+        min_value=min(s.min_value + [p.pairs.min_value]), min_gap=min(s.min_gap + [p.pairs.min_gap])
+    )
+    model, _ = sft_stage(pipeline, seed)
+    size, _ = step_size_of(pipeline)
+    wide = Pipeline(params.model_copy(update={"pairs": loose}), task)
+    searched = pair_stage(wide, model, seed)
+    pairs, usual = wide.pairs(searched), p.influence.validation_questions
+    most = max(s.validation + [usual])
+    q_value = np.array([pair.q_chosen for pair in pairs])
+    gap = np.array([pair.q_chosen - pair.q_rejected for pair in pairs])
+
+    def scored(step: float, count: int) -> np.ndarray:
+        found = wide.score(model, searched, step, count, seed, estimator="one_step")
+        return read_scores(found, searched).per_question
+
+    table = scored(size, most)
+
+    def influence(v: int) -> np.ndarray:
+        return table[:, :v].mean(1).round(9)
+
+    def passing(
+        min_value: float = p.pairs.min_value, min_gap: float = p.pairs.min_gap
+    ) -> np.ndarray:
+        return np.flatnonzero((q_value > min_value) & (gap > min_gap))
+
+    base = passing()
+    measured: dict[tuple, dict] = {}
+
+    def measure(kept: np.ndarray) -> dict:
+        if tuple(kept) not in measured:
+            trained = wide.dpo(model, searched, kept, seed)
+            metric = float(wide.evaluate(trained, seed).mean())
+            artifact = wide.evaluation(trained, seed).name
+            measured[tuple(kept)] = {"metric": metric, "artifact": artifact}
+        return measured[tuple(kept)]
+
+    def row(
+        setting: str,
+        value: float,
+        own: np.ndarray,
+        score: np.ndarray,
+        alpha: float = p.selection.alpha,
+    ) -> dict:
+        kept = own[top_share(score[own], alpha, np.random.default_rng([seed, 3]))]
+        run = {"task": task, "seed": seed, "setting": setting, "value": value, "pairs": len(kept)}
+        return run | measure(kept)
+
+    rows = [row("random", 0.0, base, np.zeros(len(pairs)))]
+    rows += [row("V", v, base, influence(v)) for v in s.validation]
+    rows += [row("alpha", a, base, influence(usual), a) for a in s.alpha]
+    for gamma in s.gamma:
+        combined = np.zeros(len(pairs))
+        combined[base] = combined_score(influence(usual)[base], q_value[base], gamma)
+        rows.append(row("gamma", gamma, base, combined))
+    for factor in s.step:
+        other = table if factor == 1 else scored(factor * size, usual)
+        rows.append(row("step size", factor, base, other[:, :usual].mean(1).round(9)))
+    for name, values in (("min_value", s.min_value), ("min_gap", s.min_gap)):
+        for value in values:
+            own = passing(**{name: value})
+            if len(own) > 1:
+                rows.append(row(name, value, own, influence(usual)))
+    return rows
