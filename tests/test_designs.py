@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from dits_lib.engines import derive_seed
 from dits_lib.influence import (
+    ESTIMATORS,
     InfluenceSettings,
     ScoringContext,
     dpo_gradients,
@@ -19,6 +20,7 @@ from dits_lib.influence import (
     step,
 )
 from dits_lib.influence.estimators.group_design import (
+    GroupOptions,
     draw_groups,
     gradient_clusters,
     handed_down,
@@ -28,7 +30,7 @@ from dits_lib.influence.estimators.learned import features, fit_and_predict, lea
 from dits_lib.influence.estimators.one_step import one_step_influence
 from dits_lib.influence.estimators.one_step_controlled import controlled
 from dits_lib.influence.estimators.one_step_question import one_step_question, whole_groups
-from dits_lib.influence.estimators.racing import race, racing, settled
+from dits_lib.influence.estimators.racing import race, settled
 from dits_lib.influence.gradients import sum_by, take
 from dits_lib.suite.studies.influence_fidelity import (
     controlled_rows,
@@ -123,9 +125,9 @@ def test_pairs_that_never_changed_are_not_certain():
 
 
 def test_a_raced_score_is_the_one_step_score_on_what_was_played(engine, pairs, questions):
-    some, setting = pairs["exchange"][:6], setting_of(engine, race_questions=2)
-    full = one_step_influence(engine, setting.system, some, questions, 1.0, setting.config, 0, lora_seed=5).per_question
-    raced = racing(setting, some, questions, 0)
+    some, setting = pairs["exchange"][:6], setting_of(engine, options={"racing": {"questions": 2}})
+    full = one_step_influence(engine, setting.system, some, questions, 1.0, setting.settings, 0, lora_seed=5).per_question
+    raced = ESTIMATORS["racing"](setting, some, questions, 0)
     played = ~np.isnan(raced.per_question)
     assert played[:, :2].all() and np.allclose(raced.per_question[played], full[played])
     assert raced.cost["played"] == played.mean()
@@ -158,7 +160,8 @@ def test_a_control_variate_removes_what_it_explains():
 
 def test_the_error_of_a_controlled_score_counts_the_controls_own(engine, pairs, questions, monkeypatch):
     """Against the spread of the value over many draws of both tables."""
-    module = sys.modules["dits_lib.influence.controlled"]
+    import dits_lib.influence.estimators.one_step_controlled as module
+
     rng, values, errors = np.random.default_rng(0), [], []
     for _ in range(200):
         shared = rng.normal(size=(4, 100))
@@ -166,7 +169,7 @@ def test_the_error_of_a_controlled_score_counts_the_controls_own(engine, pairs, 
         for name in tables:
             cost = {"backward_rows": 0}
             monkeypatch.setattr(module, name, lambda *_, table=tables[name], cost=cost: module.Scores("x", table.mean(1), table.mean(1), cost, table))
-        found = module.one_step_controlled(setting_of(engine), pairs["exchange"][:4], [None] * 100, 0)
+        found = ESTIMATORS["one_step_controlled"](setting_of(engine), pairs["exchange"][:4], [None] * 100, 0)
         values.append(found.value)
         errors.append(found.stderr)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
@@ -199,18 +202,20 @@ def test_regression_learns_a_linear_truth_and_admits_noise():
 
 def test_learned_scores_predict_what_was_not_scored(engine, pairs, questions):
     some = pairs["exchange"][:24]
-    scores = learned(setting_of(engine, learned_share=0.5), some, questions, 0)
+    setting = setting_of(engine, options={"learned": {"share": 0.5}})
+    scores = ESTIMATORS["learned"](setting, some, questions, 0)
     assert scores.value.shape == (24,) and scores.cost["learned_from"] == 12
-    with pytest.raises(ValueError, match="learned_share leaves 4 pairs"):
-        learned(setting_of(engine, learned_share=0.5), some[:8], questions, 0)
+    with pytest.raises(ValueError, match="share leaves 4 pairs"):
+        ESTIMATORS["learned"](setting, some[:8], questions, 0)
 
 
 def test_a_scored_pair_is_not_predicted_from_itself(engine, pairs, questions, monkeypatch):
     """Its own measurement, made enormous, moves the others' predictions and not its own."""
     import dits_lib.influence.estimators.learned as module
 
-    some, setting, plain = pairs["exchange"][:24], setting_of(engine, learned_share=0.9), module.one_step
-    before = learned(setting, some, questions, 0)
+    some, setting, plain = pairs["exchange"][:24], setting_of(engine), module.one_step
+    options = module.LearnedOptions(share=0.9)
+    before = learned(setting, some, questions, 0, options)
 
     def outlier(*arguments):
         scores = plain(*arguments)
@@ -220,7 +225,7 @@ def test_a_scored_pair_is_not_predicted_from_itself(engine, pairs, questions, mo
     rng = np.random.default_rng(derive_seed(0, "learned") % 2**32)
     first = np.sort(rng.choice(24, round(0.9 * 24), replace=False))[0]
     monkeypatch.setattr(module, "one_step", outlier)
-    after = learned(setting, some, questions, 0)
+    after = learned(setting, some, questions, 0, options)
     assert after.value[first] == pytest.approx(before.value[first]) and not np.allclose(after.value, before.value)
 
 
@@ -260,8 +265,8 @@ def test_clusters_are_those_of_the_directions():
 def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs):
     """Against autograd through one adapter, several steps from zero."""
     some = pairs["exchange"][:2]
-    config = CONFIG.changed(group_steps=3, group_batch=2, gradient_rows=3)
-    found = train_groups(engine, some, np.eye(2, dtype=bool), 0.5, config, 5, np.random.default_rng(0))
+    config, options = CONFIG.changed(gradient_rows=3), GroupOptions(steps=3, batch=2)
+    found = train_groups(engine, some, np.eye(2, dtype=bool), 0.5, config, options, 5, np.random.default_rng(0))
     stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
     for _ in range(3):
         leaves = [b.detach().requires_grad_() for _, b in stack.weights.values()]

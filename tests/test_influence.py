@@ -13,20 +13,19 @@ from dits_lib.influence import (
     Scores,
     choose_step_size,
     dpo_gradients,
-    dpo_loss_influence,
     dpo_losses,
     evaluate_adapters,
     flatten,
     fresh_stack,
     mean_and_stderr,
     metric_table,
-    one_step_influence,
     part,
     rank_correlation,
     reliability,
     step,
     step_response,
 )
+from dits_lib.influence.estimators.dpo_loss import dpo_loss_influence
 from dits_lib.influence.estimators.one_step import one_step_influence
 from dits_lib.tasks import make_questions
 

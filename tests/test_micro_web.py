@@ -65,7 +65,7 @@ def test_keys_belong_to_one_split_and_questions_repeat_by_their_arguments():
 
 
 def test_scripted_agents_answer_with_as_many_clicks_as_links(site):
-    system = web_system("micro", site)
+    system = web_system("micro", source=site)
     for question in web_questions(WEB, "train", 30, 0):
         turns = scripted_dialogue(system, question, np.random.default_rng(0), always_good=True)
         assert system.score(question, system.answer(question, turns)) == 1
@@ -73,7 +73,7 @@ def test_scripted_agents_answer_with_as_many_clicks_as_links(site):
 
 
 def test_bad_habits_are_seldom_the_good_reply_by_chance_and_lose(site):
-    system, speaker, rng, lost = web_system("micro", site), SCRIPTED["deep_search"], np.random.default_rng(0), []
+    system, speaker, rng, lost = web_system("micro", source=site), SCRIPTED["deep_search"], np.random.default_rng(0), []
     same = 0
     for question in web_questions(WEB, "train", 60, 1):
         turns = scripted_dialogue(system, question, rng, always_good=True)
@@ -87,7 +87,7 @@ def test_bad_habits_are_seldom_the_good_reply_by_chance_and_lose(site):
 
 
 def test_the_base_model_knows_every_word_and_passed_its_gates(site, tmp_path):
-    engine, system = TransformersEngine.load(MODEL), web_system("micro", site)
+    engine, system = TransformersEngine.load(MODEL), web_system("micro", source=site)
     words = set()
     for question in web_questions(WEB, "test", 30, 0):
         for turn in scripted_dialogue(system, question, np.random.default_rng(0)):
@@ -106,7 +106,7 @@ def test_the_base_model_knows_every_word_and_passed_its_gates(site, tmp_path):
 # Deep search from parameters
 
 def of(*changes):
-    return load_params("smoke", list(changes)).web_profile()
+    return load_params("smoke", list(changes)).serving("08_deep_search")
 
 
 def test_a_run_is_replayed_from_its_cache_alone(tmp_path):

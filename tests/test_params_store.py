@@ -18,7 +18,7 @@ from dits_lib.engines import ModelError
 from dits_lib.settings import ROOT, ParamsError
 from dits_lib.suite.checks import check_models
 from dits_lib.suite.ledger import ledger
-from dits_lib.suite.params import Params, check_params, load_params, notebook_params
+from dits_lib.suite.params import check_params, load_params, notebook_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.store import Store, StoreError, code_version, source_digest, write_json
 from dits_lib.suite.workers import run_jobs
@@ -75,12 +75,12 @@ def test_tasks_decide_which_notebooks_run():
     assert run("tasks=[exchange]") == [name for name in run() if name != "08_deep_search"] and run("tasks=[deep_search]") == ["08_deep_search"]
     assert choose_notebooks(None, load_params("micro", dataset="hotpotqa")) == run("tasks=[exchange]")
     assert run("tasks=[exchange]", "world.questions=mine.jsonl", "sizes.test_questions=5") == run("tasks=[exchange]")
-    with pytest.raises(InputError, match="08_deep_search serves deep_search"):
+    with pytest.raises(InputError, match="08_deep_search serves deep_search alone"):
         run("tasks=[debate]", wanted=["08_deep_search"])
-    with pytest.raises(ParamsError, match="deep_search alone"):
-        load_params("micro", ["tasks=[deep_search]"]).dialogue_profile()
-    with pytest.raises(ParamsError, match="not among them"):
-        load_params("micro", ["tasks=[debate]"]).web_profile()
+    with pytest.raises(ParamsError, match="tasks names deep_search, but 01_rollout serves exchange, debate"):
+        load_params("micro", ["tasks=[deep_search]"]).serving("01_rollout")
+    with pytest.raises(ParamsError, match="tasks names debate, but 08_deep_search serves deep_search alone"):
+        load_params("micro", ["tasks=[debate]"]).serving("08_deep_search")
     assert load_params("llama3-8b", dataset="webwalkerqa").parts()[0].notebooks == ["08_deep_search"]
 
 
@@ -103,19 +103,18 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 def test_the_default_profile_names_every_key_and_notebooks_share_it():
     raw = yaml.safe_load((ROOT / "params" / "micro.yaml").read_text())
-    dumped = Params().model_dump()
+    dumped = load_params("micro").model_dump()
     assert set(raw) == set(dumped)
     for section, key in (("search", "repetitions"), ("dpo", "steps")):  # one changed key leaves its neighbours alone
-        changed = notebook_params({"profile": "micro", section: {key: 3}}).model_dump()
+        changed = notebook_params({"profile": "micro", section: {key: 3}}, "01_rollout").model_dump()
         assert changed[section] == load_params("micro").model_dump()[section] | {key: 3}
-    assert notebook_params({"profile": "mine", "seed": 5}) == load_params("micro").model_copy(update={"profile": "mine", "seed": 5})
+    assert notebook_params({"profile": "mine", "seed": 5}, "01_rollout") == load_params("micro").changed(profile="mine", seed=5).serving("01_rollout")
     assert load_params("smoke").dpo.learning_rate == load_params("micro").dpo.learning_rate
-    shared_fields = {"sft": {"beta", "nll_weight"}, "dpo": {"min_reward", "warm_start", "warm_questions", "warm_steps"}}
     for section, value in dumped.items():
         if isinstance(value, dict):
-            assert set(raw[section]) == set(value) - shared_fields.get(section, set()), section
-    assert notebook_params({"profile": "micro"}) == load_params("micro")
-    assert notebook_params({"profile": "micro", "seed": 3, "pd": pd}).seed == 3
+            assert set(raw[section]) == set(value), section
+    assert notebook_params({"profile": "micro"}, "08_deep_search") == load_params("micro").serving("08_deep_search")
+    assert notebook_params({"profile": "micro", "seed": 3, "pd": pd}, "01_rollout").seed == 3
 
 
 def test_every_key_of_the_default_profile_has_a_comment():
