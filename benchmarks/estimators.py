@@ -1,8 +1,10 @@
-"""What a repeatable score costs, in one run: `python -m benchmarks.estimators` (or the second half of `make bench`).
+"""What a repeatable score costs, in one run: `python -m benchmarks.estimators` (or the second half
+of `make bench`).
 
-Scores CANDIDATES pairs of each task twice, on disjoint validation sets, by the policy gradient, and reports its test-retest rank correlation by
-pair and by searched question; beside it the seconds of one-step influence at V = 100, timed on SHARE of the same pairs in the same run (each
-pair is played alone, so the rest take as long). Writes benchmarks/estimators.md.
+Scores CANDIDATES pairs of each task twice, on disjoint validation sets, by the policy gradient, and
+reports its test-retest rank correlation by pair and by searched question; beside it the seconds of
+one-step influence at V = 100, timed on SHARE of the same pairs in the same run (each pair is played
+alone, so the rest take as long). Writes benchmarks/estimators.md.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ STEP_SIZE = {"exchange": 1.0, "debate": 3.0}
 def bench(task: str, name: str) -> dict:
     """Reliability and seconds of an estimator, and the seconds of one-step influence at V = 100."""
     system, speaker = SYSTEMS[task], engine()
-    trees = tree_search(speaker, system, make_questions(task, "train", QUESTIONS, 0), SearchSettings(), 0)
+    trees = tree_search(
+        speaker, system, make_questions(task, "train", QUESTIONS, 0), SearchSettings(), 0
+    )
     pairs = extract_pairs(speaker.tokenizer, system, trees, 0.4, 0.2)[:CANDIDATES]
     setting = ScoringContext(speaker, system, STEP_SIZE[task], InfluenceSettings(), lora_seed=1)
     questions = make_questions(task, "validation", 2 * V, 0)
@@ -54,24 +58,43 @@ def bench(task: str, name: str) -> dict:
     ESTIMATORS["one_step"](setting, some, questions[:ONE_STEP_V], 0)
     one_step = (time.perf_counter() - start) * len(pairs) / len(some)
     return {
-        "pairs": len(pairs), "questions": by_question["n"], "seconds": seconds, "one-step": one_step, "ratio": seconds / one_step,
-        "by pair": by_pair, "by question": by_question,
+        "pairs": len(pairs),
+        "questions": by_question["n"],
+        "seconds": seconds,
+        "one-step": one_step,
+        "ratio": seconds / one_step,
+        "by pair": by_pair,
+        "by question": by_question,
     }
 
 
 def main() -> None:
     torch.set_num_threads(1)
     lines = [
-        "# Repeatable scores, and what they cost", "", "Written by `python -m benchmarks.estimators`; one process, one thread, one run.", "",
-        f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch {torch.__version__}. Goal: a test-retest rank correlation of at least 0.7 by "
-        f"searched question (scores centred first), for no more seconds than one-step influence at V = {ONE_STEP_V}.", "",
-        "| task | estimator | V | pairs | by searched question | by pair | seconds | one-step at V = 100, seconds | ratio |", "|---|---|---|---|---|---|---|---|---|",
+        "# Repeatable scores, and what they cost",
+        "",
+        "Written by `python -m benchmarks.estimators`; one process, one thread, one run.",
+        "",
+        f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch "
+        f"{torch.__version__}. Goal: a test-retest rank correlation of at least 0.7 by "
+        "searched question (scores centred first), for no more seconds than one-step influence "
+        f"at V = {ONE_STEP_V}.",
+        "",
+        "| task | estimator | V | pairs | by searched question | by pair | seconds | one-step at "
+        "V = 100, seconds | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for task in SYSTEMS:
         for name in ("policy_gradient", "tree_policy_gradient"):
             found = bench(task, name)
-            rho = [f"{r['rho']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in (found["by question"], found["by pair"])]
-            lines.append(f"| {task} | {name} | {V} | {found['pairs']} | {rho[0]} | {rho[1]} | {found['seconds']:.0f} | {found['one-step']:.0f} | {found['ratio']:.2f} |")
+            rho = [
+                f"{r['rho']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+                for r in (found["by question"], found["by pair"])
+            ]
+            lines.append(
+                f"| {task} | {name} | {V} | {found['pairs']} | {rho[0]} | {rho[1]} | "
+                f"{found['seconds']:.0f} | {found['one-step']:.0f} | {found['ratio']:.2f} |"
+            )
             print(lines[-1], flush=True)
     (Path(__file__).parent / "estimators.md").write_text("\n".join(lines) + "\n")
 

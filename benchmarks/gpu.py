@@ -1,12 +1,16 @@
-"""vLLM against transformers, and the paper's scale, as ratios measured in one run: `python -m benchmarks.gpu`.
+"""vLLM against transformers, and the paper's scale, as ratios measured in one run: `python -m
+benchmarks.gpu`.
 
-    python -m benchmarks.gpu engines --model models/smollm2          # search and scoring through both engines
-    python -m benchmarks.gpu greedy --dtype float32                 # do both give the same greedy text?
-    python -m benchmarks.gpu scale --model models/random-8b          # one search batch, 64 pairs at V = 20, DPO steps
-    python -m benchmarks.gpu random --shape llama3-8b --like models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights
-    python -m benchmarks.gpu speak --shape qwq-32b --like models/smollm2           # QwQ-32B's: one search batch and one scoring batch of vLLM
+    python -m benchmarks.gpu engines --model models/smollm2          # search and scoring through
+    both engines python -m benchmarks.gpu greedy --dtype float32                 # do both give the
+    same greedy text? python -m benchmarks.gpu scale --model models/random-8b          # one search
+    batch, 64 pairs at V = 20, DPO steps python -m benchmarks.gpu random --shape llama3-8b --like
+    models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights python -m
+    benchmarks.gpu speak --shape qwq-32b --like models/smollm2           # QwQ-32B's: one search
+    batch and one scoring batch of vLLM
 
-Writes benchmarks/gpu-<part>.md and .json. The questions are the micro world's as text, so no data set is needed.
+Writes benchmarks/gpu-<part>.md and .json. The questions are the micro world's as text, so no data
+set is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +48,32 @@ from dits_lib.tasks import make_questions
 from dits_lib.training import DPOSettings, Place, train_dpo
 
 SHAPES = {
-    "llama3-8b": ("llama", {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-                            "num_key_value_heads": 8, "max_position_embeddings": 8192, "tie_word_embeddings": False}),
-    "qwq-32b": ("qwen2", {"vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40,
-                          "num_key_value_heads": 8, "max_position_embeddings": 40960, "tie_word_embeddings": False}),
+    "llama3-8b": (
+        "llama",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "qwq-32b": (
+        "qwen2",
+        {
+            "vocab_size": 152064,
+            "hidden_size": 5120,
+            "intermediate_size": 27648,
+            "num_hidden_layers": 64,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 40960,
+            "tie_word_embeddings": False,
+        },
+    ),
 }
 """Model type and configuration of the paper's models, from their cards."""
 
@@ -132,7 +158,8 @@ def forget(engine) -> None:
 
 
 class Report(dict):
-    """What was measured; each row is printed at once, so that a run cut short has told what it had."""
+    """What was measured; each row is printed at once, so that a run cut short has told what it
+    had."""
 
     def __setitem__(self, key: str, row: dict) -> None:
         super().__setitem__(key, row)
@@ -148,7 +175,9 @@ def searched(engine, system, questions, seed, compare: bool = True):
     config = SearchSettings(repetitions=8, rollouts=1)
     forget(engine)
     with Recorder(engine) as recorder:
-        rate, seconds, trees = speed(engine, lambda: tree_search(engine, system, questions, config, seed))
+        rate, seconds, trees = speed(
+            engine, lambda: tree_search(engine, system, questions, config, seed)
+        )
     found = {"tokens/s": rate, "seconds": seconds, "requests": len(recorder.requests)}
     if compare:
         plain = plain_rate(engine, recorder.requests)
@@ -158,13 +187,17 @@ def searched(engine, system, questions, seed, compare: bool = True):
 
 def plain_rate(engine, requests: list[Request]) -> float:
     """Tokens/s of the same requests, without adapters, in one batch."""
-    fresh = [Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix) for r in requests]
+    fresh = [
+        Request(r.prompt_ids, r.seed + 1, r.max_new_tokens, r.temperature, None, r.prefix)
+        for r in requests
+    ]
     forget(engine)
     return speed(engine, lambda: engine.generate(fresh))[0]
 
 
 def made_pairs(engine, system, trees, count) -> list[Pair]:
-    """`count` pairs of the trees, repeated if they hold fewer; any two replies to one state will do for timing."""
+    """`count` pairs of the trees, repeated if they hold fewer; any two replies to one state will do
+    for timing."""
     found = extract_pairs(engine.tokenizer, system, trees, -10.0, -10.0)
     if not found:
         raise SystemExit("the search gave no state with two replies; ask for more dialogues")
@@ -172,46 +205,82 @@ def made_pairs(engine, system, trees, count) -> list[Pair]:
 
 
 def scored(engine, system, pairs, questions, config, alone: int):
-    """Scoring through adapters in one batch, and with `alone` > 0 one adapter after another (timed on that many) and plain generation
-    of that size."""
+    """Scoring through adapters in one batch, and with `alone` > 0 one adapter after another (timed
+    on that many) and plain generation of that size."""
     with timed() as gradient_clock, engine.learning() as learner:
         with timed() as own:
-            stack = step(dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01).to(engine.stack_device)
-    evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)  # first adapters compile kernels
+            stack = step(
+                dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01
+            ).to(engine.stack_device)
+    evaluate_adapters(
+        engine, system, questions[:1], part(stack, 0, 2), 2, config, 9
+    )  # first adapters compile kernels
     with Recorder(engine) as recorder:
-        together, seconds, _ = speed(engine, lambda: evaluate_adapters(engine, system, questions, stack, len(pairs), config, 0))
+        together, seconds, _ = speed(
+            engine,
+            lambda: evaluate_adapters(engine, system, questions, stack, len(pairs), config, 0),
+        )
     found = {
-        "pairs": len(pairs), "V": len(questions), "gradient seconds": own.seconds, "gradients with loading": gradient_clock.seconds,
-        "seconds": seconds, "tokens/s": together,
+        "pairs": len(pairs),
+        "V": len(questions),
+        "gradient seconds": own.seconds,
+        "gradients with loading": gradient_clock.seconds,
+        "seconds": seconds,
+        "tokens/s": together,
     }
     if alone:
         singles = [part(stack, i, i + 1) for i in range(alone)]
-        _, one, _ = speed(engine, lambda: [evaluate_adapters(engine, system, questions, single, 1, config, 0) for single in singles])
+        _, one, _ = speed(
+            engine,
+            lambda: [
+                evaluate_adapters(engine, system, questions, single, 1, config, 0)
+                for single in singles
+            ],
+        )
         after, plain = one / alone * len(pairs), plain_rate(engine, recorder.requests)
         found |= {
-            "one after another, seconds": after, "one after another / together": after / seconds, "plain tokens/s": plain,
+            "one after another, seconds": after,
+            "one after another / together": after / seconds,
+            "plain tokens/s": plain,
             "scoring / plain": together / plain,
         }
     return found
 
 
 def greedy_difference(first: list, second: list, engine, requests) -> dict:
-    """Share of equal greedy replies, and how far apart (nats) the two tokens were, under `engine`, where others first part."""
+    """Share of equal greedy replies, and how far apart (nats) the two tokens were, under `engine`,
+    where others first part."""
     gaps = []
     for request, a, b in zip(requests, first, second, strict=True):
         if a.token_ids != b.token_ids:
-            at = next((k for k, (x, y) in enumerate(zip(a.token_ids, b.token_ids)) if x != y), None)
+            at = next(
+                (
+                    k
+                    for k, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False))
+                    if x != y
+                ),
+                None,
+            )
             if at is not None:
                 prompt = (*request.prompt_ids, *a.token_ids[:at])
-                (one,), (other,) = engine.logprobs([(prompt, (a.token_ids[at],)), (prompt, (b.token_ids[at],))])
+                (one,), (other,) = engine.logprobs(
+                    [(prompt, (a.token_ids[at],)), (prompt, (b.token_ids[at],))]
+                )
                 gaps.append(abs(one - other))
     equal = sum(a.token_ids == b.token_ids for a, b in zip(first, second, strict=True))
-    return {"prompts": len(first), "equal": equal / len(first), "widest gap where they part, nats": max(gaps, default=0.0)}
+    return {
+        "prompts": len(first),
+        "equal": equal / len(first),
+        "widest gap where they part, nats": max(gaps, default=0.0),
+    }
 
 
 def greedy_requests(engine, system, count: int, length: int) -> list[Request]:
     """First turns of `count` questions, greedy."""
-    rendered = [prompt_and_prefix(engine.tokenizer, system, q, (), system.agents[0]) for q in make_questions("exchange", "test", count, 0)]
+    rendered = [
+        prompt_and_prefix(engine.tokenizer, system, q, (), system.agents[0])
+        for q in make_questions("exchange", "test", count, 0)
+    ]
     return [Request(prompt, 0, length, 0.0, None, prefix) for prompt, prefix in rendered]
 
 
@@ -221,7 +290,11 @@ def greedy_part(options) -> dict:
     plain = TransformersEngine.load(options.model, options.device, options.dtype)
     asked = greedy_requests(plain, system, 200, options.reply)
     served = vllm_engine(options).generate(asked)
-    return {f"greedy text, {options.dtype}": greedy_difference(plain.generate(asked), served, plain, asked)}
+    return {
+        f"greedy text, {options.dtype}": greedy_difference(
+            plain.generate(asked), served, plain, asked
+        )
+    }
 
 
 def engines_part(options) -> dict:
@@ -244,14 +317,26 @@ def engines_part(options) -> dict:
     found["vllm search"], trees = searched(engine, system, questions, 0)
     if options.wide:
         many = make_questions("exchange", "train", options.wide, 1)
-        found[f"vllm search of {options.wide} questions at once"], _ = searched(engine, system, many, 1)
-    found["vllm / transformers in search"] = {"ratio": found["vllm search"]["tokens/s"] / found["transformers search"]["tokens/s"]}
-    found["vllm scoring"] = scored(engine, system, made_pairs(engine, system, trees, options.pairs), validation, config, options.alone)
+        found[f"vllm search of {options.wide} questions at once"], _ = searched(
+            engine, system, many, 1
+        )
+    found["vllm / transformers in search"] = {
+        "ratio": found["vllm search"]["tokens/s"] / found["transformers search"]["tokens/s"]
+    }
+    found["vllm scoring"] = scored(
+        engine,
+        system,
+        made_pairs(engine, system, trees, options.pairs),
+        validation,
+        config,
+        options.alone,
+    )
     return found
 
 
 def scale_part(options) -> dict:
-    """The paper's scale: one search batch, pairs scored at V, LoRA DPO steps, and what its budget would take."""
+    """The paper's scale: one search batch, pairs scored at V, LoRA DPO steps, and what its budget
+    would take."""
     system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
     validation = make_questions("exchange", "validation", options.v, 0)
@@ -267,12 +352,22 @@ def scale_part(options) -> dict:
         pairs = made_pairs(engine, system, trees, options.pairs)
         found["scoring"] = scored(engine, system, pairs, validation, config, options.alone)
         train = DPOSettings(
-            steps=options.steps, batch=8, learning_rate=1e-5, lora_rank=16, gradient_checkpointing=True, beta=0.1, nll_weight=0.0,
+            steps=options.steps,
+            batch=8,
+            learning_rate=1e-5,
+            lora_rank=16,
+            gradient_checkpointing=True,
+            beta=0.1,
+            nll_weight=0.0,
         )
         place = Place(options.device, options.dtype)
         with asleep(), timed_steps() as starts, timed() as clock:
             train_dpo(options.model, pairs, train, 0, Path(options.work) / "dpo", place)
-        found["dpo"] = {"steps": options.steps, "seconds": clock.seconds, "seconds a step": float(np.median(np.diff(starts)))}
+        found["dpo"] = {
+            "steps": options.steps,
+            "seconds": clock.seconds,
+            "seconds a step": float(np.median(np.diff(starts))),
+        }
     found["memory"] = {"peak GB": memory.peak_mb * 2**20 / 1e9}
     rate = min(found["search"]["tokens/s"], found["scoring"]["tokens/s"])
     hours = {
@@ -280,12 +375,17 @@ def scale_part(options) -> dict:
         "gradients": PAPER["pairs"] * found["scoring"]["gradient seconds"] / options.pairs / 3600,
         "DPO": 2 * PAPER["pairs"] / 8 * found["dpo"]["seconds a step"] / 3600,
     }
-    found["the paper's 2WikiMultiHopQA budget"] = {**{f"{k}, hours": v for k, v in hours.items()}, "GPU hours": sum(hours.values()), "paper's GPU hours": PAPER["gpu_hours"]}
+    found["the paper's 2WikiMultiHopQA budget"] = {
+        **{f"{k}, hours": v for k, v in hours.items()},
+        "GPU hours": sum(hours.values()),
+        "paper's GPU hours": PAPER["gpu_hours"],
+    }
     return found
 
 
 def speak_part(options) -> dict:
-    """A configuration with random weights that only vLLM holds: one search batch, one batch of candidates at V. The steps are random too."""
+    """A configuration with random weights that only vLLM holds: one search batch, one batch of
+    candidates at V. The steps are random too."""
     system = make_system("exchange", "chat", max_turns=4, max_new_tokens=options.reply)
     questions = make_questions("exchange", "train", max(1, options.dialogues // 8), 0)
     config, found = InfluenceSettings(candidates=options.adapters), Report()
@@ -303,10 +403,25 @@ def speak_part(options) -> dict:
         validation = make_questions("exchange", "validation", options.v, 0)
         forget(engine)
         with Recorder(engine) as recorder:
-            rate, seconds, _ = speed(engine, lambda: evaluate_adapters(engine, system, validation, stack, options.pairs, config, 0))
+            rate, seconds, _ = speed(
+                engine,
+                lambda: evaluate_adapters(
+                    engine, system, validation, stack, options.pairs, config, 0
+                ),
+            )
         plain = plain_rate(engine, recorder.requests)
-    found["scoring"] = {"pairs": options.pairs, "V": options.v, "seconds": seconds, "tokens/s": rate, "plain tokens/s": plain, "scoring / plain": rate / plain}
-    found["memory"] = {"peak GB": memory.peak_mb * 2**20 / 1e9, "parameters": float(size_of(shape).parameters)}
+    found["scoring"] = {
+        "pairs": options.pairs,
+        "V": options.v,
+        "seconds": seconds,
+        "tokens/s": rate,
+        "plain tokens/s": plain,
+        "scoring / plain": rate / plain,
+    }
+    found["memory"] = {
+        "peak GB": memory.peak_mb * 2**20 / 1e9,
+        "parameters": float(size_of(shape).parameters),
+    }
     return found
 
 
@@ -318,24 +433,43 @@ def random_steps(shape, count: int, rank: int) -> LoRAStack:
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] in LORA_TARGETS:
             a = torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5
-            weights[name] = (a, 1e-3 * torch.randn(count, module.out_features, rank, generator=generator))
+            weights[name] = (
+                a,
+                1e-3 * torch.randn(count, module.out_features, rank, generator=generator),
+            )
     return LoRAStack(weights, 1.0)
 
 
 def shape_config(options):
-    """The configuration named by `--shape`, with the special tokens of the tokenizer's model; without one, that model's own."""
+    """The configuration named by `--shape`, with the special tokens of the tokenizer's model;
+    without one, that model's own."""
     small = AutoConfig.from_pretrained(options.like)
     if options.shape is None:
         return small
     kind, sizes = SHAPES[options.shape]
     layers = {"num_hidden_layers": options.layers} if options.layers else {}
-    return AutoConfig.for_model(kind, **sizes | layers, bos_token_id=small.bos_token_id, eos_token_id=small.eos_token_id, pad_token_id=small.eos_token_id)
+    return AutoConfig.for_model(
+        kind,
+        **sizes | layers,
+        bos_token_id=small.bos_token_id,
+        eos_token_id=small.eos_token_id,
+        pad_token_id=small.eos_token_id,
+    )
 
 
 def vllm_engine(options, root: Path | None = None, dummy: bool = False) -> VLLMEngine:
     return VLLMEngine(
-        root or options.model, dummy=dummy, device=options.device, dtype=options.dtype, max_adapters=options.adapters, max_rank=8, memory=options.memory,
-        max_length=2048, eager=options.eager, compile=options.compile, cache_gb=options.cache_gb,
+        root or options.model,
+        dummy=dummy,
+        device=options.device,
+        dtype=options.dtype,
+        max_adapters=options.adapters,
+        max_rank=8,
+        memory=options.memory,
+        max_length=2048,
+        eager=options.eager,
+        compile=options.compile,
+        cache_gb=options.cache_gb,
     )
 
 
@@ -355,9 +489,26 @@ def random_part(options) -> dict:
 
 def write(name: str, found: dict, options) -> None:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    vllm = subprocess.run([sys.executable, "-c", "import vllm; print(vllm.__version__)"], capture_output=True, text=True, check=False).stdout.strip().splitlines()
-    lines = [f"# Benchmarks on {card}: {name}", "", f"Written by `python -m benchmarks.gpu {name}`, one run; torch {torch.__version__}, vLLM {vllm[-1] if vllm else 'missing'}.", ""]
-    lines += [f"Settings: {', '.join(f'{k} {v}' for k, v in vars(options).items() if k not in ('part', 'work', 'out', 'like'))}.", ""]
+    vllm = (
+        subprocess.run(
+            [sys.executable, "-c", "import vllm; print(vllm.__version__)"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        .stdout.strip()
+        .splitlines()
+    )
+    lines = [
+        f"# Benchmarks on {card}: {name}",
+        "",
+        f"Written by `python -m benchmarks.gpu {name}`, one run; torch {torch.__version__}, vLLM "
+        f"{vllm[-1] if vllm else 'missing'}.",
+        "",
+    ]
+    hidden = ("part", "work", "out", "like")
+    told = [f"{key} {value}" for key, value in vars(options).items() if key not in hidden]
+    lines += [f"Settings: {', '.join(told)}.", ""]
     lines += ["| what | measured |", "|---|---|"]
     lines += [_line(key, row) for key, row in found.items()]
     folder = Path(options.out or Path(__file__).parent)
@@ -371,16 +522,35 @@ def main() -> None:
     parser.add_argument("part", choices=["engines", "greedy", "scale", "speak", "random"])
     parser.add_argument("--model", default="models/smollm2")
     parser.add_argument("--like", default="models/smollm2", help="random: whose tokenizer to take")
-    parser.add_argument("--shape", choices=list(SHAPES), help="random, speak: the configuration; else that of --like")
-    parser.add_argument("--layers", type=int, default=None, help="random, speak: layers, if fewer than the configuration's")
+    parser.add_argument(
+        "--shape",
+        choices=list(SHAPES),
+        help="random, speak: the configuration; else that of --like",
+    )
+    parser.add_argument(
+        "--layers",
+        type=int,
+        default=None,
+        help="random, speak: layers, if fewer than the configuration's",
+    )
     parser.add_argument("--out", default=None, help="folder to write to")
     parser.add_argument("--work", default="runs/benchmarks")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--dialogues", type=int, default=512)
-    parser.add_argument("--wide", type=int, default=512, help="engines: questions of a second, larger search; 0: none")
+    parser.add_argument(
+        "--wide",
+        type=int,
+        default=512,
+        help="engines: questions of a second, larger search; 0: none",
+    )
     parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--alone", type=int, default=4, help="adapters timed one after another; 0: that and plain generation are left out")
+    parser.add_argument(
+        "--alone",
+        type=int,
+        default=4,
+        help="adapters timed one after another; 0: that and plain generation are left out",
+    )
     parser.add_argument("--v", type=int, default=20)
     parser.add_argument("--reply", type=int, default=48)
     parser.add_argument("--adapters", type=int, default=64)
@@ -394,7 +564,16 @@ def main() -> None:
     if options.part == "random":
         print(random_part(options))
     else:
-        write(options.part, {"engines": engines_part, "greedy": greedy_part, "scale": scale_part, "speak": speak_part}[options.part](options), options)
+        write(
+            options.part,
+            {
+                "engines": engines_part,
+                "greedy": greedy_part,
+                "scale": scale_part,
+                "speak": speak_part,
+            }[options.part](options),
+            options,
+        )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def engine() -> TransformersEngine:
 
 
 def bench_search(task: str):
-    """Generated tokens/s of a search, against the same requests as one plain batch: medians of REPEATS turns about."""
+    """Generated tokens/s of a search, against the same requests as one plain batch: medians of
+    REPEATS turns about."""
     system, questions = SYSTEMS[task], make_questions(task, "train", QUESTIONS, 0)
     speeds: dict[str, list[float]] = {"search": [], "plain": []}
     for _ in range(REPEATS + 1):
@@ -56,12 +57,19 @@ def bench_search(task: str):
         start = time.perf_counter()
         plain.generate(requests)
         speeds["plain"].append(plain.usage.generated_tokens / (time.perf_counter() - start))
-    searching, batch = (median(speeds[name][1:]) for name in ("search", "plain"))  # the first turn warms up
-    return trees, {"search tokens/s": searching, "plain batch tokens/s": batch, "ratio": searching / batch}
+    searching, batch = (
+        median(speeds[name][1:]) for name in ("search", "plain")
+    )  # the first turn warms up
+    return trees, {
+        "search tokens/s": searching,
+        "plain batch tokens/s": batch,
+        "ratio": searching / batch,
+    }
 
 
 def bench_scoring(task: str, trees) -> dict:
-    """Seconds to score pairs at V side by side, against one adapter after another through the same engine."""
+    """Seconds to score pairs at V side by side, against one adapter after another through the same
+    engine."""
     system, speaker, config = SYSTEMS[task], engine(), InfluenceSettings()
     pairs = extract_pairs(speaker.tokenizer, system, trees, 0.4, 0.2)[:PAIRS]
     questions = make_questions(task, "validation", V, 0)
@@ -70,21 +78,48 @@ def bench_scoring(task: str, trees) -> dict:
     together = time.perf_counter() - start
     speaker = engine()
     start = time.perf_counter()
-    options = {"beta": config.beta, "rank": config.rank, "scaling": config.scaling, "seed": derive_seed(0, "lora")}
+    options = {
+        "beta": config.beta,
+        "rank": config.rank,
+        "scaling": config.scaling,
+        "seed": derive_seed(0, "lora"),
+    }
     for pair in pairs[:ONE_BY_ONE]:
-        evaluate_adapters(speaker, system, questions, step(dpo_gradients(speaker, [pair], **options), STEP_SIZE), 1, config, 0)
+        evaluate_adapters(
+            speaker,
+            system,
+            questions,
+            step(dpo_gradients(speaker, [pair], **options), STEP_SIZE),
+            1,
+            config,
+            0,
+        )
     alone = (time.perf_counter() - start) / ONE_BY_ONE * len(pairs)
-    reading = _reading_once(speaker, system, pairs[:ONE_BY_ONE], questions, config) / ONE_BY_ONE * len(pairs)
+    reading = (
+        _reading_once(speaker, system, pairs[:ONE_BY_ONE], questions, config)
+        / ONE_BY_ONE
+        * len(pairs)
+    )
     return {
-        "pairs": len(pairs), "side by side s": together, "one after another s": alone, "ratio": alone / together,
-        "reading each dialogue once under each adapter s": reading, "ratio if that were all": alone / reading,
+        "pairs": len(pairs),
+        "side by side s": together,
+        "one after another s": alone,
+        "ratio": alone / together,
+        "reading each dialogue once under each adapter s": reading,
+        "ratio if that were all": alone / reading,
     }
 
 
 def _reading_once(speaker, system, pairs, questions, config) -> float:
-    """Seconds to read, not sample, the base model's dialogues once under each pair's adapter: what no method saves that runs
-    every candidate's own LoRA over every dialogue. An agent's last prompt holds all its earlier turns, so it is read alone."""
-    options = {"beta": config.beta, "rank": config.rank, "scaling": config.scaling, "seed": derive_seed(0, "lora")}
+    """Seconds to read, not sample, the base model's dialogues once under each pair's adapter: what
+    no method saves that runs every candidate's own LoRA over every dialogue. An agent's last prompt
+    holds all its earlier turns, so it is read alone."""
+    options = {
+        "beta": config.beta,
+        "rank": config.rank,
+        "scaling": config.scaling,
+        "seed": derive_seed(0, "lora"),
+    }
     stack = step(dpo_gradients(speaker, pairs, **options), STEP_SIZE)
     rows = []
     for dialogue in evaluate_adapters(speaker, system, questions, None, 1, config, 0)[0]:
@@ -95,20 +130,31 @@ def _reading_once(speaker, system, pairs, questions, config) -> float:
     with torch.inference_mode():
         for begin in range(0, len(rows), 4):  # passes of about a hundred rows of one length
             part = rows[begin : begin + 4]
-            speaker.teacher_forced(part * len(pairs), stack, torch.arange(len(pairs)).repeat_interleave(len(part)))
+            speaker.teacher_forced(
+                part * len(pairs), stack, torch.arange(len(pairs)).repeat_interleave(len(part))
+            )
     return time.perf_counter() - start
 
 
 def main() -> None:
     torch.set_num_threads(1)
     lines = ["# Benchmarks", "", "Written by `make bench`; one process, one thread, one run.", ""]
-    lines += [f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch {torch.__version__}.", ""]
+    lines += [
+        f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch "
+        f"{torch.__version__}.",
+        "",
+    ]
     lines += ["| task | what | measured | ratio | goal |", "|---|---|---|---|---|"]
     for task in SYSTEMS:
         trees, found = bench_search(task)
-        lines.append(_row(task, "search against a plain batch of the same requests", found, "at least 0.7"))
+        lines.append(
+            _row(task, "search against a plain batch of the same requests", found, "at least 0.7")
+        )
         found = bench_scoring(task, trees)
-        what = f"scoring {found['pairs']} pairs at V = {V}: side by side against one after another (timed on {ONE_BY_ONE})"
+        what = (
+            f"scoring {found['pairs']} pairs at V = {V}: side by side against one after another "
+            f"(timed on {ONE_BY_ONE})"
+        )
         lines.append(_row(task, what, found, "at least 20"))
         print(json.dumps(found), flush=True)
     lines += ["", f"Peak memory of this process: {peak_memory_mb()} MiB."]
@@ -117,7 +163,9 @@ def main() -> None:
 
 
 def _row(task: str, what: str, found: dict, goal: str) -> str:
-    numbers = ", ".join(f"{name} {value:.1f}" for name, value in found.items() if name not in ("ratio", "pairs"))
+    numbers = ", ".join(
+        f"{name} {value:.1f}" for name, value in found.items() if name not in ("ratio", "pairs")
+    )
     return f"| {task} | {what} | {numbers} | {found['ratio']:.2f} | {goal} |"
 
 
@@ -127,7 +175,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        "unknown CPU",
+    )
 
 
 if __name__ == "__main__":

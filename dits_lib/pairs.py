@@ -61,8 +61,11 @@ class PairSettings(Settings):
     min_gap: Annotated[float, Field(ge=0)]
 
 
-def extract_pairs(tokenizer, system: System, trees: list[Tree], min_value: float, min_gap: float) -> list[Pair]:
-    """Of every state with two replies or more: the replies of highest and lowest Q (DITS, section 3.1).
+def extract_pairs(
+    tokenizer, system: System, trees: list[Tree], min_value: float, min_gap: float
+) -> list[Pair]:
+    """Of every state with two replies or more: the replies of highest and lowest Q (DITS, section
+    3.1).
 
     Args:
         min_value: kept where the best Q exceeds it.
@@ -83,18 +86,33 @@ def extract_pairs(tokenizer, system: System, trees: list[Tree], min_value: float
 
 def _pair(tokenizer, system: System, tree: Tree, index: int, best, worst) -> Pair:
     agent, question = best.turn.agent, tree.question
-    meta = {"family": question.meta["family"], "agent": agent, "turn": best.depth, "harmful": bool(question.meta.get("harmful"))}
-    # The prompt is rendered from the node's path: a merged reply may have continued a slightly different text.
+    meta = {
+        "family": question.meta["family"],
+        "agent": agent,
+        "turn": best.depth,
+        "harmful": bool(question.meta.get("harmful")),
+    }
+    # The prompt is rendered from the node's path: a merged reply may have continued a slightly
+    # different text.
     prompt = prompt_ids(tokenizer, system, question, tree.turns(index), agent)
     return Pair(
-        f"{question.id}/{index}", question.id, index, prompt, best.turn.token_ids, worst.turn.token_ids,
-        best.turn.text, worst.turn.text, best.q, worst.q, meta,
+        f"{question.id}/{index}",
+        question.id,
+        index,
+        prompt,
+        best.turn.token_ids,
+        worst.turn.token_ids,
+        best.turn.text,
+        worst.turn.text,
+        best.q,
+        worst.q,
+        meta,
     )
 
 
 def best_dialogues(trees: list[Tree], min_reward: float) -> list[dict]:
-    """SFT rows {prompt_ids, reply_ids, question_id}: the turns of each tree's best dialogue (ties: the shortest, then
-    the first) whose reward exceeds `min_reward`."""
+    """SFT rows {prompt_ids, reply_ids, question_id}: the turns of each tree's best dialogue (ties:
+    the shortest, then the first) whose reward exceeds `min_reward`."""
     rows = []
     for tree in trees:
         best = max(tree.rewards, key=lambda r: (r[2], -len(tree.turns(r[0])), -r[0]))
@@ -102,5 +120,11 @@ def best_dialogues(trees: list[Tree], min_reward: float) -> list[dict]:
             continue
         for turn in tree.turns(best[0]):
             if turn.trainable:
-                rows.append({"question_id": tree.question.id, "prompt_ids": turn.prompt_ids, "reply_ids": turn.token_ids})
+                rows.append(
+                    {
+                        "question_id": tree.question.id,
+                        "prompt_ids": turn.prompt_ids,
+                        "reply_ids": turn.token_ids,
+                    }
+                )
     return rows

@@ -29,20 +29,27 @@ class State:
 
 
 Continue = Callable[[int, Dialogue], list[State]]
-"""Told of every dialogue that ended (its index, the dialogue); gives the states to be played next, which get the next free indices."""
+"""Told of every dialogue that ended (its index, the dialogue); gives the states to be played next,
+which get the next free indices."""
 
 
 def play(
-    engine: Engine, system: System, states: list[State], temperature: float, adapters: LoRAStack | None = None, then: Continue | None = None
+    engine: Engine,
+    system: System,
+    states: list[State],
+    temperature: float,
+    adapters: LoRAStack | None = None,
+    then: Continue | None = None,
 ) -> list[Dialogue]:
     """Continue every state to the end of its dialogue, in the order of the states.
 
-    All dialogues advance together. An engine that takes requests while it speaks (`converse`) is handed a dialogue's next turn as soon as
-    its last one has been said; others are asked in rounds. Dialogues with tools go in rounds on every engine, since an engine would
-    wait for their pages.
+    All dialogues advance together. An engine that takes requests while it speaks (`converse`) is
+    handed a dialogue's next turn as soon as its last one has been said; others are asked in rounds.
+    Dialogues with tools go in rounds on every engine, since an engine would wait for their pages.
 
     Args:
-        then: what to play when a dialogue has ended, for callers that go on without waiting for the others.
+        then: what to play when a dialogue has ended, for callers that go on without waiting for the
+            others.
     """
     table = _Dialogues(engine, system, temperature, then)
     first = table.begin(states)
@@ -72,15 +79,33 @@ class _Dialogues:
         for i, completion in said.items():
             agent, request = self._asked.pop(i)
             mean = sum(completion.logprobs) / max(1, len(completion.logprobs))
-            self.turns[i] = (*self.turns[i], Turn(agent, completion.text, completion.token_ids, request.prompt_ids, mean))
+            self.turns[i] = (
+                *self.turns[i],
+                Turn(agent, completion.text, completion.token_ids, request.prompt_ids, mean),
+            )
         return self._advance([*said])
 
     def _advance(self, which: list[int]) -> dict[int, Request]:
         asked, ended = {}, []
-        for i, agent in zip(which, _let_tools_act(self.system, self.states, self.turns, which), strict=True):
-            request = None if agent is None else _request(self.engine, self.system, self.states[i], self.turns[i], agent, self.temperature)
+        for i, agent in zip(
+            which, _let_tools_act(self.system, self.states, self.turns, which), strict=True
+        ):
+            request = (
+                None
+                if agent is None
+                else _request(
+                    self.engine, self.system, self.states[i], self.turns[i], agent, self.temperature
+                )
+            )
             if request is not None and _too_long(self.engine, self.system, request):
-                self.turns[i] = (*self.turns[i], Turn(LIMIT, f"stopped: a prompt longer than {self.engine.max_length} tokens", trainable=False))
+                self.turns[i] = (
+                    *self.turns[i],
+                    Turn(
+                        LIMIT,
+                        f"stopped: a prompt longer than {self.engine.max_length} tokens",
+                        trainable=False,
+                    ),
+                )
                 request = None
             if request is None:
                 ended.append(i)
@@ -100,9 +125,12 @@ class _Dialogues:
         return self.begin(following) if following else {}
 
 
-def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, ...]], which) -> list[str | None]:
-    """Add the turns of tools to these dialogues until the model must speak or they end; returns who speaks next. Tools wait for
-    pages rather than compute, so the dialogues' tools run side by side."""
+def _let_tools_act(
+    system: System, states: list[State], turns: list[tuple[Turn, ...]], which
+) -> list[str | None]:
+    """Add the turns of tools to these dialogues until the model must speak or they end; returns who
+    speaks next. Tools wait for pages rather than compute, so the dialogues' tools run side by
+    side."""
 
     def settle(i: int) -> str | None:
         question, agent = states[i].question, system.next_agent(states[i].question, turns[i])
@@ -118,25 +146,40 @@ def _let_tools_act(system: System, states: list[State], turns: list[tuple[Turn, 
 
 
 def _too_long(engine: Engine, system: System, request: Request) -> bool:
-    """Whether an engine of limited length cannot hold a prompt that grew while agents called each other; that ends the dialogue. In a
-    system of a fixed order it is a mistake in the parameters, which the engine names."""
+    """Whether an engine of limited length cannot hold a prompt that grew while agents called each
+    other; that ends the dialogue. In a system of a fixed order it is a mistake in the parameters,
+    which the engine names."""
     if engine.max_length is None or not system.has_tools:
         return False
     return len(request.prompt_ids) + request.max_new_tokens > engine.max_length
 
 
-def _request(engine: Engine, system: System, state: State, turns: tuple[Turn, ...], agent: str, temperature: float) -> Request:
+def _request(
+    engine: Engine,
+    system: System,
+    state: State,
+    turns: tuple[Turn, ...],
+    agent: str,
+    temperature: float,
+) -> Request:
     prompt, prefix = prompt_and_prefix(engine.tokenizer, system, state.question, turns, agent)
     seed = derive_seed(state.seed, len(turns))
     return Request(prompt, seed, system.max_new_tokens, temperature, state.adapter, prefix)
 
 
 def sample_dialogues(
-    engine: Engine, system: System, questions: list[Question], seed: object, samples: int = 1, temperature: float = 1.0
+    engine: Engine,
+    system: System,
+    questions: list[Question],
+    seed: object,
+    samples: int = 1,
+    temperature: float = 1.0,
 ) -> list[Dialogue]:
     """`samples` dialogues of every question, question by question."""
     states = [
-        State(question, (), derive_seed(seed, question.id, sample)) for question in questions for sample in range(samples)
+        State(question, (), derive_seed(seed, question.id, sample))
+        for question in questions
+        for sample in range(samples)
     ]
     return play(engine, system, states, temperature)
 

@@ -1,8 +1,10 @@
-"""Monte Carlo tree search over dialogues: all questions' trees grow together, so the engine sees full batches.
+"""Monte Carlo tree search over dialogues: all questions' trees grow together, so the engine sees
+full batches.
 
-A node is a reply; the path from the root is a dialogue. A repetition selects a node of each tree and plays from it to the
-end; every node on the way backs up the reward, and Q(node) is the mean of what it backed up. The parts follow Optima
-(Chen et al., 2024) as DITS uses it (sections 3.1 and 4.1).
+A node is a reply; the path from the root is a dialogue. A repetition selects a node of each tree
+and plays from it to the end; every node on the way backs up the reward, and Q(node) is the mean of
+what it backed up. The parts follow Optima (Chen et al., 2024) as DITS uses it (sections 3.1 and
+4.1).
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class Node:
 
 @dataclass
 class Tree:
-    """The search tree of one question. `rewards` lists (leaf, metric, reward) of every dialogue played."""
+    """The search tree of one question. `rewards` lists (leaf, metric, reward) of every dialogue
+    played."""
 
     question: Question
     nodes: list[Node] = field(default_factory=lambda: [Node(None, None, 0)])
@@ -97,17 +100,23 @@ class Tree:
         return sum(turn.trainable for turn in self.turns(node))
 
     def to_json(self) -> dict:
-        nodes = [vars(node) | {"turn": node.turn.to_json() if node.turn else None} for node in self.nodes]
+        nodes = [
+            vars(node) | {"turn": node.turn.to_json() if node.turn else None} for node in self.nodes
+        ]
         return {"question": self.question.to_json(), "nodes": nodes, "rewards": self.rewards}
 
     @staticmethod
     def from_json(row: dict) -> Tree:
-        nodes = [Node(**n | {"turn": Turn.from_json(n["turn"]) if n["turn"] else None}) for n in row["nodes"]]
+        nodes = [
+            Node(**n | {"turn": Turn.from_json(n["turn"]) if n["turn"] else None})
+            for n in row["nodes"]
+        ]
         return Tree(Question.from_json(row["question"]), nodes, [tuple(r) for r in row["rewards"]])
 
 
 NodeScorer = Callable[[list[Tree]], list[dict[int, float]]]
-"""Scores nodes of every tree, for a guided search: {node: score}; nodes left out count as the mean."""
+"""Scores nodes of every tree, for a guided search: {node: score}; nodes left out count as the
+mean."""
 
 
 def distance(a: str, b: str) -> float:
@@ -116,10 +125,13 @@ def distance(a: str, b: str) -> float:
 
 
 def candidates(tree: Tree, values: np.ndarray, settings: SearchSettings) -> list[int]:
-    """Nodes that may be selected, best first: the root and the expanded nodes above depth d, without near copies."""
+    """Nodes that may be selected, best first: the root and the expanded nodes above depth d,
+    without near copies."""
     open_nodes = [
-        index for index, node in enumerate(tree.nodes)
-        if node.parent is None or (node.children and tree.level(index) < settings.max_depth and not node.terminal)
+        index
+        for index, node in enumerate(tree.nodes)
+        if node.parent is None
+        or (node.children and tree.level(index) < settings.max_depth and not node.terminal)
     ]
     kept: list[int] = []
     for index in sorted(open_nodes, key=lambda i: (-values[i], i)):
@@ -130,7 +142,9 @@ def candidates(tree: Tree, values: np.ndarray, settings: SearchSettings) -> list
     return kept[: settings.max_candidates]
 
 
-def select(tree: Tree, values: np.ndarray, settings: SearchSettings, rng: np.random.Generator) -> int:
+def select(
+    tree: Tree, values: np.ndarray, settings: SearchSettings, rng: np.random.Generator
+) -> int:
     """A node drawn from Softmax(values / temperature) over the candidates."""
     nodes = candidates(tree, values, settings)
     logits = values[nodes] / settings.softmax_temperature
@@ -138,8 +152,11 @@ def select(tree: Tree, values: np.ndarray, settings: SearchSettings, rng: np.ran
     return int(rng.choice(nodes, p=weights / weights.sum()))
 
 
-def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, settings: SearchSettings) -> int:
-    """Add a dialogue that continues node `start`, merging near-equal replies; back its reward up. Returns the leaf."""
+def insert(
+    tree: Tree, start: int, dialogue: Dialogue, reward: float, settings: SearchSettings
+) -> int:
+    """Add a dialogue that continues node `start`, merging near-equal replies; back its reward up.
+    Returns the leaf."""
     node = start
     for turn in dialogue.turns[tree.nodes[start].depth :]:
         node = _child(tree, node, turn, settings)
@@ -156,30 +173,50 @@ def insert(tree: Tree, start: int, dialogue: Dialogue, reward: float, settings: 
 def _child(tree: Tree, parent: int, turn: Turn, settings: SearchSettings) -> int:
     for index in tree.nodes[parent].children:
         sibling = tree.nodes[index].turn
-        same_act = parse_answer(sibling.text) == parse_answer(turn.text) and parse_call(sibling.text) == parse_call(turn.text)
-        if same_act and (sibling.text == turn.text or distance(sibling.text, turn.text) < settings.merge_distance):
+        same_act = parse_answer(sibling.text) == parse_answer(turn.text) and parse_call(
+            sibling.text
+        ) == parse_call(turn.text)
+        if same_act and (
+            sibling.text == turn.text or distance(sibling.text, turn.text) < settings.merge_distance
+        ):
             return index
     tree.nodes.append(Node(turn, parent, tree.nodes[parent].depth + 1))
     tree.nodes[parent].children.append(len(tree.nodes) - 1)
     return len(tree.nodes) - 1
 
 
-def reward_of(dialogue: Dialogue, question: Question, settings: SearchSettings, token_scale: float) -> float:
-    """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts the metric's part."""
+def reward_of(
+    dialogue: Dialogue, question: Question, settings: SearchSettings, token_scale: float
+) -> float:
+    """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts
+    the metric's part."""
     metric = dialogue.metric if question.meta.get("reward_sign", 1) > 0 else 1.0 - dialogue.metric
-    fluency = float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns if turn.trainable])) if settings.fluency_weight else 0.0
-    return metric + settings.token_weight * dialogue.tokens / token_scale + settings.fluency_weight * fluency
+    fluency = (
+        float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns if turn.trainable]))
+        if settings.fluency_weight
+        else 0.0
+    )
+    return (
+        metric
+        + settings.token_weight * dialogue.tokens / token_scale
+        + settings.fluency_weight * fluency
+    )
 
 
 def tree_search(
-    engine: Engine, system: System, questions: list[Question], settings: SearchSettings, seed: object,
+    engine: Engine,
+    system: System,
+    questions: list[Question],
+    settings: SearchSettings,
+    seed: object,
     scorer: NodeScorer | None = None,
 ) -> list[Tree]:
     """Grow one tree a question.
 
     Args:
-        seed: of all randomness; a question's tree depends on it and on the question, not on the other questions
-            (but with a token reward on T, and with a guide by influence on the scale, which all questions share).
+        seed: of all randomness; a question's tree depends on it and on the question, not on the
+            other questions (but with a token reward on T, and with a guide by influence on the
+            scale, which all questions share).
         scorer: needed when `settings.guide` is `influence` or `both`.
 
     Raises:
@@ -189,39 +226,70 @@ def tree_search(
         raise ValueError(f"search.guide is {settings.guide!r}, which needs a scorer of nodes")
     trees = [Tree(question) for question in questions]
     opened = [_selected(tree, _q_values(tree), 0, settings, seed) for tree in trees]
-    dialogues = play(engine, system, [state for _, states in opened for state in states], settings.temperature)
+    dialogues = play(
+        engine, system, [state for _, states in opened for state in states], settings.temperature
+    )
     token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
 
     def add(tree: Tree, node: int, dialogue: Dialogue) -> None:
-        insert(tree, node, dialogue, reward_of(dialogue, tree.question, settings, token_scale), settings)
+        insert(
+            tree,
+            node,
+            dialogue,
+            reward_of(dialogue, tree.question, settings, token_scale),
+            settings,
+        )
 
     for number, (tree, (node, _)) in enumerate(zip(trees, opened, strict=True)):
         for dialogue in dialogues[number * settings.rollouts : (number + 1) * settings.rollouts]:
             add(tree, node, dialogue)
-    # Trees that influence guides wait for each other, since all are scored together before each repetition.
+    # Trees that influence guides wait for each other, since all are scored together before each
+    # repetition.
     step = 1 if scorer and settings.guide != "q" else max(1, settings.repetitions - 1)
     for first in range(1, settings.repetitions, step):
         values = _guiding_values(trees, settings, scorer)
-        _grow(engine, system, trees, values, range(first, min(first + step, settings.repetitions)), settings, seed, add)
+        _grow(
+            engine,
+            system,
+            trees,
+            values,
+            range(first, min(first + step, settings.repetitions)),
+            settings,
+            seed,
+            add,
+        )
     return trees
 
 
-def _selected(tree: Tree, values: np.ndarray, repetition: int, settings: SearchSettings, seed: object) -> tuple[int, list[State]]:
+def _selected(
+    tree: Tree, values: np.ndarray, repetition: int, settings: SearchSettings, seed: object
+) -> tuple[int, list[State]]:
     """The node that a repetition selects, and the states to play from it."""
     rng = np.random.default_rng(abs(derive_seed(seed, "select", tree.question.id, repetition)))
     node = select(tree, values, settings, rng)
-    noise = [derive_seed(seed, "rollout", tree.question.id, repetition, rollout) for rollout in range(settings.rollouts)]
+    noise = [
+        derive_seed(seed, "rollout", tree.question.id, repetition, rollout)
+        for rollout in range(settings.rollouts)
+    ]
     return node, [State(tree.question, tree.turns(node), own) for own in noise]
 
 
 def _grow(
-    engine: Engine, system: System, trees: list[Tree], values: list[np.ndarray], repetitions: range, settings: SearchSettings, seed: object,
+    engine: Engine,
+    system: System,
+    trees: list[Tree],
+    values: list[np.ndarray],
+    repetitions: range,
+    settings: SearchSettings,
+    seed: object,
     add: Callable[[Tree, int, Dialogue], None],
 ) -> None:
-    """Some repetitions of every tree. A tree goes on as soon as its own dialogues have ended: the engine's batch stays full.
+    """Some repetitions of every tree. A tree goes on as soon as its own dialogues have ended: the
+    engine's batch stays full.
 
     Args:
-        values: of each tree's nodes, for the first of the repetitions; the next ones go by Q-values.
+        values: of each tree's nodes, for the first of the repetitions; the next ones go by
+            Q-values.
     """
     owner: list[tuple[int, int, int]] = []  # tree, repetition and selected node of every state
     ended: list[dict[int, Dialogue]] = [{} for _ in trees]
@@ -236,12 +304,22 @@ def _grow(
         ended[number][index] = dialogue
         if len(ended[number]) < settings.rollouts:
             return []
-        for _, own in sorted(ended[number].items()):  # in the order of the rollouts, whichever ended first
+        for _, own in sorted(
+            ended[number].items()
+        ):  # in the order of the rollouts, whichever ended first
             add(trees[number], node, own)
         ended[number] = {}
-        return begin(number, repetition + 1, _q_values(trees[number])) if repetition + 1 in repetitions else []
+        return (
+            begin(number, repetition + 1, _q_values(trees[number]))
+            if repetition + 1 in repetitions
+            else []
+        )
 
-    first = [state for number, value in enumerate(values) for state in begin(number, repetitions.start, value)]
+    first = [
+        state
+        for number, value in enumerate(values)
+        for state in begin(number, repetitions.start, value)
+    ]
     play(engine, system, first, settings.temperature, then=then)
 
 
@@ -249,16 +327,24 @@ def _q_values(tree: Tree) -> np.ndarray:
     return np.array([node.q for node in tree.nodes])
 
 
-def _guiding_values(trees: list[Tree], settings: SearchSettings, scorer: NodeScorer | None) -> list[np.ndarray]:
-    """Q-values, influence, or the sum of both after each was scaled to unit spread over all trees."""
+def _guiding_values(
+    trees: list[Tree], settings: SearchSettings, scorer: NodeScorer | None
+) -> list[np.ndarray]:
+    """Q-values, influence, or the sum of both after each was scaled to unit spread over all
+    trees."""
     q = [_q_values(tree) for tree in trees]
     if settings.guide == "q" or scorer is None:
         return q
     scored = scorer(trees)
     known = np.array([value for tree in scored for value in tree.values()])
     mean, spread = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
-    influence = [np.array([(s.get(i, mean) - mean) / spread for i in range(len(t.nodes))]) for s, t in zip(scored, trees, strict=True)]
+    influence = [
+        np.array([(s.get(i, mean) - mean) / spread for i in range(len(t.nodes))])
+        for s, t in zip(scored, trees, strict=True)
+    ]
     if settings.guide == "influence":
         return influence
     every = np.concatenate(q)
-    return [i + (v - every.mean()) / (every.std() or 1.0) for i, v in zip(influence, q, strict=True)]
+    return [
+        i + (v - every.mean()) / (every.std() or 1.0) for i, v in zip(influence, q, strict=True)
+    ]

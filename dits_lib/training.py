@@ -1,4 +1,5 @@
-"""SFT and DPO by TRL, on the token ids that were sampled: what is trained is what was said, token for token."""
+"""SFT and DPO by TRL, on the token ids that were sampled: what is trained is what was said, token
+for token."""
 
 from __future__ import annotations
 
@@ -71,8 +72,16 @@ class Place:
     dtype: str = "float32"
 
 
-def train_sft(model_folder: str | Path, rows: list[dict], settings: SFTSettings, seed: int, out: Path, place: Place = Place()) -> list[dict]:
-    """SFT on {prompt_ids, reply_ids} rows (loss on the reply) by `trl.SFTTrainer`; writes a model folder.
+def train_sft(
+    model_folder: str | Path,
+    rows: list[dict],
+    settings: SFTSettings,
+    seed: int,
+    out: Path,
+    place: Place = Place(),
+) -> list[dict]:
+    """SFT on {prompt_ids, reply_ids} rows (loss on the reply) by `trl.SFTTrainer`; writes a model
+    folder.
 
     Returns the log: one row a logging step with `loss` and `num_tokens` trained on so far.
     """
@@ -86,20 +95,33 @@ def train_sft(model_folder: str | Path, rows: list[dict], settings: SFTSettings,
     data = Dataset.from_list([_sft_row(row) for row in rows])
     longest = max(len(row["input_ids"]) for row in data)
     arguments = SFTConfig(
-        **_arguments(settings, seed, out, place), max_length=longest, packing=False,
+        **_arguments(settings, seed, out, place),
+        max_length=longest,
+        packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=data, processing_class=tokenizer, peft_config=_peft_config(settings)
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=_peft_config(settings),
     )
     return _run(trainer, tokenizer, model_folder, out)
 
 
-def train_dpo(model_folder: str | Path, pairs: list[Pair], settings: DPOSettings, seed: int, out: Path, place: Place = Place()) -> list[dict]:
+def train_dpo(
+    model_folder: str | Path,
+    pairs: list[Pair],
+    settings: DPOSettings,
+    seed: int,
+    out: Path,
+    place: Place = Place(),
+) -> list[dict]:
     """DPO from a model, which is also the reference, by `trl.DPOTrainer`; writes a model folder.
 
-    Returns the log: one row a logging step with `loss`, and the drift from the reference in nats a reply,
-    `drift_chosen` and `drift_rejected` (mean log pi/ref).
+    Returns the log: one row a logging step with `loss`, and the drift from the reference in nats a
+    reply, `drift_chosen` and `drift_rejected` (mean log pi/ref).
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -107,7 +129,8 @@ def train_dpo(model_folder: str | Path, pairs: list[Pair], settings: DPOSettings
     from .engines import load_model
 
     class TokenDPOTrainer(DPOTrainer):
-        """A DPOTrainer that takes token ids as they are; the stock one renders and tokenises text again."""
+        """A DPOTrainer that takes token ids as they are; the stock one renders and tokenises text
+        again."""
 
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset
@@ -115,20 +138,43 @@ def train_dpo(model_folder: str | Path, pairs: list[Pair], settings: DPOSettings
     whole = not settings.lora_rank
     model, tokenizer = load_model(model_folder, place.dtype, place.device, whole=whole)
     # With a LoRA the reference is the model without it.
-    reference = load_model(model_folder, place.dtype, place.device, whole=True)[0] if whole else None
-    data = Dataset.from_list([
-        {name: list(getattr(pair, name)) for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for pair in pairs
-    ])
-    losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]} if settings.nll_weight else {}
-    arguments = DPOConfig(**_arguments(settings, seed, out, place), beta=settings.beta, max_length=None, **losses)
+    reference = (
+        load_model(model_folder, place.dtype, place.device, whole=True)[0] if whole else None
+    )
+    data = Dataset.from_list(
+        [
+            {
+                name: list(getattr(pair, name))
+                for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+            }
+            for pair in pairs
+        ]
+    )
+    losses = (
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
+        if settings.nll_weight
+        else {}
+    )
+    arguments = DPOConfig(
+        **_arguments(settings, seed, out, place), beta=settings.beta, max_length=None, **losses
+    )
     trainer = TokenDPOTrainer(
-        model=model, ref_model=reference, args=arguments, train_dataset=data, processing_class=tokenizer,
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=data,
+        processing_class=tokenizer,
         peft_config=_peft_config(settings),
     )
     log = _run(trainer, tokenizer, model_folder, out)
     return [
-        {"step": row["step"], "loss": row["loss"], "num_tokens": row["num_tokens"], "drift_chosen": row["rewards/chosen"] / settings.beta,
-         "drift_rejected": row["rewards/rejected"] / settings.beta}
+        {
+            "step": row["step"],
+            "loss": row["loss"],
+            "num_tokens": row["num_tokens"],
+            "drift_chosen": row["rewards/chosen"] / settings.beta,
+            "drift_rejected": row["rewards/rejected"] / settings.beta,
+        }
         for row in log
     ]
 
@@ -143,17 +189,36 @@ def _peft_config(settings: TrainingSettings):
         return None
     from peft import LoraConfig
 
-    return LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        target_modules=list(LORA_TARGETS),
+        task_type="CAUSAL_LM",
+    )
 
 
 def _arguments(settings: TrainingSettings, seed: int, out: Path, place: Place) -> dict:
     cuda = place.device == "cuda"
     return {
-        "output_dir": str(out), "max_steps": settings.steps, "per_device_train_batch_size": settings.batch,
-        "learning_rate": settings.learning_rate, "lr_scheduler_type": "linear", "warmup_steps": max(1, settings.steps // 10),
-        "seed": seed % (1 << 31), "data_seed": seed % (1 << 31), "logging_steps": max(1, settings.steps // 10),
-        "logging_first_step": False, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "bf16": cuda, "use_cpu": not cuda,
-        "gradient_checkpointing": settings.gradient_checkpointing, "dataloader_num_workers": 0, "dataloader_pin_memory": False, "max_grad_norm": 1.0,
+        "output_dir": str(out),
+        "max_steps": settings.steps,
+        "per_device_train_batch_size": settings.batch,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": max(1, settings.steps // 10),
+        "seed": seed % (1 << 31),
+        "data_seed": seed % (1 << 31),
+        "logging_steps": max(1, settings.steps // 10),
+        "logging_first_step": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "bf16": cuda,
+        "use_cpu": not cuda,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "max_grad_norm": 1.0,
     }
 
 
@@ -172,7 +237,12 @@ def _run(trainer, tokenizer, model_folder: str | Path, out: Path) -> list[dict]:
         tokenizer.save_pretrained(out)
     else:
         config = out / "adapter_config.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(model_folder)}, sort_keys=True))
+        config.write_text(
+            json.dumps(
+                json.loads(config.read_text()) | {"base_model_name_or_path": str(model_folder)},
+                sort_keys=True,
+            )
+        )
         (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     log = [row for row in trainer.state.log_history if "loss" in row]
     (out / "train_log.json").write_text(json.dumps(log))

@@ -29,7 +29,10 @@ def engine():
 def trees(engine):
     """Trees of twelve questions of each task."""
     config = SearchSettings(repetitions=4)
-    return {t: tree_search(engine, s, make_questions(t, "train", 12, 0), config, 0) for t, s in SYSTEMS.items()}
+    return {
+        t: tree_search(engine, s, make_questions(t, "train", 12, 0), config, 0)
+        for t, s in SYSTEMS.items()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""A tokenizer of bytes, and an engine that speaks by a function of the prompt: for control flow alone."""
+"""A tokenizer of bytes, and an engine that speaks by a function of the prompt: for control flow
+alone."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -10,9 +11,14 @@ def byte_tokenizer():
     """Bytes, with ChatML's control tokens: nothing is unknown to it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    found = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"])
-    found.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    inner.pre_tokenizer, inner.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
+    )
+    found.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"  # noqa: E501
     return found
 
 
@@ -29,4 +35,6 @@ class Scripted(Engine):
         texts = [self.tokenizer.decode(request.prompt_ids) for request in requests]
         self.prompts += texts
         replies = [self.policy(text) for text in texts]
-        return [Completion(tuple(self.tokenizer(r)["input_ids"]), r, (0.0,) * len(r)) for r in replies]
+        return [
+            Completion(tuple(self.tokenizer(r)["input_ids"]), r, (0.0,) * len(r)) for r in replies
+        ]

@@ -1,7 +1,5 @@
-"""Racing, control variates, learned scores and group designs, against brute force, closed forms and planted effects."""
-
-import sys
-from dataclasses import replace
+"""Racing, control variates, learned scores and group designs, against brute force, closed forms and
+planted effects."""
 
 import numpy as np
 import pytest
@@ -56,18 +54,30 @@ def setting_of(engine, size=1.0, **changes):
 
 # One step for all pairs of a question
 
+
 def test_a_questions_pairs_take_one_step_together(engine, pairs, questions):
-    """Against merging the summed gradient into one adapter, question by question; blocks change nothing."""
+    """Against merging the summed gradient into one adapter, question by question; blocks change
+    nothing."""
     some, setting = pairs["exchange"][:8], setting_of(engine)
     found = one_step_question(setting, some, questions, 0)
-    gradients = dpo_gradients(engine, some, beta=CONFIG.beta, rank=4, scaling=CONFIG.scaling, seed=5)
+    gradients = dpo_gradients(
+        engine, some, beta=CONFIG.beta, rank=4, scaling=CONFIG.scaling, seed=5
+    )
     base = metric_table(evaluate_adapters(engine, setting.system, questions, None, 1, CONFIG, 0), 1)
     for name in {pair.question_id for pair in some}:
         own = [i for i, pair in enumerate(some) if pair.question_id == name]
         stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
         for module, (_, b) in stack.weights.items():
             b += gradients.weights[module][1][own].sum(0)
-        expected = metric_table(evaluate_adapters(engine, setting.system, questions, step(stack, 1.0), 1, CONFIG, 0), 1) - base
+        expected = (
+            metric_table(
+                evaluate_adapters(
+                    engine, setting.system, questions, step(stack, 1.0), 1, CONFIG, 0
+                ),
+                1,
+            )
+            - base
+        )
         for i in own:
             assert found.per_question[i] == pytest.approx(expected[0] / len(own))
     small = one_step_question(setting_of(engine, gradient_block=3), some, questions, 0)
@@ -87,12 +97,18 @@ def test_sums_and_choices_of_adapters(engine):
     for n, (_, b) in enumerate(stack.weights.values()):
         b += torch.arange(5.0)[:, None, None] + n
     owners = torch.tensor([0, 1, 0, 1, 1])
-    for (_, b), (_, whole), (_, chosen) in zip(stack.weights.values(), sum_by(stack, owners, 2).weights.values(), take(stack, [4, 1]).weights.values(), strict=True):
+    for (_, b), (_, whole), (_, chosen) in zip(
+        stack.weights.values(),
+        sum_by(stack, owners, 2).weights.values(),
+        take(stack, [4, 1]).weights.values(),
+        strict=True,
+    ):
         assert torch.equal(whole[0], b[0] + b[2]) and torch.equal(whole[1], b[1] + b[3] + b[4])
         assert torch.equal(chosen, b[[4, 1]])
 
 
 # Racing
+
 
 def noisy_table(true, questions, noise, seed):
     return true[:, None] + noise * np.random.default_rng(seed).normal(size=(len(true), questions))
@@ -108,7 +124,9 @@ def test_a_race_finds_the_top_half_with_fewer_plays():
         plays.append((~np.isnan(raced)).mean())
         assert np.array_equal(raced[~np.isnan(raced)], table[~np.isnan(raced)])
     assert np.mean(plays) < 0.4
-    assert missed / (20 * 20) < 0.1  # the stated error; the two next to the cut are 0.05 apart, a standard error of 400 questions
+    assert (
+        missed / (20 * 20) < 0.1
+    )  # the stated error; the two next to the cut are 0.05 apart, a standard error of 400 questions
 
 
 def test_a_race_between_equals_plays_everything():
@@ -118,15 +136,23 @@ def test_a_race_between_equals_plays_everything():
 
 
 def test_pairs_that_never_changed_are_not_certain():
-    """A row of zeros has no spread of its own; the others' spread says how far its mean can be trusted."""
+    """A row of zeros has no spread of its own; the others' spread says how far its mean can be
+    trusted."""
     table = np.vstack([np.zeros((1, 10)), noisy_table(np.array([0.1, -0.1, 0.2]), 10, 1.0, 0)])
     assert not settled(table, np.arange(4), 2, 0.1)[0]
-    assert settled(np.vstack([np.zeros((2, 400)), noisy_table(np.array([5.0, 5.0]), 400, 1.0, 0)]), np.arange(4), 2, 0.1).all()
+    assert settled(
+        np.vstack([np.zeros((2, 400)), noisy_table(np.array([5.0, 5.0]), 400, 1.0, 0)]),
+        np.arange(4),
+        2,
+        0.1,
+    ).all()
 
 
 def test_a_raced_score_is_the_one_step_score_on_what_was_played(engine, pairs, questions):
     some, setting = pairs["exchange"][:6], setting_of(engine, options={"racing": {"questions": 2}})
-    full = one_step_influence(engine, setting.system, some, questions, 1.0, setting.settings, 0, lora_seed=5).per_question
+    full = one_step_influence(
+        engine, setting.system, some, questions, 1.0, setting.settings, 0, lora_seed=5
+    ).per_question
     raced = ESTIMATORS["racing"](setting, some, questions, 0)
     played = ~np.isnan(raced.per_question)
     assert played[:, :2].all() and np.allclose(raced.per_question[played], full[played])
@@ -143,6 +169,7 @@ def test_race_rows_by_brute_force():
 
 # Control variates
 
+
 def test_a_control_variate_removes_what_it_explains():
     rng = np.random.default_rng(0)
     true, shared = rng.normal(size=(60, 1)), rng.normal(size=(60, 500))
@@ -158,18 +185,31 @@ def test_a_control_variate_removes_what_it_explains():
         controlled(table, covariate[:, :30])
 
 
-def test_the_error_of_a_controlled_score_counts_the_controls_own(engine, pairs, questions, monkeypatch):
+def test_the_error_of_a_controlled_score_counts_the_controls_own(
+    engine, pairs, questions, monkeypatch
+):
     """Against the spread of the value over many draws of both tables."""
     import dits_lib.influence.estimators.one_step_controlled as module
 
     rng, values, errors = np.random.default_rng(0), [], []
     for _ in range(200):
         shared = rng.normal(size=(4, 100))
-        tables = {"one_step": shared[:, :20] + 0.2 * rng.normal(size=(4, 20)), "policy_gradient": shared + 0.2 * rng.normal(size=(4, 100))}
+        tables = {
+            "one_step": shared[:, :20] + 0.2 * rng.normal(size=(4, 20)),
+            "policy_gradient": shared + 0.2 * rng.normal(size=(4, 100)),
+        }
         for name in tables:
             cost = {"backward_rows": 0}
-            monkeypatch.setattr(module, name, lambda *_, table=tables[name], cost=cost: module.Scores("x", table.mean(1), table.mean(1), cost, table))
-        found = ESTIMATORS["one_step_controlled"](setting_of(engine), pairs["exchange"][:4], [None] * 100, 0)
+            monkeypatch.setattr(
+                module,
+                name,
+                lambda *_, table=tables[name], cost=cost: module.Scores(
+                    "x", table.mean(1), table.mean(1), cost, table
+                ),
+            )
+        found = ESTIMATORS["one_step_controlled"](
+            setting_of(engine), pairs["exchange"][:4], [None] * 100, 0
+        )
         values.append(found.value)
         errors.append(found.stderr)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
@@ -180,13 +220,29 @@ def test_controlled_rows_compare_the_same_tables():
     true, jobs = rng.normal(size=80), []
     for side in (0, 1):
         shared = rng.normal(size=(80, 300))
-        for name, table in (("one_step", true[:, None] + 3 * shared[:, :20]), ("policy_gradient", true[:, None] + shared)):
-            jobs.append({"task": "exchange", "estimator": name, "side": side, "table": table.tolist(), "question": list(range(80))})
+        for name, table in (
+            ("one_step", true[:, None] + 3 * shared[:, :20]),
+            ("policy_gradient", true[:, None] + shared),
+        ):
+            jobs.append(
+                {
+                    "task": "exchange",
+                    "estimator": name,
+                    "side": side,
+                    "table": table.tolist(),
+                    "question": list(range(80)),
+                }
+            )
     plain, better = controlled_rows(jobs)
-    assert plain["variance left"] == 1 and better["variance left"] < 0.01 and better["mean"] > plain["mean"]
+    assert (
+        plain["variance left"] == 1
+        and better["variance left"] < 0.01
+        and better["mean"] > plain["mean"]
+    )
 
 
 # Learned scores
+
 
 def test_regression_learns_a_linear_truth_and_admits_noise():
     rng = np.random.default_rng(0)
@@ -194,7 +250,10 @@ def test_regression_learns_a_linear_truth_and_admits_noise():
     y = (x @ weights)[:, None] + 2.0 * rng.normal(size=(200, 8))
     there = rng.normal(size=(100, 6))
     predicted, error = fit_and_predict(x, y, there)
-    assert np.corrcoef(predicted.mean(1), there @ weights)[0, 1] > 0.95 and predicted.shape == (100, 8)
+    assert np.corrcoef(predicted.mean(1), there @ weights)[0, 1] > 0.95 and predicted.shape == (
+        100,
+        8,
+    )
     off = np.abs(predicted.mean(1) - there @ weights)
     assert 0 < error.min() and (off < 3 * error).mean() > 0.95
     assert fit_and_predict(x, np.ones((200, 3)), there)[0].tolist() == np.ones((100, 3)).tolist()
@@ -226,24 +285,38 @@ def test_a_scored_pair_is_not_predicted_from_itself(engine, pairs, questions, mo
     first = np.sort(rng.choice(24, round(0.9 * 24), replace=False))[0]
     monkeypatch.setattr(module, "one_step", outlier)
     after = learned(setting, some, questions, 0, options)
-    assert after.value[first] == pytest.approx(before.value[first]) and not np.allclose(after.value, before.value)
+    assert after.value[first] == pytest.approx(before.value[first]) and not np.allclose(
+        after.value, before.value
+    )
 
 
 def test_features_are_those_of_the_replies(engine, pairs):
-    """Mean hidden states against a plain forward pass of one reply; log probabilities against the engine's."""
+    """Mean hidden states against a plain forward pass of one reply; log probabilities against the
+    engine's."""
     some = pairs["exchange"][:3]
     table = features(engine, some)
     pair, width = some[1], engine.model.config.hidden_size
     states = []
     for reply in (pair.chosen_ids, pair.rejected_ids):
-        hidden = engine.model.model(input_ids=torch.tensor([[*pair.prompt_ids, *reply]])).last_hidden_state[0]
-        states.append(hidden[len(pair.prompt_ids):].mean(0).detach().numpy())
+        hidden = engine.model.model(
+            input_ids=torch.tensor([[*pair.prompt_ids, *reply]])
+        ).last_hidden_state[0]
+        states.append(hidden[len(pair.prompt_ids) :].mean(0).detach().numpy())
     assert table[1, :width] == pytest.approx(states[0] - states[1], abs=1e-3)
-    assert table[1, width : width + 3].tolist() == [pair.q_chosen, pair.q_rejected, pair.q_chosen - pair.q_rejected]
-    assert table[1, -1] == pytest.approx(sum(engine.logprobs([(pair.prompt_ids, pair.chosen_ids)])[0]) - sum(engine.logprobs([(pair.prompt_ids, pair.rejected_ids)])[0]), abs=1e-3)
+    assert table[1, width : width + 3].tolist() == [
+        pair.q_chosen,
+        pair.q_rejected,
+        pair.q_chosen - pair.q_rejected,
+    ]
+    assert table[1, -1] == pytest.approx(
+        sum(engine.logprobs([(pair.prompt_ids, pair.chosen_ids)])[0])
+        - sum(engine.logprobs([(pair.prompt_ids, pair.rejected_ids)])[0]),
+        abs=1e-3,
+    )
 
 
 # Group designs
+
 
 def test_groups_are_halves_of_questions_and_of_clusters():
     questions, clusters = np.repeat(np.arange(10), 4), np.tile(np.arange(4), 10)
@@ -257,27 +330,44 @@ def test_groups_are_halves_of_questions_and_of_clusters():
 def test_clusters_are_those_of_the_directions():
     rng = np.random.default_rng(0)
     directions = np.eye(8)[np.repeat(np.arange(8), 5)]
-    gradients = torch.tensor(directions * rng.uniform(0.1, 10, (40, 1)) + 0.01 * rng.normal(size=(40, 8)))
+    gradients = torch.tensor(
+        directions * rng.uniform(0.1, 10, (40, 1)) + 0.01 * rng.normal(size=(40, 8))
+    )
     found = gradient_clusters(gradients, 0)
-    assert all(len(set(found[start : start + 5])) == 1 for start in range(0, 40, 5)) and len(set(found)) == 8
+    assert (
+        all(len(set(found[start : start + 5])) == 1 for start in range(0, 40, 5))
+        and len(set(found)) == 8
+    )
 
 
 def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs):
     """Against autograd through one adapter, several steps from zero."""
     some = pairs["exchange"][:2]
     config, options = CONFIG.changed(gradient_rows=3), GroupOptions(steps=3, batch=2)
-    found = train_groups(engine, some, np.eye(2, dtype=bool), 0.5, config, options, 5, np.random.default_rng(0))
+    found = train_groups(
+        engine, some, np.eye(2, dtype=bool), 0.5, config, options, 5, np.random.default_rng(0)
+    )
     stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
     for _ in range(3):
         leaves = [b.detach().requires_grad_() for _, b in stack.weights.values()]
         for (name, (a, _)), leaf in zip(list(stack.weights.items()), leaves, strict=True):
             stack.weights[name] = (a, leaf)
         index = torch.zeros(1, dtype=torch.long)
-        policy = [engine.teacher_forced([(some[1].prompt_ids, ids)], stack, index).sum() for ids in (some[1].chosen_ids, some[1].rejected_ids)]
+        policy = [
+            engine.teacher_forced([(some[1].prompt_ids, ids)], stack, index).sum()
+            for ids in (some[1].chosen_ids, some[1].rejected_ids)
+        ]
         with torch.no_grad():
-            base = [engine.teacher_forced([(some[1].prompt_ids, ids)]).sum() for ids in (some[1].chosen_ids, some[1].rejected_ids)]
-        loss = -torch.nn.functional.logsigmoid(CONFIG.beta * (policy[0] - base[0] - policy[1] + base[1]))
-        for (name, (a, b)), gradient in zip(list(stack.weights.items()), torch.autograd.grad(loss, leaves), strict=True):
+            base = [
+                engine.teacher_forced([(some[1].prompt_ids, ids)]).sum()
+                for ids in (some[1].chosen_ids, some[1].rejected_ids)
+            ]
+        loss = -torch.nn.functional.logsigmoid(
+            CONFIG.beta * (policy[0] - base[0] - policy[1] + base[1])
+        )
+        for (name, (a, b)), gradient in zip(
+            list(stack.weights.items()), torch.autograd.grad(loss, leaves), strict=True
+        ):
             stack.weights[name] = (a, (b - 0.5 * gradient).detach())
     for (_, b), (_, expected) in zip(found.weights.values(), stack.weights.values(), strict=True):
         assert torch.allclose(b[1], expected[0], atol=1e-5) and b[1].abs().max() > 0
@@ -298,13 +388,23 @@ def test_group_effects_come_down_to_the_pairs():
 
 # Truth
 
+
 def planted_jobs():
     rng = np.random.default_rng(0)
     true, groups = rng.normal(size=60), [f"q{i // 3}" for i in range(60)]
     table = true[:, None] + 0.1 * rng.normal(size=(60, 10))
     family = ["own" if value > 0 else "other" for value in true]
     return true, [
-        {"task": "exchange", "estimator": "one_step", "side": side, "table": table.tolist(), "question": groups, "family": family, "q": rng.random(60).tolist()} for side in (0, 1)
+        {
+            "task": "exchange",
+            "estimator": "one_step",
+            "side": side,
+            "table": table.tolist(),
+            "question": groups,
+            "family": family,
+            "q": rng.random(60).tolist(),
+        }
+        for side in (0, 1)
     ]
 
 
@@ -314,25 +414,59 @@ def test_lds_is_one_for_the_truth_and_none_for_chance():
     truths = []
     for index in range(40):
         kept = rng.permutation(60)[:30]
-        truths.append({"task": "exchange", "kind": "half", "index": index, "kept": kept.tolist(), "metric": (0.3 * true[kept].mean() + 0.01 * rng.normal(size=200)).tolist()})
+        truths.append(
+            {
+                "task": "exchange",
+                "kind": "half",
+                "index": index,
+                "kept": kept.tolist(),
+                "metric": (0.3 * true[kept].mean() + 0.01 * rng.normal(size=200)).tolist(),
+            }
+        )
     rows = {row["estimator"]: row for row in lds_rows(jobs, truths)}
-    assert rows["one_step"]["rho"] > 0.95 and 0.9 < rows["ceiling"]["rho"] <= 1 and abs(rows["q_value"]["rho"]) < 0.4 and rows["one_step"]["n"] == 40
+    assert (
+        rows["one_step"]["rho"] > 0.95
+        and 0.9 < rows["ceiling"]["rho"] <= 1
+        and abs(rows["q_value"]["rho"]) < 0.4
+        and rows["one_step"]["n"] == 40
+    )
 
 
 def test_the_ceiling_is_what_a_perfect_score_reaches():
-    """Halves of unequal size: the metric answers to the mean of the scores, seen through the noise of the questions."""
+    """Halves of unequal size: the metric answers to the mean of the scores, seen through the noise
+    of the questions."""
     rng, reached, told = np.random.default_rng(3), [], []
     for _ in range(20):
         true = rng.normal(size=60) - 0.5
-        jobs = [{"task": "exchange", "estimator": "one_step", "side": side, "table": true[:, None].repeat(2, 1).tolist(), "question": list(range(60)), "q": true.tolist()} for side in (0, 1)]
+        jobs = [
+            {
+                "task": "exchange",
+                "estimator": "one_step",
+                "side": side,
+                "table": true[:, None].repeat(2, 1).tolist(),
+                "question": list(range(60)),
+                "q": true.tolist(),
+            }
+            for side in (0, 1)
+        ]
         truths = []
         for index in range(60):
             kept = rng.permutation(60)[: rng.integers(20, 41)]
-            truths.append({"task": "exchange", "kind": "half", "index": index, "kept": kept.tolist(), "metric": (true[kept].mean() + 2.5 * rng.normal(size=200)).tolist()})
+            truths.append(
+                {
+                    "task": "exchange",
+                    "kind": "half",
+                    "index": index,
+                    "kept": kept.tolist(),
+                    "metric": (true[kept].mean() + 2.5 * rng.normal(size=200)).tolist(),
+                }
+            )
         rows = {row["estimator"]: row for row in lds_rows(jobs, truths)}
         reached.append(rows["one_step"]["rho"])
         told.append(rows["ceiling"]["rho"])
-    assert np.mean(told) == pytest.approx(np.mean(reached), abs=0.06) and 0.4 < np.mean(reached) < 0.9
+    assert (
+        np.mean(told) == pytest.approx(np.mean(reached), abs=0.06) and 0.4 < np.mean(reached) < 0.9
+    )
 
 
 def test_ties_do_not_look_like_agreement():
@@ -344,7 +478,13 @@ def test_leaving_a_family_out_by_hand():
     true, jobs = planted_jobs()
     whole = np.full(100, 0.5)
     truths = [{"task": "exchange", "kind": "all", "metric": whole.tolist()}] + [
-        {"task": "exchange", "kind": "without", "left_out": name, "metric": (whole - gain + 0.001 * np.arange(100) % 0.002).tolist()} for name, gain in (("own", 0.1), ("other", -0.1))
+        {
+            "task": "exchange",
+            "kind": "without",
+            "left_out": name,
+            "metric": (whole - gain + 0.001 * np.arange(100) % 0.002).tolist(),
+        }
+        for name, gain in (("own", 0.1), ("other", -0.1))
     ]
     own, other = left_out_rows(jobs, truths)
     assert own["low"] > 0.09 and other["high"] < -0.09 and own["one_step"] > 0 > other["one_step"]

@@ -35,13 +35,21 @@ def prompts(engine):
 
 
 def requests_of(prompts, adapter=None, temperature=1.0):
-    return [Request(p, derive_seed(i), 12, temperature, adapter, n) for i, (p, n) in enumerate(prompts)]
+    return [
+        Request(p, derive_seed(i), 12, temperature, adapter, n) for i, (p, n) in enumerate(prompts)
+    ]
 
 
 def random_stack(engine, count, seed=0, size=0.3):
     stack = fresh_stack(engine, count, 4, 2.0, seed)
     generator = torch.Generator().manual_seed(seed)
-    return LoRAStack({n: (a, size * torch.randn(b.shape, generator=generator)) for n, (a, b) in stack.weights.items()}, stack.scaling)
+    return LoRAStack(
+        {
+            n: (a, size * torch.randn(b.shape, generator=generator))
+            for n, (a, b) in stack.weights.items()
+        },
+        stack.scaling,
+    )
 
 
 def merged(stack, index):
@@ -55,8 +63,12 @@ def merged(stack, index):
 
 
 def test_greedy_equals_transformers_generate(engine, prompts):
-    for (prompt, _), ours in zip(prompts, engine.generate(requests_of(prompts, temperature=0.0)), strict=True):
-        theirs = engine.model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt):].tolist()
+    for (prompt, _), ours in zip(
+        prompts, engine.generate(requests_of(prompts, temperature=0.0)), strict=True
+    ):
+        theirs = engine.model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[
+            0, len(prompt) :
+        ].tolist()
         assert list(ours.token_ids) == theirs
 
 
@@ -69,7 +81,9 @@ def test_a_reply_does_not_depend_on_its_batch(engine, prompts):
 
 
 def test_the_prefix_store_changes_nothing(engine, prompts):
-    without = [Request(r.prompt_ids, r.seed, r.max_new_tokens, r.temperature) for r in requests_of(prompts)]
+    without = [
+        Request(r.prompt_ids, r.seed, r.max_new_tokens, r.temperature) for r in requests_of(prompts)
+    ]
     fresh = TransformersEngine.load(MODEL, max_rows=5, prefill_rows=3, prefix_tokens=200)
     expected = [c.token_ids for c in engine.generate(without)]
     assert [c.token_ids for c in fresh.generate(requests_of(prompts))] == expected
@@ -90,7 +104,10 @@ def test_log_probabilities_are_those_of_an_unpadded_forward(engine, prompts):
 def test_sampling_follows_the_softmax(engine, prompts):
     prompt = prompts[0][0]
     replies = engine.generate([Request(prompt, derive_seed("many", i), 1) for i in range(4000)])
-    counts = np.bincount([c.token_ids[0] for c in replies], minlength=engine.model.config.vocab_size) / 4000
+    counts = (
+        np.bincount([c.token_ids[0] for c in replies], minlength=engine.model.config.vocab_size)
+        / 4000
+    )
     with torch.no_grad():
         expected = engine.model(torch.tensor([prompt])).logits[0, -1].softmax(0).numpy()
     assert np.abs(counts - expected).max() < 0.035  # four standard errors of a share near one half
@@ -101,7 +118,9 @@ def test_gumbel_noise_is_a_function_of_seed_and_position():
     assert torch.equal(gumbel(seeds, 5, 50)[1], gumbel(seeds[1:2], 5, 50)[0])
     assert not torch.equal(gumbel(seeds, 5, 50), gumbel(seeds, 6, 50))
     many = gumbel(torch.arange(2000), 0, 50)
-    assert float(many.mean()) == pytest.approx(0.5772, abs=0.02) and float(many.var()) == pytest.approx(np.pi**2 / 6, abs=0.06)
+    assert float(many.mean()) == pytest.approx(0.5772, abs=0.02) and float(
+        many.var()
+    ) == pytest.approx(np.pi**2 / 6, abs=0.06)
 
 
 def test_noise_is_finite_at_both_ends():
@@ -112,7 +131,10 @@ def test_stacked_adapters_equal_merged_weights(engine, prompts):
     stack = random_stack(engine, 3)
     for index in range(3):
         other = TransformersEngine(merged(stack, index), engine.tokenizer)
-        ours, theirs = engine.generate(requests_of(prompts, index), stack), other.generate(requests_of(prompts))
+        ours, theirs = (
+            engine.generate(requests_of(prompts, index), stack),
+            other.generate(requests_of(prompts)),
+        )
         assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
         for a, b in zip(ours, theirs, strict=True):
             assert a.logprobs == pytest.approx(b.logprobs, abs=2e-3)
@@ -123,12 +145,17 @@ def test_adapters_that_own_their_a_equal_merged_weights(engine, prompts):
     own = {n: (torch.stack([a, a.flip(0)]), b) for n, (a, b) in stack.weights.items()}
     stack = LoRAStack(own, stack.scaling)
     other = TransformersEngine(merged(stack, 1), engine.tokenizer)
-    assert [c.token_ids for c in engine.generate(requests_of(prompts, 1), stack)] == [c.token_ids for c in other.generate(requests_of(prompts))]
+    assert [c.token_ids for c in engine.generate(requests_of(prompts, 1), stack)] == [
+        c.token_ids for c in other.generate(requests_of(prompts))
+    ]
 
 
 def test_many_adapters_share_a_batch_and_leave_the_base_alone(engine, prompts):
     stack = random_stack(engine, 3)
-    mixed = [requests_of(prompts, index)[i] for i, index in zip(range(len(prompts)), [0, 1, 2, None] * 6, strict=True)]
+    mixed = [
+        requests_of(prompts, index)[i]
+        for i, index in zip(range(len(prompts)), [0, 1, 2, None] * 6, strict=True)
+    ]
     together = [c.token_ids for c in engine.generate(mixed, stack)]
     for i, request in enumerate(mixed):
         assert together[i] == engine.generate([request], stack)[0].token_ids
@@ -143,14 +170,18 @@ def test_a_new_stack_is_not_served_old_prefix_states(engine, prompts):
     after = engine.generate(requests_of(prompts, 0), second)
     fresh = TransformersEngine.load(MODEL).generate(requests_of(prompts, 0), second)
     assert [c.token_ids for c in after] == [c.token_ids for c in fresh]
-    assert [c.logprobs for c in after] != [c.logprobs for c in engine.generate(requests_of(prompts, 0), first)]
+    assert [c.logprobs for c in after] != [
+        c.logprobs for c in engine.generate(requests_of(prompts, 0), first)
+    ]
 
 
 def test_usage_counts_tokens(engine, prompts):
     before = engine.snapshot()
     replies = engine.generate(requests_of(prompts))
     used = engine.usage.minus(before)
-    assert used["requests"] == len(prompts) and used["generated_tokens"] == sum(len(c.token_ids) for c in replies)
+    assert used["requests"] == len(prompts) and used["generated_tokens"] == sum(
+        len(c.token_ids) for c in replies
+    )
     assert used["prompt_tokens"] == sum(len(p) for p, _ in prompts)
 
 
@@ -160,10 +191,16 @@ def test_equal_seeds_give_equal_dialogues(engine):
     assert one == two != sample_dialogues(engine, SYSTEMS["debate"], questions, 2)
 
 
-@pytest.mark.parametrize(("broken", "message"), [
-    ("none", "no such model folder"), ("empty", "no config.json"), ("weights", "no weights"), ("tokenizer", "no a tokenizer"),
-    ("garbage", "cannot load it"),
-])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("none", "no such model folder"),
+        ("empty", "no config.json"),
+        ("weights", "no weights"),
+        ("tokenizer", "no a tokenizer"),
+        ("garbage", "cannot load it"),
+    ],
+)
 def test_a_bad_model_folder_is_named(tmp_path, broken, message):
     import shutil
 
@@ -177,7 +214,11 @@ def test_a_bad_model_folder_is_named(tmp_path, broken, message):
         (folder / "config.json").write_text("{")
     with pytest.raises(ModelError) as error:
         load_model(str(folder))
-    assert str(folder) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(folder) in str(error.value)
+        and message in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_a_tokenizer_without_chat_template_is_named(tmp_path, engine):
@@ -190,13 +231,21 @@ def test_a_tokenizer_without_chat_template_is_named(tmp_path, engine):
 
 
 def test_adapters_work_on_bfloat16_weights(engine, prompts):
-    """float32 adapters on bfloat16 weights: gradients and replies; the numbers agree with float32 to bfloat16's precision."""
+    """float32 adapters on bfloat16 weights: gradients and replies; the numbers agree with float32
+    to bfloat16's precision."""
     half = TransformersEngine.load(MODEL, dtype="bfloat16")
     stack = random_stack(engine, 2, size=0.1)
     rows = [(prompt, (5, 6, 7)) for prompt, _ in prompts[:4]]
     index = torch.tensor([0, 1, 0, 1])
-    expected, found = engine.teacher_forced(rows, stack, index), half.teacher_forced(rows, stack, index)
-    assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=0.3) and not torch.equal(found, expected)
+    expected, found = (
+        engine.teacher_forced(rows, stack, index),
+        half.teacher_forced(rows, stack, index),
+    )
+    assert (
+        found.dtype == torch.float32
+        and torch.allclose(found, expected, atol=0.3)
+        and not torch.equal(found, expected)
+    )
     assert len(half.generate(requests_of(prompts[:4], adapter=1), stack)) == 4
 
 

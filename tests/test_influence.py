@@ -56,24 +56,37 @@ def test_batched_gradients_equal_one_by_one(engine, some):
 
 
 def test_gradients_equal_autograd_through_merged_weights(engine, some):
-    """An independent path: B enters the weights of a plain model, whose loss autograd differentiates."""
+    """An independent path: B enters the weights of a plain model, whose loss autograd
+    differentiates."""
     pair = some[0]
     model, _ = load_model(MODEL)
     stack = dpo_gradients(engine, [pair], **OPTIONS)
-    leaves = {name: torch.zeros_like(b[0], requires_grad=True) for name, (_, b) in stack.weights.items()}
-    weights = {f"{n}.weight": p for n, m in model.named_modules() if n in leaves for p in [m.weight]}
-    changed = {f"{n}.weight": weights[f"{n}.weight"].detach() + stack.scaling * leaves[n] @ stack.weights[n][0] for n in leaves}
+    leaves = {
+        name: torch.zeros_like(b[0], requires_grad=True) for name, (_, b) in stack.weights.items()
+    }
+    weights = {
+        f"{n}.weight": p for n, m in model.named_modules() if n in leaves for p in [m.weight]
+    }
+    changed = {
+        f"{n}.weight": weights[f"{n}.weight"].detach()
+        + stack.scaling * leaves[n] @ stack.weights[n][0]
+        for n in leaves
+    }
 
     def logprob(parameters, reply):
         ids = torch.tensor([[*pair.prompt_ids, *reply]])
-        logits = torch.func.functional_call(model, parameters, (ids,)).logits[0, len(pair.prompt_ids) - 1 : -1]
+        logits = torch.func.functional_call(model, parameters, (ids,)).logits[
+            0, len(pair.prompt_ids) - 1 : -1
+        ]
         return logits.log_softmax(1).gather(1, torch.tensor(reply)[:, None]).sum()
 
     policy = logprob(changed, pair.chosen_ids) - logprob(changed, pair.rejected_ids)
     with torch.no_grad():
         reference = logprob({}, pair.chosen_ids) - logprob({}, pair.rejected_ids)
     loss = -torch.nn.functional.logsigmoid(OPTIONS["beta"] * (policy - reference))
-    for name, gradient in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+    for name, gradient in zip(
+        leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True
+    ):
         assert torch.allclose(stack.weights[name][1][0], gradient, atol=1e-6, rtol=1e-3), name
 
 
@@ -92,7 +105,8 @@ def test_dpo_loss_at_the_reference_is_log_two(engine, some):
 
 
 def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
-    """TRL's own trainer computes the loss of a stepped policy against the base model, and its gradient by autograd."""
+    """TRL's own trainer computes the loss of a stepped policy against the base model, and its
+    gradient by autograd."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -102,32 +116,65 @@ def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
 
     stack = step(dpo_gradients(engine, some[:1], **OPTIONS), 0.5)
     stepped = merged_engine(engine, stack, 0)
-    data = Dataset.from_list([{n: list(getattr(p, n)) for n in ("prompt_ids", "chosen_ids", "rejected_ids")} for p in some])
-    arguments = DPOConfig(output_dir=str(tmp_path), beta=0.3, use_cpu=True, bf16=False, report_to=[], max_length=None, disable_tqdm=True,
-                          per_device_train_batch_size=len(some), gradient_checkpointing=False)
-    trainer = TokenTrainer(model=stepped.model, ref_model=load_model(MODEL)[0], args=arguments, train_dataset=data,
-                           processing_class=engine.tokenizer)
+    data = Dataset.from_list(
+        [
+            {n: list(getattr(p, n)) for n in ("prompt_ids", "chosen_ids", "rejected_ids")}
+            for p in some
+        ]
+    )
+    arguments = DPOConfig(
+        output_dir=str(tmp_path),
+        beta=0.3,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        max_length=None,
+        disable_tqdm=True,
+        per_device_train_batch_size=len(some),
+        gradient_checkpointing=False,
+    )
+    trainer = TokenTrainer(
+        model=stepped.model,
+        ref_model=load_model(MODEL)[0],
+        args=arguments,
+        train_dataset=data,
+        processing_class=engine.tokenizer,
+    )
     batch = trainer.data_collator([data[i] for i in range(len(some))])
     stepped.model.eval()
     loss = trainer.compute_loss(stepped.model, batch)
-    repeated = LoRAStack({n: (a, b.expand(len(some), -1, -1).clone().requires_grad_()) for n, (a, b) in stack.weights.items()}, stack.scaling)
+    repeated = LoRAStack(
+        {
+            n: (a, b.expand(len(some), -1, -1).clone().requires_grad_())
+            for n, (a, b) in stack.weights.items()
+        },
+        stack.scaling,
+    )
     ours = dpo_losses(engine, some, repeated, 0.3)
     assert float(loss.detach()) == pytest.approx(float(ours.mean().detach()), abs=1e-5)
     name = "model.layers.1.mlp.down_proj"
     full = torch.autograd.grad(loss, dict(stepped.model.named_modules())[name].weight)[0]
     a, b = repeated.weights[name]
     mine = torch.autograd.grad(ours.mean(), b)[0].sum(0)
-    assert torch.allclose(mine, stack.scaling * full @ a.T, atol=1e-5, rtol=1e-3)  # chain rule: W = W0 + s B A
+    assert torch.allclose(
+        mine, stack.scaling * full @ a.T, atol=1e-5, rtol=1e-3
+    )  # chain rule: W = W0 + s B A
 
 
 def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
-    """Against a finite difference: step along one pair, measure the validation pairs' loss before and after."""
+    """Against a finite difference: step along one pair, measure the validation pairs' loss before
+    and after."""
     candidates, validation, size = some[:3], some[3:], 1e-2
     scores = dpo_loss_influence(engine, candidates, validation, size, CONFIG, 7)
-    gradients = dpo_gradients(engine, candidates, beta=0.3, rank=4, scaling=CONFIG.scaling, seed=derive_seed(7, "lora"))
+    gradients = dpo_gradients(
+        engine, candidates, beta=0.3, rank=4, scaling=CONFIG.scaling, seed=derive_seed(7, "lora")
+    )
     for i in range(len(candidates)):
         moved = step(part(gradients, i, i + 1), size)
-        repeated = LoRAStack({n: (a, b.expand(len(validation), -1, -1)) for n, (a, b) in moved.weights.items()}, moved.scaling)
+        repeated = LoRAStack(
+            {n: (a, b.expand(len(validation), -1, -1)) for n, (a, b) in moved.weights.items()},
+            moved.scaling,
+        )
         with torch.no_grad():
             drop = float((np.log(2) - dpo_losses(engine, validation, repeated, 0.3)).mean())
         assert drop == pytest.approx(scores.value[i], rel=0.08, abs=2e-6)
@@ -137,34 +184,55 @@ def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
 
 
 def test_influence_of_a_linear_model_has_its_closed_form(engine, some):
-    """Adapters on the output layer alone make the logits linear in B, so gradient and influence can be written down:
-    dL/dB = -beta/2 * s * sum_t (+-) (onehot_t - softmax_t) (A h_t)^T."""
-    linear = TransformersEngine(copy.deepcopy(engine.model), engine.tokenizer, lora_targets=("lm_head",))
-    candidates, validation, size, config = some[:2], some[2:4], 0.5, InfluenceSettings(beta=0.3, rank=4)
+    """Adapters on the output layer alone make the logits linear in B, so gradient and influence can
+    be written down: dL/dB = -beta/2 * s * sum_t (+-) (onehot_t - softmax_t) (A h_t)^T."""
+    linear = TransformersEngine(
+        copy.deepcopy(engine.model), engine.tokenizer, lora_targets=("lm_head",)
+    )
+    candidates, validation, size, config = (
+        some[:2],
+        some[2:4],
+        0.5,
+        InfluenceSettings(beta=0.3, rank=4),
+    )
     a = fresh_stack(linear, 1, 4, config.scaling, derive_seed(7, "lora")).weights["lm_head"][0]
 
     def closed_form(pair):
         total = torch.zeros(linear.model.config.vocab_size, 4)
         for sign, reply in ((1, pair.chosen_ids), (-1, pair.rejected_ids)):
             with torch.no_grad():
-                hidden = linear.model.model(torch.tensor([[*pair.prompt_ids, *reply]])).last_hidden_state[0, len(pair.prompt_ids) - 1 : -1]
+                hidden = linear.model.model(
+                    torch.tensor([[*pair.prompt_ids, *reply]])
+                ).last_hidden_state[0, len(pair.prompt_ids) - 1 : -1]
                 logits = hidden @ linear.model.lm_head.weight.T
-            error = torch.nn.functional.one_hot(torch.tensor(reply), logits.shape[1]) - logits.softmax(1)
+            error = torch.nn.functional.one_hot(
+                torch.tensor(reply), logits.shape[1]
+            ) - logits.softmax(1)
             total += sign * error.T @ (hidden @ a.T)
         return -config.beta / 2 * config.scaling * total
 
-    expected = [[size * float((closed_form(z) * closed_form(v)).sum()) for v in validation] for z in candidates]
+    expected = [
+        [size * float((closed_form(z) * closed_form(v)).sum()) for v in validation]
+        for z in candidates
+    ]
     scores = dpo_loss_influence(linear, candidates, validation, size, config, 7)
     assert scores.per_question == pytest.approx(np.array(expected), rel=1e-3, abs=1e-7)
 
 
 def test_one_step_influence_equals_separate_models(engine, pairs):
-    """Hundreds at once against the slow way: merge each step into a model of its own and play the same dialogues."""
-    system, questions, size = SYSTEMS["exchange"], make_questions("exchange", "validation", 6, 0), 0.5
+    """Hundreds at once against the slow way: merge each step into a model of its own and play the
+    same dialogues."""
+    system, questions, size = (
+        SYSTEMS["exchange"],
+        make_questions("exchange", "validation", 6, 0),
+        0.5,
+    )
     candidates = pairs["exchange"][:7]
     scores = one_step_influence(engine, system, candidates, questions, size, CONFIG, 3)
     base = metric_table(evaluate_adapters(engine, system, questions, None, 1, CONFIG, 3), 1)[0]
-    gradients = dpo_gradients(engine, candidates, beta=0.3, rank=4, scaling=CONFIG.scaling, seed=derive_seed(3, "lora"))
+    gradients = dpo_gradients(
+        engine, candidates, beta=0.3, rank=4, scaling=CONFIG.scaling, seed=derive_seed(3, "lora")
+    )
     changed = 0
     for i in range(len(candidates)):
         other = merged_engine(engine, step(gradients, size), i)
@@ -177,7 +245,9 @@ def test_one_step_influence_equals_separate_models(engine, pairs):
 def test_samples_are_averaged_within_a_question(engine, pairs):
     config = InfluenceSettings(samples=3, candidates=3)
     questions = make_questions("exchange", "validation", 5, 0)
-    scores = one_step_influence(engine, SYSTEMS["exchange"], pairs["exchange"][:4], questions, 0.5, config, 1)
+    scores = one_step_influence(
+        engine, SYSTEMS["exchange"], pairs["exchange"][:4], questions, 0.5, config, 1
+    )
     played = evaluate_adapters(engine, SYSTEMS["exchange"], questions, None, 1, config, 1)[0]
     assert scores.per_question.shape == (4, 5) and len(played) == 15
     by_hand = [np.mean([d.metric for d in played if d.question_id == q.id]) for q in questions]
@@ -185,14 +255,33 @@ def test_samples_are_averaged_within_a_question(engine, pairs):
 
 
 def test_an_empty_step_has_influence_zero(engine, pairs):
-    scores = one_step_influence(engine, SYSTEMS["debate"], pairs["debate"][:6], make_questions("debate", "validation", 6, 0), 0.0, CONFIG, 3)
+    scores = one_step_influence(
+        engine,
+        SYSTEMS["debate"],
+        pairs["debate"][:6],
+        make_questions("debate", "validation", 6, 0),
+        0.0,
+        CONFIG,
+        3,
+    )
     assert scores.value.tolist() == [0.0] * 6 and scores.tie_share == 1.0
 
 
 def test_step_response_grows_and_the_choice_is_nearest_to_the_target(engine, pairs):
-    rows = step_response(engine, SYSTEMS["exchange"], pairs["exchange"][:6], make_questions("exchange", "development", 8, 0), [1e-4, 0.3, 10.0], CONFIG, 0)
+    rows = step_response(
+        engine,
+        SYSTEMS["exchange"],
+        pairs["exchange"][:6],
+        make_questions("exchange", "development", 8, 0),
+        [1e-4, 0.3, 10.0],
+        CONFIG,
+        0,
+    )
     assert rows[0]["changed"] < rows[1]["changed"] < rows[2]["changed"]
-    assert choose_step_size(rows, rows[1]["changed"] + 0.01) == 0.3 and choose_step_size(rows, 0.99) == 10.0
+    assert (
+        choose_step_size(rows, rows[1]["changed"] + 0.01) == 0.3
+        and choose_step_size(rows, 0.99) == 10.0
+    )
 
 
 def test_mean_and_stderr():
@@ -203,7 +292,9 @@ def test_mean_and_stderr():
 
 
 def test_ties_and_json():
-    scores = Scores("x", np.array([0.0, 0.0, 1.0]), np.zeros(3), {"a": 1}, np.array([[0.0], [0.0], [1.0]]))
+    scores = Scores(
+        "x", np.array([0.0, 0.0, 1.0]), np.zeros(3), {"a": 1}, np.array([[0.0], [0.0], [1.0]])
+    )
     assert scores.tie_share == pytest.approx(2 / 3)
     assert Scores.from_json(scores.to_json()).to_json() == scores.to_json()
 
@@ -213,15 +304,31 @@ def test_rank_correlation_and_reliability():
     x, y = rng.normal(size=200), rng.normal(size=200)
     noisy = x + y
     found = rank_correlation(x, noisy)
-    assert found["rho"] == pytest.approx(spearmanr(x, noisy).statistic) and found["low"] < found["rho"] < found["high"]
+    assert (
+        found["rho"] == pytest.approx(spearmanr(x, noisy).statistic)
+        and found["low"] < found["rho"] < found["high"]
+    )
     assert np.isnan(rank_correlation(x, np.zeros(200))["rho"])
     flat = [Scores("x", np.repeat([0.0, 1.0], [80, 20]), x), Scores("y", np.zeros(100), x)]
-    assert reliability(*flat)["overlap"] == pytest.approx(0.5, abs=0.03)  # ties alone agree no more than chance
-    grouped = rank_correlation(np.repeat(x[:40], 5), np.repeat(noisy[:40], 5), groups=np.repeat(np.arange(40), 5))
+    assert reliability(*flat)["overlap"] == pytest.approx(
+        0.5, abs=0.03
+    )  # ties alone agree no more than chance
+    grouped = rank_correlation(
+        np.repeat(x[:40], 5), np.repeat(noisy[:40], 5), groups=np.repeat(np.arange(40), 5)
+    )
     alone = rank_correlation(np.repeat(x[:40], 5), np.repeat(noisy[:40], 5))
-    assert grouped["high"] - grouped["low"] > 1.5 * (alone["high"] - alone["low"])  # five copies are not five observations
+    assert grouped["high"] - grouped["low"] > 1.5 * (
+        alone["high"] - alone["low"]
+    )  # five copies are not five observations
     same = Scores("x", x, x)
     assert reliability(same, same)["overlap"] == 1.0
     # Intervals of unrelated scores cover zero about 95 times in 100.
-    cover = [(r := rank_correlation(rng.normal(size=40), rng.normal(size=40), seed=i, resamples=200))["low"] < 0 < r["high"] for i in range(100)]
+    cover = [
+        (r := rank_correlation(rng.normal(size=40), rng.normal(size=40), seed=i, resamples=200))[
+            "low"
+        ]
+        < 0
+        < r["high"]
+        for i in range(100)
+    ]
     assert 86 <= sum(cover) <= 100

@@ -1,4 +1,5 @@
-"""The micro web: its site, questions, scripted agents and base model; deep search from parameters, its cache and its judges."""
+"""The micro web: its site, questions, scripted agents and base model; deep search from parameters,
+its cache and its judges."""
 
 import json
 import re
@@ -38,7 +39,8 @@ def site(tmp_path_factory):
 
 
 def test_every_question_is_answered_by_the_pages_alone(site):
-    """Follow the words of the question over the pages as a reader would: no facts but what the HTML says."""
+    """Follow the words of the question over the pages as a reader would: no facts but what the HTML
+    says."""
     for question in web_questions(WEB, "test", 60, 0):
         *path, person = question.text.split(" of ")
         page = site.open(f"site:///{person}.html")
@@ -46,20 +48,32 @@ def test_every_question_is_answered_by_the_pages_alone(site):
             page = site.open(page.links[LINKS.index(link)][1])
             assert link in LINKS
         values = dict(re.findall(r"^(\w+) (\w+ \w+) \.$", page.text, flags=re.M))
-        assert values[path[0]] == question.answers[0] and len(path) - 1 == WEB_FAMILIES.index(question.meta["family"])
+        assert values[path[0]] == question.answers[0] and len(path) - 1 == WEB_FAMILIES.index(
+            question.meta["family"]
+        )
         assert page.title in {found.title for found in site.search(page.title)}
 
 
 def test_keys_belong_to_one_split_and_questions_repeat_by_their_arguments():
     """Neither a question nor the fact that answers it stands in two splits, whatever the seed."""
-    made = {split: [q for seed in range(3) for q in web_questions(WEB, split, 400, seed)] for split in SPLITS}
+    made = {
+        split: [q for seed in range(3) for q in web_questions(WEB, split, 400, seed)]
+        for split in SPLITS
+    }
     texts = {split: {q.text for q in own} for split, own in made.items()}
-    facts = {split: {(q.meta["relation"], WEB.follow(q.meta["person"], q.meta["links"])) for q in own} for split, own in made.items()}
+    facts = {
+        split: {(q.meta["relation"], WEB.follow(q.meta["person"], q.meta["links"])) for q in own}
+        for split, own in made.items()
+    }
     assert all(facts[split] == {tuple(q.meta["key"]) for q in own} for split, own in made.items())
     for found in (texts, facts):
         assert all(not found[a] & found[b] for a in found for b in found if a != b)
     assert all({q.meta["family"] for q in own} == {*WEB_FAMILIES} for own in made.values())
-    assert web_questions(WEB, "train", 9, 5) == web_questions(WEB, "train", 20, 5)[:9] != web_questions(WEB, "train", 9, 6)
+    assert (
+        web_questions(WEB, "train", 9, 5)
+        == web_questions(WEB, "train", 20, 5)[:9]
+        != web_questions(WEB, "train", 9, 6)
+    )
     assert [q.meta["family"] for q in web_questions(WEB, "train", 6, 0)] == [*WEB_FAMILIES] * 2
     assert make_web(3) == WEB != make_web(4)
 
@@ -73,14 +87,21 @@ def test_scripted_agents_answer_with_as_many_clicks_as_links(site):
 
 
 def test_bad_habits_are_seldom_the_good_reply_by_chance_and_lose(site):
-    system, speaker, rng, lost = web_system("micro", source=site), SCRIPTED["deep_search"], np.random.default_rng(0), []
+    system, speaker, rng, lost = (
+        web_system("micro", source=site),
+        SCRIPTED["deep_search"],
+        np.random.default_rng(0),
+        [],
+    )
     same = 0
     for question in web_questions(WEB, "train", 60, 1):
         turns = scripted_dialogue(system, question, rng, always_good=True)
         spoken = [index for index, turn in enumerate(turns) if turn.trainable]
         state = turns[: spoken[rng.integers(len(spoken))]]
         agent = system.next_agent(question, state)
-        same += speaker.flawed(question, state, agent, rng) == speaker.good(question, state, agent)  # a line of the page picked at random
+        same += speaker.flawed(question, state, agent, rng) == speaker.good(
+            question, state, agent
+        )  # a line of the page picked at random
         played = scripted_dialogue(system, question, np.random.default_rng(len(lost)))
         lost.append(system.score(question, system.answer(question, played)) == 0)
     assert 0.1 < np.mean(lost) < 0.7 and same / 60 < 0.15
@@ -94,16 +115,23 @@ def test_the_base_model_knows_every_word_and_passed_its_gates(site, tmp_path):
             words |= set(turn.text.split())
         words |= set(question.text.split())
     unknown = engine.tokenizer.unk_token_id
-    assert [word for word in words if engine.tokenizer(word, add_special_tokens=False)["input_ids"] in ([unknown], [])] == []
+    assert [
+        word
+        for word in words
+        if engine.tokenizer(word, add_special_tokens=False)["input_ids"] in ([unknown], [])
+    ] == []
     assert missed_gates(json.loads((MODEL / "gates.json").read_text())) == []
     assert checksum(MODEL / "model.safetensors") in (MODEL / "README.md").read_text()
     trial = web_trials(tmp_path)["deep_search"]
-    metric = np.mean([d.metric for d in sample_dialogues(engine, trial.system, trial.ask("test", 200), "gate")])
+    metric = np.mean(
+        [d.metric for d in sample_dialogues(engine, trial.system, trial.ask("test", 200), "gate")]
+    )
     told = json.loads((MODEL / "gates.json").read_text())["deep_search"]["metric"]
     assert abs(metric - told) < 4 * (told * (1 - told) / 200) ** 0.5
 
 
 # Deep search from parameters
+
 
 def of(*changes):
     return load_params("smoke", list(changes)).serving("08_deep_search")
@@ -115,13 +143,18 @@ def test_a_run_is_replayed_from_its_cache_alone(tmp_path):
     spoken = sample_dialogues(engine, first, questions, 0)
     again = deep_search_system(of("web.replay=true"), tmp_path)
     assert again.source.source is None
-    assert sample_dialogues(engine, again, questions, 0) == spoken and any(turn.agent == "open" for d in spoken for turn in d.turns)
+    assert sample_dialogues(engine, again, questions, 0) == spoken and any(
+        turn.agent == "open" for d in spoken for turn in d.turns
+    )
     with pytest.raises(CacheError, match="nothing is in it"):
         page_source(of("web.replay=true", "seed=1"), tmp_path)
     with pytest.raises(CacheError, match="replays another run"):
         again.source.search("words that nobody asked for")
     (tmp_path / "own").mkdir()
-    assert page_source(of("web.cache=" + str(tmp_path / "own")), tmp_path).folder != page_source(of("web.cache=" + str(tmp_path / "own"), "seed=1"), tmp_path).folder
+    assert (
+        page_source(of("web.cache=" + str(tmp_path / "own")), tmp_path).folder
+        != page_source(of("web.cache=" + str(tmp_path / "own"), "seed=1"), tmp_path).folder
+    )
 
 
 def test_what_decides_the_pages_is_in_the_key(tmp_path):
@@ -129,11 +162,36 @@ def test_what_decides_the_pages_is_in_the_key(tmp_path):
     own = ["data.deep_search=webwalkerqa", f"web.site={tmp_path}"]
     before = site_digest(of(*own))
     (tmp_path / "a.html").write_text("<p>two</p>")
-    digests = {before, site_digest(of(*own)), site_digest(of()), site_digest(of("seed=1")), site_digest(of("web.results=3")), site_digest(of(own[0], "web.site=live"))}
+    digests = {
+        before,
+        site_digest(of(*own)),
+        site_digest(of()),
+        site_digest(of("seed=1")),
+        site_digest(of("web.results=3")),
+        site_digest(of(own[0], "web.site=live")),
+    }
     assert len(digests) == 6
-    assert pages_key(of()) == pages_key(of("web.seconds=5", "web.seeds=4", "web.cache=x")) != pages_key(of("web.calls=3"))
+    assert (
+        pages_key(of())
+        == pages_key(of("web.seconds=5", "web.seeds=4", "web.cache=x"))
+        != pages_key(of("web.calls=3"))
+    )
     live = [own[0], "web.site=live"]
-    assert len({json.dumps(pages_key(of(*live, change))) for change in ("seed=0", "web.seconds=5", "web.cache=x", "web.cache=y", "web.search_engine=http://x")}) == 5
+    assert (
+        len(
+            {
+                json.dumps(pages_key(of(*live, change)))
+                for change in (
+                    "seed=0",
+                    "web.seconds=5",
+                    "web.cache=x",
+                    "web.cache=y",
+                    "web.search_engine=http://x",
+                )
+            }
+        )
+        == 5
+    )
     judge = tmp_path / "judge"
     judge.mkdir()
     keys = []
@@ -146,29 +204,58 @@ def test_what_decides_the_pages_is_in_the_key(tmp_path):
 
 
 def test_own_questions_about_own_pages(tmp_path):
-    """A folder of HTML and a file of questions in place of the micro world's, whatever they are called."""
+    """A folder of HTML and a file of questions in place of the micro world's, whatever they are
+    called."""
     web = make_web(9)
     write_site(web, tmp_path / "pages")
-    made = [(split, question) for split in SPLITS[1:] for question in web_questions(web, split, 12, 0)]
-    rows = [{"id": q.id, "text": q.text, "answers": q.answers, "views": {}, "meta": {"split": split}} for split, q in made]
+    made = [
+        (split, question) for split in SPLITS[1:] for question in web_questions(web, split, 12, 0)
+    ]
+    rows = [
+        {"id": q.id, "text": q.text, "answers": q.answers, "views": {}, "meta": {"split": split}}
+        for split, q in made
+    ]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    params = of("tasks=[deep_search]", f"world.questions={tmp_path / 'own.jsonl'}", f"web.site={tmp_path / 'pages'}", "web.sizes={test_questions: 12}")
+    params = of(
+        "tasks=[deep_search]",
+        f"world.questions={tmp_path / 'own.jsonl'}",
+        f"web.site={tmp_path / 'pages'}",
+        "web.sizes={test_questions: 12}",
+    )
     lab = Pipeline(params, "deep_search", Store(tmp_path / "runs"))
     assert {q.meta["split"] for q in lab.questions("test", 12, 0)} == {"test"}
     assert lab.evaluate(lab.base_model(), 0).mean() > 0.1
 
 
 def test_limits_of_the_parameters_reach_the_system(tmp_path):
-    system = deep_search_system(of("web.calls=3", "web.tokens=50", "web.page_characters=100", "web.max_new_tokens=9"), tmp_path)
-    assert (system.limits.calls, system.limits.nesting, system.limits.tokens, system.page_characters, system.max_new_tokens) == (3, 2, 50, 100, 9)
+    system = deep_search_system(
+        of("web.calls=3", "web.tokens=50", "web.page_characters=100", "web.max_new_tokens=9"),
+        tmp_path,
+    )
+    assert (
+        system.limits.calls,
+        system.limits.nesting,
+        system.limits.tokens,
+        system.page_characters,
+        system.max_new_tokens,
+    ) == (3, 2, 50, 100, 9)
 
 
 def test_a_judge_that_answers_nonsense_is_counted_and_exact_match_decides(tmp_path):
     """The judge is a real model that never gives a verdict."""
     changes = ["web.judge=model", "web.judge_model=models/micro", "sizes.test_questions=12"]
-    lab = Pipeline(of(*changes).model_copy(update={"sizes": load_params("smoke").sizes}), "deep_search", Store(tmp_path))
+    lab = Pipeline(
+        of(*changes).model_copy(update={"sizes": load_params("smoke").sizes}),
+        "deep_search",
+        Store(tmp_path),
+    )
     found = lab.judged(lab.base_model(), 0)
-    assert found["dialogues"] == 12 and 0 < found["answers"] <= 12 and found["judge"] == found["exact match"] > 0 and found["agreement"] == 1
+    assert (
+        found["dialogues"] == 12
+        and 0 < found["answers"] <= 12
+        and found["judge"] == found["exact match"] > 0
+        and found["agreement"] == 1
+    )
     assert found["no verdict"] == 1
 
 
@@ -179,7 +266,11 @@ def test_a_search_engine_behind_a_server():
 
         def do_GET(self):
             query = parse_qs(urlsplit(self.path).query)
-            found = {"results": [{"url": f"https://example.org/{query['q'][0]}"}]} if query["format"] == ["json"] else {}
+            found = (
+                {"results": [{"url": f"https://example.org/{query['q'][0]}"}]}
+                if query["format"] == ["json"]
+                else {}
+            )
             data = b"<html>" if query["q"] == ["broken"] else json.dumps(found).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
@@ -198,19 +289,38 @@ def test_a_search_engine_behind_a_server():
         find("museum")
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    ("open failed: PageError: refused: moth: outside the site", "refused"),
-    ("open failed: PageError: no page: x", "no page"), ("search failed: ValueError: odd", "ValueError"), ("[site:///ann.html]\nann", None), ("nothing found", None),
-])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("open failed: PageError: refused: moth: outside the site", "refused"),
+        ("open failed: PageError: no page: x", "no page"),
+        ("search failed: ValueError: odd", "ValueError"),
+        ("[site:///ann.html]\nann", None),
+        ("nothing found", None),
+    ],
+)
 def test_failures_are_told_apart(text, kind):
     assert failure_of(text) == kind
 
 
 def test_a_site_that_is_not_there_stops_the_run_at_once(tmp_path, capsys):
     (tmp_path / "data").mkdir()
-    rows = [{"Question": f"Question {n}?", "answer": str(n), "root_url": "https://example.org/", "type": "single_source"} for n in range(300)]
+    rows = [
+        {
+            "Question": f"Question {n}?",
+            "answer": str(n),
+            "root_url": "https://example.org/",
+            "type": "single_source",
+        }
+        for n in range(300)
+    ]
     (tmp_path / "data" / "webwalkerqa.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    raw = {"profile": "mine", "data": {"deep_search": "webwalkerqa", "data_dir": str(tmp_path / "data")}, "web": {"site": str(tmp_path / "none"), "sizes": {"test_questions": 20}}, "notebooks": ["08_deep_search"]}
+    raw = {
+        "profile": "mine",
+        "data": {"deep_search": "webwalkerqa", "data_dir": str(tmp_path / "data")},
+        "web": {"site": str(tmp_path / "none"), "sizes": {"test_questions": 20}},
+        "notebooks": ["08_deep_search"],
+    }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
     assert main(["--profile", str(tmp_path / "mine.yaml")]) == 2
     told = capsys.readouterr().err.strip().splitlines()

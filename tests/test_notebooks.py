@@ -19,13 +19,19 @@ from dits_lib.suite.params import load_params
 pytestmark = pytest.mark.slow
 NOTEBOOKS = load_params("smoke").notebooks
 KILLS = (2, 9, 22, 45, 70)
-"""The run is killed when this many stages are in the store: in notebook 01, in 02, and three times in 03."""
+"""The run is killed when this many stages are in the store: in notebook 01, in 02, and three times
+in 03."""
 
 
 def start(output, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "dits_lib.commands.reproduce", *arguments], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(output)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        [sys.executable, "-m", "dits_lib.commands.reproduce", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"DITS_OUTPUT": str(output)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -37,7 +43,11 @@ def kill_tree(process):
             member.send_signal(signal.SIGKILL)
     process.wait()
     psutil.wait_procs(family, timeout=30)
-    assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        member
+        for member in family
+        if member.is_running() and member.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def killed_and_resumed(output):
@@ -46,7 +56,9 @@ def killed_and_resumed(output):
         process = start(output, "--profile", "smoke")
         deadline = time.monotonic() + 600
         while len(list(stages.glob("[a-z]*-*"))) < count:
-            assert process.poll() is None and time.monotonic() < deadline, "the run ended before it was killed"
+            assert process.poll() is None and time.monotonic() < deadline, (
+                "the run ended before it was killed"
+            )
             time.sleep(0.05)
         kill_tree(process)
     run(output, "--profile", "smoke")
@@ -60,11 +72,16 @@ def run(output, *arguments):
 
 
 def tables(output, profile="smoke"):
-    """Every result except what tells seconds and memory (the ledger, and the README that shows it)."""
+    """Every result except what tells seconds and memory (the ledger, and the README that shows
+    it)."""
     folder = output / "results" / profile
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert not [name for name in files if name.endswith(".tmp.ipynb")]
-    return {name: data for name, data in files.items() if not name.startswith("tables/ledger") and name != "README.md"}
+    return {
+        name: data
+        for name, data in files.items()
+        if not name.startswith("tables/ledger") and name != "README.md"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +107,11 @@ def test_every_notebook_runs_and_reports(whole):
     for name in NOTEBOOKS:
         notebook = json.loads((folder / "notebooks" / f"{name}.ipynb").read_text())
         code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        assert all(cell["execution_count"] for cell in code if "injected-parameters" not in cell["metadata"].get("tags", []))
+        assert all(
+            cell["execution_count"]
+            for cell in code
+            if "injected-parameters" not in cell["metadata"].get("tags", [])
+        )
         assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
         assert str(ROOT) not in json.dumps(notebook)
     readme = (folder / "README.md").read_text()
@@ -115,25 +136,43 @@ def test_a_run_killed_in_five_places_gives_identical_tables(runs):
 
 
 def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
-    """With vLLM the stages are computed before the notebooks run; here all are there already, and none may be added."""
+    """With vLLM the stages are computed before the notebooks run; here all are there already, and
+    none may be added."""
     stages = whole[0] / "runs" / "smoke"
     before = sorted(path.name for path in stages.glob("[a-z]*-*"))
     code = (
         "from dits_lib.suite.params import load_params\nfrom dits_lib.studies import run_ahead\n"
         "for part in load_params('smoke').parts():\n    run_ahead(part, part.notebooks)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(whole[0])}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"DITS_OUTPUT": str(whole[0])},
+        check=True,
+    )
     assert sorted(path.name for path in stages.glob("[a-z]*-*")) == before
 
 
 def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
-    """They are not part of `make reproduce`; they come last here, since they add to the results of `whole`."""
+    """They are not part of `make reproduce`; they come last here, since they add to the results of
+    `whole`."""
     output, more = whole[0], ("06_influence_fidelity", "07_sensitivity")
-    arguments = ["--profile", "smoke", "--set", "tasks=[exchange]", *(part for name in more for part in ("--notebook", name))]
+    arguments = [
+        "--profile",
+        "smoke",
+        "--set",
+        "tasks=[exchange]",
+        *(part for name in more for part in ("--notebook", name)),
+    ]
     assert "2 of 2 notebooks run" in run(output, *arguments)
     folder = output / "results" / "smoke"
     readme = (folder / "README.md").read_text()
-    for name in ("06_reliability.png", "06_use.png", "07_sensitivity.png", *load_params("smoke").fidelity.validation):
+    for name in (
+        "06_reliability.png",
+        "06_use.png",
+        "07_sensitivity.png",
+        *load_params("smoke").fidelity.validation,
+    ):
         assert name in readme
     for name in ("06_lds", "06_left_out", "06_races", "06_controlled", "06_use_differences"):
         assert (folder / "tables" / f"{name}.csv").stat().st_size > 100
@@ -151,15 +190,37 @@ def test_a_fresh_seed_differs(whole, tmp_path):
 def test_notebooks_are_clean_and_have_a_parameters_cell(name):
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
     tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    assert len(tagged) == 1 and name in load_params("".join(tagged[0]["source"]).split('"')[1]).notebooks
+    assert (
+        len(tagged) == 1
+        and name in load_params("".join(tagged[0]["source"]).split('"')[1]).notebooks
+    )
     assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
-    assert notebook["cells"][0]["cell_type"] == "markdown" and "$$" in "".join(notebook["cells"][0]["source"])
+    assert notebook["cells"][0]["cell_type"] == "markdown" and "$$" in "".join(
+        notebook["cells"][0]["source"]
+    )
 
 
 def test_papermill_takes_the_parameter_file(whole, tmp_path):
     """`papermill -f`, as the README says; the stages are there already, so it is quick."""
-    command = [sys.executable, "-m", "papermill", "notebooks/01_rollout.ipynb", str(tmp_path / "out.ipynb"), "-f", "params/smoke.yaml", "-k", "python3"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(whole[0])}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "notebooks/01_rollout.ipynb",
+        str(tmp_path / "out.ipynb"),
+        "-f",
+        "params/smoke.yaml",
+        "-k",
+        "python3",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"DITS_OUTPUT": str(whole[0])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "exchange" in (tmp_path / "out.ipynb").read_text()
 
@@ -168,22 +229,45 @@ def test_a_bad_artifact_stops_the_run_with_one_line(whole, tmp_path):
     import shutil
 
     shutil.copytree(whole[0], tmp_path / "copy")
-    used = json.loads((tmp_path / "copy" / "results" / "smoke" / "index" / "01_rollout.json").read_text())["artifacts"]
-    damaged = tmp_path / "copy" / "runs" / "smoke" / next(name for name in used if name.startswith("search")) / "trees.jsonl"
+    used = json.loads(
+        (tmp_path / "copy" / "results" / "smoke" / "index" / "01_rollout.json").read_text()
+    )["artifacts"]
+    damaged = (
+        tmp_path
+        / "copy"
+        / "runs"
+        / "smoke"
+        / next(name for name in used if name.startswith("search"))
+        / "trees.jsonl"
+    )
     damaged.write_text(damaged.read_text()[:100])
     (tmp_path / "copy" / "runs" / "smoke" / "01_rollout.stamp.json").unlink()
     process = start(tmp_path / "copy", "--profile", "smoke", "--notebook", "01_rollout")
     text, _ = process.communicate(timeout=300)
-    assert process.returncode == 2 and "damaged or cut short" in text.strip().splitlines()[-1] and str(damaged) in text
+    assert (
+        process.returncode == 2
+        and "damaged or cut short" in text.strip().splitlines()[-1]
+        and str(damaged) in text
+    )
 
 
 def test_prints_that_a_kernel_cut_in_two_are_one_output(tmp_path):
     def printed(*texts):
         outputs = [{"output_type": "stream", "name": "stdout", "text": [text]} for text in texts]
-        cells = [{"cell_type": "code", "metadata": {}, "outputs": [*outputs, {"output_type": "display_data", "data": {}}, *outputs[-1:]]}]
+        cells = [
+            {
+                "cell_type": "code",
+                "metadata": {},
+                "outputs": [*outputs, {"output_type": "display_data", "data": {}}, *outputs[-1:]],
+            }
+        ]
         (tmp_path / "n.ipynb").write_text(json.dumps({"metadata": {}, "cells": cells}))
         clean(tmp_path / "n.ipynb")
         return json.loads((tmp_path / "n.ipynb").read_text())["cells"][0]["outputs"]
 
-    assert printed("one\n", "two")[0] == {"output_type": "stream", "name": "stdout", "text": ["one\n", "two"]}
+    assert printed("one\n", "two")[0] == {
+        "output_type": "stream",
+        "name": "stdout",
+        "text": ["one\n", "two"],
+    }
     assert len(printed("one\n", "two")) == 3

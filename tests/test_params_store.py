@@ -26,31 +26,84 @@ from dits_lib.tasks import DataError, make_questions
 
 BAD_PARAMS = {
     "unknown key": ({"sed": 1}, "sed: unknown key; did you mean 'seed'?"),
-    "unknown nested key": ({"search": {"repetition": 3}}, "search.repetition: unknown key; did you mean 'repetitions'?"),
-    "deeper unknown key": ({"world": {"harmful": {"shares": 0.1}}}, "world.harmful.shares: unknown key; did you mean 'share'?"),
+    "unknown nested key": (
+        {"search": {"repetition": 3}},
+        "search.repetition: unknown key; did you mean 'repetitions'?",
+    ),
+    "deeper unknown key": (
+        {"world": {"harmful": {"shares": 0.1}}},
+        "world.harmful.shares: unknown key; did you mean 'share'?",
+    ),
     "wrong type": ({"seed": "zero"}, "seed = 'zero': must be a valid integer"),
-    "too small": ({"search": {"repetitions": 0}}, "search.repetitions = 0: must be greater than or equal to 1"),
-    "too large": ({"world": {"facts_per_view": 99}}, "world.facts_per_view = 99: must be less than or equal to 8"),
+    "too small": (
+        {"search": {"repetitions": 0}},
+        "search.repetitions = 0: must be greater than or equal to 1",
+    ),
+    "too large": (
+        {"world": {"facts_per_view": 99}},
+        "world.facts_per_view = 99: must be less than or equal to 8",
+    ),
     "share above one": ({"selection": {"alpha": 1.5}}, "selection.alpha = 1.5"),
-    "zero learning rate": ({"dpo": {"learning_rate": 0}}, "dpo.learning_rate = 0: must be greater than 0"),
-    "unknown choice": ({"search": {"guide": "luck"}}, "search.guide = 'luck': must be 'q', 'influence' or 'both'"),
-    "unknown task": ({"tasks": ["chess"]}, "tasks.0 = 'chess': must be 'exchange', 'debate' or 'deep_search'"),
+    "zero learning rate": (
+        {"dpo": {"learning_rate": 0}},
+        "dpo.learning_rate = 0: must be greater than 0",
+    ),
+    "unknown choice": (
+        {"search": {"guide": "luck"}},
+        "search.guide = 'luck': must be 'q', 'influence' or 'both'",
+    ),
+    "unknown task": (
+        {"tasks": ["chess"]},
+        "tasks.0 = 'chess': must be 'exchange', 'debate' or 'deep_search'",
+    ),
     "no task": ({"tasks": []}, "tasks = []"),
     "a task twice": ({"tasks": ["debate", "debate"]}, "tasks must not repeat"),
     "harm in own questions": (
-        {"tasks": ["debate"], "world": {"questions": "x.jsonl", "harmful": {"share": 0.1}}}, "takes no planted harm"),
-    "one seed": ({"ablation": {"seeds": 1}}, "ablation.seeds = 1: must be greater than or equal to 2"),
+        {"tasks": ["debate"], "world": {"questions": "x.jsonl", "harmful": {"share": 0.1}}},
+        "takes no planted harm",
+    ),
+    "one seed": (
+        {"ablation": {"seeds": 1}},
+        "ablation.seeds = 1: must be greater than or equal to 2",
+    ),
     "section is no mapping": ({"search": 3}, "search = 3"),
-    "harm of unknown kind": ({"world": {"harmful": {"share": 0.1, "kind": "evil"}}}, "world.harmful.kind = 'evil'"),
-    "harm in deep search": ({"tasks": ["deep_search"], "world": {"harmful": {"share": 0.1}}}, "world.harmful knows no harm for deep_search"),
-    "a site without its questions": ({"web": {"site": "live"}}, "web.site is live, but data.deep_search is micro"),
-    "questions without their site": ({"data": {"deep_search": "webwalkerqa"}}, "web.site is micro: set it to live, or to a folder"),
-    "a warm start of deep search": ({"sft": {"warm_start": "scripted"}}, "no scripted dialogues of deep_search"),
-    "no notebook for the tasks": ({"tasks": ["deep_search"], "notebooks": ["01_rollout"]}, "none of them serves tasks deep_search"),
-    "the micro web's model with chat prompts": ({"agents": {"prompts": "chat"}}, "set web.model to null"),
-    "a search engine without http": ({"web": {"search_engine": "localhost:8888"}}, "web.search_engine = 'localhost:8888'"),
+    "harm of unknown kind": (
+        {"world": {"harmful": {"share": 0.1, "kind": "evil"}}},
+        "world.harmful.kind = 'evil'",
+    ),
+    "harm in deep search": (
+        {"tasks": ["deep_search"], "world": {"harmful": {"share": 0.1}}},
+        "world.harmful knows no harm for deep_search",
+    ),
+    "a site without its questions": (
+        {"web": {"site": "live"}},
+        "web.site is live, but data.deep_search is micro",
+    ),
+    "questions without their site": (
+        {"data": {"deep_search": "webwalkerqa"}},
+        "web.site is micro: set it to live, or to a folder",
+    ),
+    "a warm start of deep search": (
+        {"sft": {"warm_start": "scripted"}},
+        "no scripted dialogues of deep_search",
+    ),
+    "no notebook for the tasks": (
+        {"tasks": ["deep_search"], "notebooks": ["01_rollout"]},
+        "none of them serves tasks deep_search",
+    ),
+    "the micro web's model with chat prompts": (
+        {"agents": {"prompts": "chat"}},
+        "set web.model to null",
+    ),
+    "a search engine without http": (
+        {"web": {"search_engine": "localhost:8888"}},
+        "web.search_engine = 'localhost:8888'",
+    ),
     "a judge without a model": ({"web": {"judge": "model"}}, "name its judge_model"),
-    "a judge without an address": ({"web": {"judge": "server", "judge_model": "m", "judge_url": "localhost"}}, "judge_url must be its address"),
+    "a judge without an address": (
+        {"web": {"judge": "server", "judge_model": "m", "judge_url": "localhost"}},
+        "judge_url must be its address",
+    ),
     "no calls": ({"web": {"calls": 0}}, "web.calls = 0: must be greater than or equal to 1"),
     "profile with a slash": ({"profile": "../x"}, "profile = '../x'"),
 }
@@ -72,16 +125,28 @@ def test_tasks_decide_which_notebooks_run():
         return choose_notebooks(wanted, load_params("micro", list(changes)))
 
     assert run() == load_params("micro").notebooks
-    assert run("tasks=[exchange]") == [name for name in run() if name != "08_deep_search"] and run("tasks=[deep_search]") == ["08_deep_search"]
-    assert choose_notebooks(None, load_params("micro", dataset="hotpotqa")) == run("tasks=[exchange]")
-    assert run("tasks=[exchange]", "world.questions=mine.jsonl", "sizes.test_questions=5") == run("tasks=[exchange]")
+    assert run("tasks=[exchange]") == [name for name in run() if name != "08_deep_search"] and run(
+        "tasks=[deep_search]"
+    ) == ["08_deep_search"]
+    assert choose_notebooks(None, load_params("micro", dataset="hotpotqa")) == run(
+        "tasks=[exchange]"
+    )
+    assert run("tasks=[exchange]", "world.questions=mine.jsonl", "sizes.test_questions=5") == run(
+        "tasks=[exchange]"
+    )
     with pytest.raises(InputError, match="08_deep_search serves deep_search alone"):
         run("tasks=[debate]", wanted=["08_deep_search"])
-    with pytest.raises(ParamsError, match="tasks names deep_search, but 01_rollout serves exchange, debate"):
+    with pytest.raises(
+        ParamsError, match="tasks names deep_search, but 01_rollout serves exchange, debate"
+    ):
         load_params("micro", ["tasks=[deep_search]"]).serving("01_rollout")
-    with pytest.raises(ParamsError, match="tasks names debate, but 08_deep_search serves deep_search alone"):
+    with pytest.raises(
+        ParamsError, match="tasks names debate, but 08_deep_search serves deep_search alone"
+    ):
         load_params("micro", ["tasks=[debate]"]).serving("08_deep_search")
-    assert load_params("llama3-8b", dataset="webwalkerqa").parts()[0].notebooks == ["08_deep_search"]
+    assert load_params("llama3-8b", dataset="webwalkerqa").parts()[0].notebooks == [
+        "08_deep_search"
+    ]
 
 
 def test_every_mistake_has_its_line():
@@ -105,31 +170,47 @@ def test_the_default_profile_names_every_key_and_notebooks_share_it():
     raw = yaml.safe_load((ROOT / "params" / "micro.yaml").read_text())
     dumped = load_params("micro").model_dump()
     assert set(raw) == set(dumped)
-    for section, key in (("search", "repetitions"), ("dpo", "steps")):  # one changed key leaves its neighbours alone
-        changed = notebook_params({"profile": "micro", section: {key: 3}}, "01_rollout").model_dump()
+    for section, key in (
+        ("search", "repetitions"),
+        ("dpo", "steps"),
+    ):  # one changed key leaves its neighbours alone
+        changed = notebook_params(
+            {"profile": "micro", section: {key: 3}}, "01_rollout"
+        ).model_dump()
         assert changed[section] == load_params("micro").model_dump()[section] | {key: 3}
-    assert notebook_params({"profile": "mine", "seed": 5}, "01_rollout") == load_params("micro").changed(profile="mine", seed=5).serving("01_rollout")
+    assert notebook_params({"profile": "mine", "seed": 5}, "01_rollout") == load_params(
+        "micro"
+    ).changed(profile="mine", seed=5).serving("01_rollout")
     assert load_params("smoke").dpo.learning_rate == load_params("micro").dpo.learning_rate
     for section, value in dumped.items():
         if isinstance(value, dict):
             assert set(raw[section]) == set(value), section
-    assert notebook_params({"profile": "micro"}, "08_deep_search") == load_params("micro").serving("08_deep_search")
+    assert notebook_params({"profile": "micro"}, "08_deep_search") == load_params("micro").serving(
+        "08_deep_search"
+    )
     assert notebook_params({"profile": "micro", "seed": 3, "pd": pd}, "01_rollout").seed == 3
 
 
 def test_every_key_of_the_default_profile_has_a_comment():
-    lines = [line for line in (ROOT / "params" / "micro.yaml").read_text().splitlines() if line.startswith("  ") or ": " in line]
+    lines = [
+        line
+        for line in (ROOT / "params" / "micro.yaml").read_text().splitlines()
+        if line.startswith("  ") or ": " in line
+    ]
     bare = [line.split(":")[0].strip() for line in lines if "#" not in line]
     explained = {line.split(":")[0].strip() for line in lines if "#" in line}
     assert set(bare) <= explained, set(bare) - explained
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ("model: {path: models/none}", "no such model folder"),
-    ("tasks: [debate]\nworld: {questions: none.jsonl}", "none.jsonl: no such file"),
-    ("model: {device: cuda}", "torch sees no GPU"),
-    ("search: {repetitons: 2}", "did you mean 'repetitions'?"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model: {path: models/none}", "no such model folder"),
+        ("tasks: [debate]\nworld: {questions: none.jsonl}", "none.jsonl: no such file"),
+        ("model: {device: cuda}", "torch sees no GPU"),
+        ("search: {repetitons: 2}", "did you mean 'repetitions'?"),
+    ],
+)
 def test_the_command_refuses_bad_input_at_once(tmp_path, change, message):
     import torch
 
@@ -137,8 +218,18 @@ def test_the_command_refuses_bad_input_at_once(tmp_path, change, message):
         pytest.skip("this machine has a GPU")
     (tmp_path / "mine.yaml").write_text(change)
     done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
+        [
+            sys.executable,
+            "-m",
+            "dits_lib.commands.reproduce",
+            "--profile",
+            str(tmp_path / "mine.yaml"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
+        check=False,
     )
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0]
@@ -159,7 +250,12 @@ def make_artifact(store, value=1, stage="evaluate"):
 def test_an_artifact_is_made_once_and_found_again(tmp_path):
     first, calls = make_artifact(Store(tmp_path))
     again, more = make_artifact(Store(tmp_path))
-    assert calls == [1] and more == [] and again.path == first.path and again.json("metric.json") == {"value": 1}
+    assert (
+        calls == [1]
+        and more == []
+        and again.path == first.path
+        and again.json("metric.json") == {"value": 1}
+    )
     assert first.manifest["cost"]["generated_tokens"] == 10 and first.manifest["files"]
     other, _ = make_artifact(Store(tmp_path), 2)
     assert other.path != first.path
@@ -195,31 +291,48 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
     assert stages_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda f: (f / "metric.json").write_text('{"val'), "metric.json: damaged or cut short"),
-    (lambda f: (f / "metric.json").unlink(), "metric.json: missing"),
-    (lambda f: (f / "manifest.json").write_text('{"cost'), "manifest.json: missing or cut short"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "metric.json").write_text('{"val'), "metric.json: damaged or cut short"),
+        (lambda f: (f / "metric.json").unlink(), "metric.json: missing"),
+        (
+            lambda f: (f / "manifest.json").write_text('{"cost'),
+            "manifest.json: missing or cut short",
+        ),
+    ],
+)
 def test_a_damaged_artifact_is_named_with_the_cure(tmp_path, damage, message):
     artifact, _ = make_artifact(Store(tmp_path))
     kept, _ = make_artifact(Store(tmp_path), 2)
     damage(artifact.path)
     with pytest.raises(StoreError) as error:
         make_artifact(Store(tmp_path))
-    assert message in str(error.value) and "delete the folder" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        message in str(error.value)
+        and "delete the folder" in str(error.value)
+        and "\n" not in str(error.value)
+    )
     assert make_artifact(Store(tmp_path), 2)[1] == [] and kept.path.exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full"
+)
 def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
     kept, _ = make_artifact(Store(tmp_path))
 
     def make(folder):
         (folder / "big.bin").symlink_to("/dev/full")
-        with (folder / "big.bin").open("wb") as handle:  # the kernel answers ENOSPC, as a full disk does
+        with (folder / "big.bin").open(
+            "wb"
+        ) as handle:  # the kernel answers ENOSPC, as a full disk does
             handle.write(b"x" * 100_000)
 
-    with pytest.raises(StoreError, match="no space left on the device; free some and run again, finished stages are kept"):
+    with pytest.raises(
+        StoreError,
+        match="no space left on the device; free some and run again, finished stages are kept",
+    ):
         Store(tmp_path).get("evaluate", {"other": 1}, make)
     assert stages_in(tmp_path) == [kept.path.name]
 
@@ -228,25 +341,49 @@ def test_an_unwritable_results_folder_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     (tmp_path / "mine.yaml").write_text("seed: 0")
     done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
+        [
+            sys.executable,
+            "-m",
+            "dits_lib.commands.reproduce",
+            "--profile",
+            str(tmp_path / "mine.yaml"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
+        check=False,
     )
-    assert done.returncode == 2 and "cannot be written" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        done.returncode == 2
+        and "cannot be written" in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_code_is_part_of_the_key_but_comments_are_not():
     source = 'def f(x):\n    """Doc."""\n    return x + 1\n'
-    assert source_digest(source) == source_digest('def f(x):\n    # why\n    """Other."""\n\n    return x + 1\n')
+    assert source_digest(source) == source_digest(
+        'def f(x):\n    # why\n    """Other."""\n\n    return x + 1\n'
+    )
     assert source_digest(source) != source_digest(source.replace("+ 1", "+ 2"))
     assert len({code_version(stage) for stage in ("search", "dpo", "evaluate")}) == 3
 
 
 def test_the_ledger_adds_up(tmp_path):
-    names = [make_artifact(Store(tmp_path), value, stage)[0].path.name for value, stage in ((1, "evaluate"), (2, "evaluate"), (5, "sft"))]
+    names = [
+        make_artifact(Store(tmp_path), value, stage)[0].path.name
+        for value, stage in ((1, "evaluate"), (2, "evaluate"), (5, "sft"))
+    ]
     table = ledger(tmp_path, names + names[:1]).set_index("stage")
-    assert table.loc["evaluate", "generated_tokens"] == 30 and table.loc["evaluate", "artifacts"] == 2
+    assert (
+        table.loc["evaluate", "generated_tokens"] == 30 and table.loc["evaluate", "artifacts"] == 2
+    )
     assert table.loc["total", "generated_tokens"] == 80
-    assert json.loads((tmp_path / names[0] / "manifest.json").read_text())["cost"]["peak_memory_mb"] > 0
+    assert (
+        json.loads((tmp_path / names[0] / "manifest.json").read_text())["cost"]["peak_memory_mb"]
+        > 0
+    )
 
 
 def _two_stages(folder):
@@ -267,12 +404,16 @@ def _sleep_long(path):
 
 
 def test_jobs_keep_their_order_on_several_processes():
-    assert run_jobs(_square, [(2, n) for n in range(6)], 2, "squares") == [2 * n * n for n in range(6)]
+    assert run_jobs(_square, [(2, n) for n in range(6)], 2, "squares") == [
+        2 * n * n for n in range(6)
+    ]
 
 
 def test_a_bar_tells_the_stages_of_its_workers(tmp_path, capfd):
     for workers in (1, 2):
-        run_jobs(_two_stages, [(str(tmp_path / f"{workers}-{n}"),) for n in range(2)], workers, "studies")
+        run_jobs(
+            _two_stages, [(str(tmp_path / f"{workers}-{n}"),) for n in range(2)], workers, "studies"
+        )
         told = capfd.readouterr().err
         assert "stage 4: " in told and "100%" in told and ("search" in told or "score" in told)
 
@@ -298,11 +439,20 @@ def _fail_first(number: int, folder: str) -> None:
 
 def test_a_failed_job_ends_the_run_and_what_is_queued_is_not_computed(tmp_path):
     code = (
-        "from dits_lib.suite.workers import run_jobs; from dits_lib.tasks import DataError; from tests.test_params_store import _fail_first\n"
-        f"try: run_jobs(_fail_first, [(n, {str(tmp_path)!r}) for n in range(8)], 1, 'x', apart=True)\n"
+        "from dits_lib.suite.workers import run_jobs; from dits_lib.tasks import DataError; from "
+        "tests.test_params_store import _fail_first\n"
+        f"try: run_jobs(_fail_first, [(n, {str(tmp_path)!r}) for n in range(8)], 1, 'x', "
+        "apart=True)\n"
         "except DataError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.strip() == "this one fails" and len(list(tmp_path.iterdir())) <= 1
 
 
@@ -317,8 +467,12 @@ def test_a_full_disk_met_at_the_lock_is_named(tmp_path, monkeypatch):
 
 def test_workers_end_when_their_run_is_killed(tmp_path):
     marks = [tmp_path / "a", tmp_path / "b"]
-    code = f"from dits_lib.suite.workers import run_jobs; from tests.test_params_store import _sleep_long; run_jobs(_sleep_long, {[(str(m),) for m in marks]}, 2, 'x')"
-    process = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    code = f"from dits_lib.suite.workers import run_jobs; from tests.test_params_store import _sleep_long; run_jobs(_sleep_long, {[(str(m),) for m in marks]}, 2, 'x')"  # noqa: E501
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"if __name__ == '__main__': {code}"],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not all(m.exists() and m.read_text() for m in marks):
         assert time.monotonic() < deadline and process.poll() is None
@@ -333,7 +487,11 @@ def test_workers_end_when_their_run_is_killed(tmp_path):
 @pytest.fixture
 def own_questions(tmp_path):
     """The micro world's questions as somebody's own file."""
-    rows = [q.to_json() for split in ("train", "validation", "development", "test") for q in make_questions("exchange", split, 8, 0)]
+    rows = [
+        q.to_json()
+        for split in ("train", "validation", "development", "test")
+        for q in make_questions("exchange", split, 8, 0)
+    ]
     for row in rows:
         row["meta"] = {"split": row["meta"]["split"]}
     path = tmp_path / "own.jsonl"
@@ -342,12 +500,22 @@ def own_questions(tmp_path):
 
 
 def test_own_questions_run_through_the_stages(own_questions, tmp_path):
-    raw = load_params("smoke").model_dump() | {"tasks": ["exchange"], "world": {"questions": str(own_questions)}}
+    raw = load_params("smoke").model_dump() | {
+        "tasks": ["exchange"],
+        "world": {"questions": str(own_questions)},
+    }
     lab, greedy = (
-        Pipeline(check_params(raw | {"sizes": raw["sizes"] | {"test_questions": n}}, "own"), "exchange", Store(tmp_path / "runs")) for n in (8, 9)
+        Pipeline(
+            check_params(raw | {"sizes": raw["sizes"] | {"test_questions": n}}, "own"),
+            "exchange",
+            Store(tmp_path / "runs"),
+        )
+        for n in (8, 9)
     )
     searched = lab.search(lab.base_model(), "train", 6, 0)
-    assert {row["question"]["meta"]["split"] for row in searched.rows("trees.jsonl")} == {"train"} and lab.pairs(searched)
+    assert {row["question"]["meta"]["split"] for row in searched.rows("trees.jsonl")} == {
+        "train"
+    } and lab.pairs(searched)
     assert lab.evaluate(lab.base_model(), 0).shape == (8,)
     assert sum(lab.endings(lab.base_model(), 0).values()) == pytest.approx(1)
     with pytest.raises(DataError, match="8 questions of split 'test', but 9 are asked for"):
@@ -355,31 +523,61 @@ def test_own_questions_run_through_the_stages(own_questions, tmp_path):
 
 
 def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path):
-    (tmp_path / "mine.yaml").write_text(f"profile: mine\ntasks: [exchange]\nworld: {{questions: {own_questions}}}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", str(tmp_path / "mine.yaml")], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, check=False,
+    (tmp_path / "mine.yaml").write_text(
+        f"profile: mine\ntasks: [exchange]\nworld: {{questions: {own_questions}}}\n"
     )
-    assert done.returncode == 2 and "8 questions of split 'train', but the parameters ask for" in done.stderr.strip().splitlines()[-1]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dits_lib.commands.reproduce",
+            "--profile",
+            str(tmp_path / "mine.yaml"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
+        check=False,
+    )
+    assert (
+        done.returncode == 2
+        and "8 questions of split 'train', but the parameters ask for"
+        in done.stderr.strip().splitlines()[-1]
+    )
 
 
 def test_no_pairs_and_a_guided_search(tmp_path):
     raw = load_params("smoke").model_dump()
-    strict = Pipeline(check_params(raw | {"pairs": {"min_value": 2.0, "min_gap": 0.2}}, "strict"), "debate", Store(tmp_path))
+    strict = Pipeline(
+        check_params(raw | {"pairs": {"min_value": 2.0, "min_gap": 0.2}}, "strict"),
+        "debate",
+        Store(tmp_path),
+    )
     with pytest.raises(DataError, match="no preference pairs; lower pairs.min_value"):
         strict.pairs(strict.search(strict.base_model(), "train", 4, 0))
-    guided = Pipeline(check_params(raw | {"search": raw["search"] | {"guide": "both"}}, "guided"), "debate", Store(tmp_path))
+    guided = Pipeline(
+        check_params(raw | {"search": raw["search"] | {"guide": "both"}}, "guided"),
+        "debate",
+        Store(tmp_path),
+    )
     plain = Pipeline(check_params(raw, "plain"), "debate", Store(tmp_path))
     paths = [lab.search(lab.base_model(), "train", 4, 0) for lab in (guided, plain)]
     assert paths[0].key != paths[1].key and len(paths[0].rows("trees.jsonl")) == 4
 
 
 def test_planted_harm_inverts_the_search_and_is_marked_in_the_pairs(tmp_path):
-    raw = load_params("smoke", ["tasks=[debate]"]).model_dump() | {"world": {"harmful": {"share": 1.0, "kind": "inverted_reward"}}}
+    raw = load_params("smoke", ["tasks=[debate]"]).model_dump() | {
+        "world": {"harmful": {"share": 1.0, "kind": "inverted_reward"}}
+    }
     lab = Pipeline(check_params(raw, "harm"), "debate", Store(tmp_path))
     searched = lab.search(lab.base_model(), "train", 6, 0)
     assert all(pair.meta["harmful"] for pair in lab.pairs(searched))
-    assert all(reward == 1 - metric for row in searched.rows("trees.jsonl") for _, metric, reward in row["rewards"])
+    assert all(
+        reward == 1 - metric
+        for row in searched.rows("trees.jsonl")
+        for _, metric, reward in row["rewards"]
+    )
 
 
 def test_a_changed_model_file_changes_the_key(tmp_path):
@@ -396,6 +594,17 @@ def test_a_changed_model_file_changes_the_key(tmp_path):
 
 
 def test_a_length_that_the_model_cannot_read_is_told_before_vllm_starts():
-    params = load_params("smoke", ["tasks=[exchange]", "model.engine=vllm", "sft.lora_rank=8", "dpo.lora_rank=8", "model.max_length=512"])
-    with pytest.raises(ModelError, match="models/micro: reads 256 tokens at most, but model.max_length is 512"):
+    params = load_params(
+        "smoke",
+        [
+            "tasks=[exchange]",
+            "model.engine=vllm",
+            "sft.lora_rank=8",
+            "dpo.lora_rank=8",
+            "model.max_length=512",
+        ],
+    )
+    with pytest.raises(
+        ModelError, match="models/micro: reads 256 tokens at most, but model.max_length is 512"
+    ):
         check_models(params)

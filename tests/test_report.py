@@ -33,7 +33,9 @@ def test_intervals_are_scipys():
     found = paired_interval(a, b)
     reference = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert (found["low"], found["high"]) == pytest.approx((reference.low, reference.high))
-    assert mean_interval(a)["mean"] == pytest.approx(a.mean()) and np.isnan(mean_interval([1.0])["low"])
+    assert mean_interval(a)["mean"] == pytest.approx(a.mean()) and np.isnan(
+        mean_interval([1.0])["low"]
+    )
     with pytest.raises(ValueError, match="different lengths"):
         paired_interval(a, b[:3])
 
@@ -41,19 +43,33 @@ def test_intervals_are_scipys():
 def test_joint_intervals_are_those_of_a_smaller_error():
     values = [0.1, 0.4, 0.2, 0.5]
     assert joint_level(5) == pytest.approx(0.99)
-    assert paired_interval(values, [0] * 4, joint_level(5)) == pytest.approx(mean_interval(values, 0.99))
+    assert paired_interval(values, [0] * 4, joint_level(5)) == pytest.approx(
+        mean_interval(values, 0.99)
+    )
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
     rng = np.random.default_rng(1)
-    hits = [(i := mean_interval(rng.normal(loc=0.3, size=5)))["low"] < 0.3 < i["high"] for _ in range(2000)]
+    hits = [
+        (i := mean_interval(rng.normal(loc=0.3, size=5)))["low"] < 0.3 < i["high"]
+        for _ in range(2000)
+    ]
     assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize(("bounds", "expected"), [
-    ([(0.1, 0.2)], SUPPORTED), ([(0.1, 0.2), (0.01, 0.3)], SUPPORTED), ([(-0.1, 0.2)], OPEN), ([(0.1, 0.2), (-0.1, 0.2)], OPEN),
-    ([(-0.2, -0.1)], CONTRADICTED), ([(0.1, 0.2), (-0.2, -0.1)], CONTRADICTED), ([], OPEN), ([(float("nan"), float("nan"))], OPEN),
-])
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ([(0.1, 0.2)], SUPPORTED),
+        ([(0.1, 0.2), (0.01, 0.3)], SUPPORTED),
+        ([(-0.1, 0.2)], OPEN),
+        ([(0.1, 0.2), (-0.1, 0.2)], OPEN),
+        ([(-0.2, -0.1)], CONTRADICTED),
+        ([(0.1, 0.2), (-0.2, -0.1)], CONTRADICTED),
+        ([], OPEN),
+        ([(float("nan"), float("nan"))], OPEN),
+    ],
+)
 def test_verdicts_follow_from_intervals(bounds, expected):
     assert verdict([{"low": low, "high": high} for low, high in bounds]) == expected
 
@@ -71,11 +87,25 @@ def test_equal_reports_are_equal_files(tmp_path, monkeypatch, trees):
         monkeypatch.setattr(book, "OUTPUT", tmp_path / name)
         report = Report("p", "01_x")
         report.figure("tree", tree_figure(trees["exchange"][0]), "A tree.")
-        rows = pd.DataFrame({"task": ["exchange"] * 2, "arm": ["a", "b"], "mean": [0.1, 0.2], "low": [0.0, 0.1], "high": [0.2, 0.3]})
+        rows = pd.DataFrame(
+            {
+                "task": ["exchange"] * 2,
+                "arm": ["a", "b"],
+                "mean": [0.1, 0.2],
+                "low": [0.0, 0.1],
+                "high": [0.2, 0.3],
+            }
+        )
         report.figure("forest", forest_figure(rows, "b"), "A forest.")
         report.table("t", rows, "A table.")
         report.claim("2", SUPPORTED, "because")
-        files.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()})
+        files.append(
+            {
+                str(p.relative_to(tmp_path / name)): p.read_bytes()
+                for p in (tmp_path / name).rglob("*")
+                if p.is_file()
+            }
+        )
     assert files[0] == files[1] and len(files[0]) == 7
 
 
@@ -110,7 +140,8 @@ def test_importing_the_package_is_quick_and_needs_no_torch(tmp_path):
     """Also from another folder: the package is installed."""
     code = (
         "import sys, dits_lib, dits_lib.suite.params, dits_lib.suite.studies.ahead\n"
-        "heavy = [n for n in ('torch._C', 'transformers', 'pandas', 'sklearn') if n in sys.modules]\n"
+        "heavy = [n for n in ('torch._C', 'transformers', 'pandas', 'sklearn') if n in "
+        "sys.modules]\n"
         "assert heavy == [], heavy\nprint(len(dits_lib.__all__))"
     )
     command = [sys.executable, "-c", code]
@@ -129,8 +160,13 @@ def test_the_environment_holds_the_pins():
 
 
 def test_make_help_lists_the_commands():
-    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert all(f"make {name}" in text for name in ("setup", "reproduce", "test", "lab", "micro-model", "bench", "clean"))
+    text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert all(
+        f"make {name}" in text
+        for name in ("setup", "reproduce", "test", "lab", "micro-model", "bench", "clean")
+    )
 
 
 ROOMS = (
@@ -221,10 +257,19 @@ def test_committed_results_match_the_released_model_and_claims():
     for index in (folder / "index").glob("*.json"):
         for entry in json.loads(index.read_text())["entries"]:
             assert entry["caption"] in readme
-            kinds = {"figure": ("figures", ("png", "svg")), "table": ("tables", ("csv", "md"))}[entry["kind"]]
-            assert all((folder / kinds[0] / f"{entry['name']}.{suffix}").stat().st_size > 0 for suffix in kinds[1])
+            kinds = {"figure": ("figures", ("png", "svg")), "table": ("tables", ("csv", "md"))}[
+                entry["kind"]
+            ]
+            assert all(
+                (folder / kinds[0] / f"{entry['name']}.{suffix}").stat().st_size > 0
+                for suffix in kinds[1]
+            )
     for number in ("1a", "1b", *"23456789"):
-        assert re.search(rf"^\| {number}\. .*\*\*(supported|contradicted|not decided at this size)\*\*", readme, flags=re.M)
+        assert re.search(
+            rf"^\| {number}\. .*\*\*(supported|contradicted|not decided at this size)\*\*",
+            readme,
+            flags=re.M,
+        )
 
 
 def test_the_released_model_is_the_one_that_passed_its_gates():
@@ -240,7 +285,10 @@ def test_the_released_model_still_looks_up():
     from dits_lib.engines import TransformersEngine
     from dits_lib.micro_model.gates import GATES, lookup_accuracy
 
-    assert lookup_accuracy(TransformersEngine.load(ROOT / "models" / "micro"), 200) >= GATES["lookup"][0]
+    assert (
+        lookup_accuracy(TransformersEngine.load(ROOT / "models" / "micro"), 200)
+        >= GATES["lookup"][0]
+    )
 
 
 def test_a_missed_gate_stops_the_release():
@@ -248,7 +296,10 @@ def test_a_missed_gate_stops_the_release():
 
     numbers = json.loads((ROOT / "models" / "micro" / "gates.json").read_text())
     numbers["lookup"], numbers["debate"]["searched_gain_low"] = 0.5, -0.01
-    assert missed_gates(numbers) == ["lookup = 0.500, allowed (0.98, 1.0)", "debate searched_gain_low = -0.010, allowed (1e-09, 1.0)"]
+    assert missed_gates(numbers) == [
+        "lookup = 0.500, allowed (0.98, 1.0)",
+        "debate searched_gain_low = -0.010, allowed (1e-09, 1.0)",
+    ]
 
 
 def test_regimes_are_read_off_the_tables(tmp_path):
@@ -258,14 +309,39 @@ def test_regimes_are_read_off_the_tables(tmp_path):
     from dits_lib.commands.regimes import regime_figure, regimes
     from dits_lib.suite.params import load_params
 
-    for name, changes in (("a", []), ("b", ["tasks=[exchange, debate]", "world.harmful={share: 0.35, kind: inverted_reward}", "dpo.nll_weight=0.5"])):
+    for name, changes in (
+        ("a", []),
+        (
+            "b",
+            [
+                "tasks=[exchange, debate]",
+                "world.harmful={share: 0.35, kind: inverted_reward}",
+                "dpo.nll_weight=0.5",
+            ],
+        ),
+    ):
         (tmp_path / name / "tables").mkdir(parents=True)
-        (tmp_path / name / "params.yaml").write_text(yaml.safe_dump(load_params("micro", changes).model_dump()))
+        (tmp_path / name / "params.yaml").write_text(
+            yaml.safe_dump(load_params("micro", changes).model_dump())
+        )
         table = "03_differences" if name == "a" else "06_use_differences"
-        rows = [("gamma_0" if name == "a" else "policy_gradient", "random", 0.1, 0.05, 0.15), ("q_value", "random", -0.1, -0.2, -0.01), ("full", "random", 0.0, -0.1, 0.1), ("sft", "random", 0, 0, 0)]
-        pd.DataFrame([("exchange", *row, 5) for row in rows], columns=["task", "arm", "minus", "mean", "low", "high", "n"]).to_csv(tmp_path / name / "tables" / f"{table}.csv", index=False)
+        rows = [
+            ("gamma_0" if name == "a" else "policy_gradient", "random", 0.1, 0.05, 0.15),
+            ("q_value", "random", -0.1, -0.2, -0.01),
+            ("full", "random", 0.0, -0.1, 0.1),
+            ("sft", "random", 0, 0, 0),
+        ]
+        pd.DataFrame(
+            [("exchange", *row, 5) for row in rows],
+            columns=["task", "arm", "minus", "mean", "low", "high", "n"],
+        ).to_csv(tmp_path / name / "tables" / f"{table}.csv", index=False)
     found = regimes(tmp_path)
-    assert list(found["decided"]) == ["better", "worse", "not decided"] * 2 and list(found["arm"])[:2] == ["one_step", "q_value"]
+    assert list(found["decided"]) == ["better", "worse", "not decided"] * 2 and list(found["arm"])[
+        :2
+    ] == ["one_step", "q_value"]
     assert list(found["V"].dropna()) == [20, 100]
-    assert list(dict.fromkeys(found["regime"])) == ["no planted harm; 30 steps at 0.0003", "35% inverted reward; 30 steps at 0.0003, NLL 0.5"]
+    assert list(dict.fromkeys(found["regime"])) == [
+        "no planted harm; 30 steps at 0.0003",
+        "35% inverted reward; 30 steps at 0.0003, NLL 0.5",
+    ]
     assert len(regime_figure(found).axes) == 2

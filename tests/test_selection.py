@@ -16,10 +16,16 @@ def brute(scores, count):
     return max(combinations(range(len(scores)), count), key=lambda s: sum(scores[i] for i in s))
 
 
-@pytest.mark.parametrize(("arm", "scores"), [
-    ("q_value", Q), ("dpo_loss", CLASSIC), ("gamma_0", INFLUENCE), ("reversed", -INFLUENCE),
-    ("gamma_1", (INFLUENCE - INFLUENCE.mean()) / INFLUENCE.std() + (Q - Q.mean()) / Q.std()),
-])
+@pytest.mark.parametrize(
+    ("arm", "scores"),
+    [
+        ("q_value", Q),
+        ("dpo_loss", CLASSIC),
+        ("gamma_0", INFLUENCE),
+        ("reversed", -INFLUENCE),
+        ("gamma_1", (INFLUENCE - INFLUENCE.mean()) / INFLUENCE.std() + (Q - Q.mean()) / Q.std()),
+    ],
+)
 def test_each_arm_keeps_the_subset_of_largest_score(arm, scores):
     for alpha in (0.1, 0.5, 1.0):
         kept = select_arm(arm, alpha, np.random.default_rng(0), Q, INFLUENCE, CLASSIC)
@@ -42,7 +48,9 @@ def test_ties_are_broken_at_random_and_by_seed():
 
 def test_standardise_and_combined_score():
     assert standardise(np.full(5, 3.0)).tolist() == [0.0] * 5
-    assert standardise(INFLUENCE).std() == pytest.approx(1) and combined_score(INFLUENCE, Q, 0) == pytest.approx(standardise(INFLUENCE))
+    assert standardise(INFLUENCE).std() == pytest.approx(1) and combined_score(
+        INFLUENCE, Q, 0
+    ) == pytest.approx(standardise(INFLUENCE))
 
 
 def test_an_unknown_arm_is_named():

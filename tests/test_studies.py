@@ -69,12 +69,17 @@ def test_sft_on_nothing_is_the_model_itself(nothing):
 def test_selections_of_nothing_are_empty():
     none, rng = np.zeros(0), np.random.default_rng(derive_seed("none") % 2**32)
     assert len(top_share(none, 0.5, rng)) == 0 and len(combined_score(none, none, 1.0)) == 0
-    assert all(len(select_arm(arm, 0.5, rng, none, none, none)) == 0 for arm in ("full", "random", "q_value", "dpo_loss", "gamma_0", "reversed"))
+    assert all(
+        len(select_arm(arm, 0.5, rng, none, none, none)) == 0
+        for arm in ("full", "random", "q_value", "dpo_loss", "gamma_0", "reversed")
+    )
 
 
 def test_runs_that_have_no_value_are_left_out_of_an_interval():
     assert mean_interval([1.0, float("nan"), 3.0]) == mean_interval([1.0, 3.0])
-    assert np.isnan(mean_interval([float("nan")])["mean"]) and mean_interval([float("nan")])["n"] == 0
+    assert (
+        np.isnan(mean_interval([float("nan")])["mean"]) and mean_interval([float("nan")])["n"] == 0
+    )
 
 
 def test_a_correlation_of_one_question_has_no_interval():

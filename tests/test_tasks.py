@@ -24,11 +24,20 @@ from dits_lib.tasks import (
 from .conftest import SYSTEMS
 
 
-@pytest.mark.parametrize(("prediction", "gold", "expected"), [
-    # Worked by hand from the definition of the SQuAD evaluation script.
-    ("red fox", "red fox", 1.0), ("The red fox.", "red  FOX", 1.0), ("red", "red fox", 2 / 3), ("red owl", "red fox", 0.5),
-    ("owl", "red fox", 0.0), ("red red fox", "red fox", 0.8), ("a", "the", 1.0), ("", "fox", 0.0),
-])
+@pytest.mark.parametrize(
+    ("prediction", "gold", "expected"),
+    [
+        # Worked by hand from the definition of the SQuAD evaluation script.
+        ("red fox", "red fox", 1.0),
+        ("The red fox.", "red  FOX", 1.0),
+        ("red", "red fox", 2 / 3),
+        ("red owl", "red fox", 0.5),
+        ("owl", "red fox", 0.0),
+        ("red red fox", "red fox", 0.8),
+        ("a", "the", 1.0),
+        ("", "fox", 0.0),
+    ],
+)
 def test_f1_is_squads(prediction, gold, expected):
     assert token_f1(prediction, gold) == pytest.approx(expected)
 
@@ -36,7 +45,11 @@ def test_f1_is_squads(prediction, gold, expected):
 def test_metrics_take_the_best_gold_answer_and_none():
     assert best_f1("red", ("blue", "red fox")) == pytest.approx(2 / 3)
     assert best_f1(None, ("red",)) == 0.0
-    assert choice_accuracy(" A ", ("a",)) == 1.0 and choice_accuracy("b", ("a",)) == 0.0 and choice_accuracy(None, ("a",)) == 0.0
+    assert (
+        choice_accuracy(" A ", ("a",)) == 1.0
+        and choice_accuracy("b", ("a",)) == 0.0
+        and choice_accuracy(None, ("a",)) == 0.0
+    )
     assert normalize_answer("An  Apple!") == "apple"
 
 
@@ -74,13 +87,24 @@ def test_views_hold_what_is_needed_and_neither_half_suffices(task):
     words = set(vocabulary())
     for question in make_questions(task, "train", 80, 0):
         needed = [tuple(fact) for fact in question.meta["needed"]]
-        held = {agent: {tuple(f) for f in facts} for agent, facts in question.meta["facts"].items()} if task == "exchange" else {}
+        held = (
+            {agent: {tuple(f) for f in facts} for agent, facts in question.meta["facts"].items()}
+            if task == "exchange"
+            else {}
+        )
         if task == "exchange":
             assert set(needed) <= held["alice"] | held["bob"]
             if question.meta["family"] in ("bridge", "pair"):
                 assert not set(needed) <= held["alice"] and not set(needed) <= held["bob"]
-        assert set(question.text.split()) <= words and set(" ".join(question.views.values()).split()) <= words
-        subjects = [s for view in question.views.values() for _, s, *_ in [f.split() for f in view.split(" . ") if f.strip(" .")]]
+        assert (
+            set(question.text.split()) <= words
+            and set(" ".join(question.views.values()).split()) <= words
+        )
+        subjects = [
+            s
+            for view in question.views.values()
+            for _, s, *_ in [f.split() for f in view.split(" . ") if f.strip(" .")]
+        ]
         assert all(subjects.count(s) <= len(question.views) for s in subjects)
 
 
@@ -88,7 +112,10 @@ def test_views_hold_what_is_needed_and_neither_half_suffices(task):
 def test_good_speakers_always_succeed_and_flawed_ones_do_not(task):
     rng, system = np.random.default_rng(0), SYSTEMS[task]
     questions = make_questions(task, "base", 120, 0)
-    good = [finish(system, q, scripted_dialogue(system, q, rng, always_good=True)).metric for q in questions]
+    good = [
+        finish(system, q, scripted_dialogue(system, q, rng, always_good=True)).metric
+        for q in questions
+    ]
     mixed = [finish(system, q, scripted_dialogue(system, q, rng)).metric for q in questions]
     assert np.mean(good) == 1.0 and 0.3 < np.mean(mixed) < 0.8
 
@@ -109,33 +136,63 @@ def test_critic_never_gives_the_answer():
             assert turn.agent != "critic" or parse_answer(turn.text) is None
 
 
-@pytest.mark.parametrize(("text", "answer"), [
-    ("<A> red fox </A>", "red fox"), ("so <A>b</A>", "b"), ("<A> </A>", None), ("red", None), ("<A> a </A> <A> b </A>", None), ("<A> a", None),
-])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<A> red fox </A>", "red fox"),
+        ("so <A>b</A>", "b"),
+        ("<A> </A>", None),
+        ("red", None),
+        ("<A> a </A> <A> b </A>", None),
+        ("<A> a", None),
+    ],
+)
 def test_answers_are_parsed_strictly(text, answer):
     assert parse_answer(text) == answer
 
 
 def test_planted_harm_touches_only_the_share_of_training_questions():
     harmful = {"share": 0.4, "kind": "wrong_answer"}
-    clean, harmed = make_questions("exchange", "train", 300, 0), make_questions("exchange", "train", 300, 0, harmful=harmful)
+    clean, harmed = (
+        make_questions("exchange", "train", 300, 0),
+        make_questions("exchange", "train", 300, 0, harmful=harmful),
+    )
     marked = [bool(q.meta.get("harmful")) for q in harmed]
     assert 0.3 < np.mean(marked) < 0.5
     assert all((a.answers != b.answers) == m for a, b, m in zip(clean, harmed, marked, strict=True))
-    assert make_questions("exchange", "test", 50, 0, harmful=harmful) == make_questions("exchange", "test", 50, 0)
-    inverted = make_questions("debate", "train", 100, 0, harmful={"share": 1.0, "kind": "inverted_reward"})
+    assert make_questions("exchange", "test", 50, 0, harmful=harmful) == make_questions(
+        "exchange", "test", 50, 0
+    )
+    inverted = make_questions(
+        "debate", "train", 100, 0, harmful={"share": 1.0, "kind": "inverted_reward"}
+    )
     assert all(q.meta["reward_sign"] == -1 for q in inverted)
 
 
-GOOD_ROW = {"id": "1", "text": "who", "answers": ["x"], "views": {"alice": "a", "bob": "b"}, "meta": {"split": "test"}}
+GOOD_ROW = {
+    "id": "1",
+    "text": "who",
+    "answers": ["x"],
+    "views": {"alice": "a", "bob": "b"},
+    "meta": {"split": "test"},
+}
 BAD_ROWS = {
     "not json": ('{"id": 1', "not valid JSON"),
     "not an object": ("[1]", "expected one JSON object"),
-    "missing field": (json.dumps({k: v for k, v in GOOD_ROW.items() if k != "answers"}), "field 'answers' is missing"),
+    "missing field": (
+        json.dumps({k: v for k, v in GOOD_ROW.items() if k != "answers"}),
+        "field 'answers' is missing",
+    ),
     "wrong type": (json.dumps(GOOD_ROW | {"text": 3}), "field 'text' is a int; expected str"),
     "empty answers": (json.dumps(GOOD_ROW | {"answers": []}), "field 'answers'"),
-    "missing view": (json.dumps(GOOD_ROW | {"views": {"alice": "a"}}), "field 'views.bob' is missing"),
-    "unknown split": (json.dumps(GOOD_ROW | {"meta": {"split": "dev"}}), "field 'meta.split' is 'dev'; allowed: base"),
+    "missing view": (
+        json.dumps(GOOD_ROW | {"views": {"alice": "a"}}),
+        "field 'views.bob' is missing",
+    ),
+    "unknown split": (
+        json.dumps(GOOD_ROW | {"meta": {"split": "dev"}}),
+        "field 'meta.split' is 'dev'; allowed: base",
+    ),
     "meta is null": (json.dumps(GOOD_ROW | {"meta": None}), "field 'meta' is missing or no object"),
     "duplicate id": (json.dumps(GOOD_ROW), "occurs twice"),
 }
@@ -148,7 +205,11 @@ def test_a_broken_row_is_named_by_file_line_and_field(tmp_path, name):
     path.write_text(json.dumps(GOOD_ROW) + "\n" + row + "\n")
     with pytest.raises(DataError) as error:
         read_questions(path, ("alice", "bob"))
-    assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith(f"{path}:2: ")
+        and message in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_missing_and_empty_files_are_named(tmp_path):

@@ -1,4 +1,5 @@
-"""Pages: a local site, a live client against a server of every fault, and a cache that replays without the network."""
+"""Pages: a local site, a live client against a server of every fault, and a cache that replays
+without the network."""
 
 import gzip
 import json
@@ -27,9 +28,9 @@ from dits_lib.tools import (
 )
 
 PAGES = {
-    "index.html": "<title>Home</title><p>Welcome to the village museum of Ballymore.</p><a href='people/byrne.html'>Ada Byrne</a> <a href='http://example.com/x.html'>elsewhere</a>",
-    "people/byrne.html": "<title>Ada Byrne</title><p>Ada Byrne built the stone bridge. She was born in Cork.</p><a href='../index.html#top'>home</a>",
-    "bridges.html": "<title>Bridges</title><p>Three bridges cross the river; the stone bridge is the oldest.</p><script>var cork = 1</script>",
+    "index.html": "<title>Home</title><p>Welcome to the village museum of Ballymore.</p><a href='people/byrne.html'>Ada Byrne</a> <a href='http://example.com/x.html'>elsewhere</a>",  # noqa: E501
+    "people/byrne.html": "<title>Ada Byrne</title><p>Ada Byrne built the stone bridge. She was born in Cork.</p><a href='../index.html#top'>home</a>",  # noqa: E501
+    "bridges.html": "<title>Bridges</title><p>Three bridges cross the river; the stone bridge is the oldest.</p><script>var cork = 1</script>",  # noqa: E501
 }
 
 
@@ -47,16 +48,27 @@ def test_a_site_is_searched_and_its_links_followed_inside_it(site):
     found = site.search("who was born in Cork")
     assert found[0].title == "Ada Byrne" and "born in Cork" in found[0].text
     assert found[0].links == (("home", "site:///index.html"),)
-    assert site.open("site:///index.html").links == (("Ada Byrne", "site:///people/byrne.html"),)  # the way out is not there
+    assert site.open("site:///index.html").links == (
+        ("Ada Byrne", "site:///people/byrne.html"),
+    )  # the way out is not there
     assert "cork" not in site.open("site:///bridges.html").text
     assert site.search("") == [] and site.search("zzz qqq") == [] and site.search("the of") == []
 
 
 def test_bm25_ranks_as_its_formula(site):
-    """bm25s' default (Lucene) on one word: idf * tf / (tf + k1 (1 - b + b len / mean)), k1 = 1.5, b = 0.75."""
+    """bm25s' default (Lucene) on one word: idf * tf / (tf + k1 (1 - b + b len / mean)), k1 = 1.5, b
+    = 0.75."""
     import bm25s
 
-    texts = [[w for w in bm25s.tokenize([f"{p.title} {p.text}"], stopwords="en", return_ids=False, show_progress=False)[0]] for p in map(site.open, site.urls)]
+    texts = [
+        [
+            w
+            for w in bm25s.tokenize(
+                [f"{p.title} {p.text}"], stopwords="en", return_ids=False, show_progress=False
+            )[0]
+        ]
+        for p in map(site.open, site.urls)
+    ]
     mean = sum(map(len, texts)) / 3
 
     def score(words):
@@ -67,7 +79,17 @@ def test_bm25_ranks_as_its_formula(site):
     assert site.search("bridge")[0].url == site.urls[best]
 
 
-@pytest.mark.parametrize("url", ["site:///../secret.html", "site:///%2e%2e/secret.html", "file:///etc/passwd", "http://example.com/", "site:///people", "site://../secret.html"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "site:///../secret.html",
+        "site:///%2e%2e/secret.html",
+        "file:///etc/passwd",
+        "http://example.com/",
+        "site:///people",
+        "site://../secret.html",
+    ],
+)
 def test_a_site_opens_nothing_outside_itself(site, url):
     with pytest.raises(PageError, match="refused"):
         site.open(url)
@@ -92,18 +114,43 @@ def test_a_page_in_words():
     assert shown(Page("u", "", "text")) == "text"
 
 
-@pytest.mark.parametrize("markup", ["<div>" * 20_000 + "words", "<p>words</p><![foo bar", "<p>words</p><a href='http://[foo'>x</a>", "<p>words</p>" + "<a " * 300_000, "words" + "<" * 100_000])
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<div>" * 20_000 + "words",
+        "<p>words</p><![foo bar",
+        "<p>words</p><a href='http://[foo'>x</a>",
+        "<p>words</p>" + "<a " * 300_000,
+        "words" + "<" * 100_000,
+    ],
+)
 def test_markup_that_would_defeat_a_parser_is_read_in_time(markup):
     start = time.monotonic()
-    assert "words" in read_html(markup.encode(), "http://example.com/").text and time.monotonic() - start < 10
+    assert (
+        "words" in read_html(markup.encode(), "http://example.com/").text
+        and time.monotonic() - start < 10
+    )
 
 
 def test_addresses_outside_ascii(tmp_path):
     for name in ("my page.html", "Zürich.html", "100%25.html", "back.html"):
-        (tmp_path / name).write_text(f"<title>{name}</title><p>about {name}</p><a href='my%20page.html'>a</a><a href='Z%C3%BCrich.html'>b</a><a href='Zürich.html#x'>c</a><a href='100%2525.html'>d</a>")
+        (tmp_path / name).write_text(
+            f"<title>{name}</title><p>about {name}</p><a href='my%20page.html'>a</a><a "
+            "href='Z%C3%BCrich.html'>b</a><a href='Zürich.html#x'>c</a><a "
+            "href='100%2525.html'>d</a>"
+        )
     site = LocalSite(tmp_path)
-    assert sorted(url for _, url in site.open("site:///back.html").links) == ["site:///100%2525.html", "site:///Z%C3%BCrich.html", "site:///my%20page.html"]
-    assert {site.open(url).title for url in site.urls} == {"my page.html", "Zürich.html", "100%25.html", "back.html"}
+    assert sorted(url for _, url in site.open("site:///back.html").links) == [
+        "site:///100%2525.html",
+        "site:///Z%C3%BCrich.html",
+        "site:///my%20page.html",
+    ]
+    assert {site.open(url).title for url in site.urls} == {
+        "my page.html",
+        "Zürich.html",
+        "100%25.html",
+        "back.html",
+    }
     assert site.search("about Zürich")[0].title == "Zürich.html"
     for url in ("site:///a%00.html", "site://[x/", "\x00"):
         with pytest.raises(PageError):
@@ -115,11 +162,14 @@ def test_encodings():
     assert "Zürich" in read_html(text.encode("latin-1"), "u", "iso-8859-1").text
     assert "Zürich" in read_html(text.encode("utf-8"), "u", "no-such-encoding").text
     assert "Zürich" in read_html(text.encode("utf-16"), "u").text
-    assert "liegt in der Schweiz" in read_html(text.encode("latin-1"), "u", "utf-8").text  # the header lies
+    assert (
+        "liegt in der Schweiz" in read_html(text.encode("latin-1"), "u", "utf-8").text
+    )  # the header lies
     assert read_html(b"\xff\xfe\x00broken", "u").url == "u"
 
 
 # A server of every fault
+
 
 class Faulty(BaseHTTPRequestHandler):
     def log_message(self, *_):
@@ -140,7 +190,10 @@ class Faulty(BaseHTTPRequestHandler):
         if path == "/robots.txt":
             self.reply(b"User-agent: *\nDisallow: /private\n", Content_Type="text/plain")
         elif path == "/plain":
-            self.reply(b"<title>Plain</title><p>Hello there, this is a page.</p><a href='/next'>next</a>", Content_Type="text/html; charset=utf-8")
+            self.reply(
+                b"<title>Plain</title><p>Hello there, this is a page.</p><a href='/next'>next</a>",
+                Content_Type="text/html; charset=utf-8",
+            )
         elif path == "/moved":
             self.reply(status=302, Location="/plain")
         elif path.startswith("/loop"):
@@ -159,9 +212,15 @@ class Faulty(BaseHTTPRequestHandler):
             except OSError:
                 self.server.cut = True
         elif path == "/bomb":
-            self.reply(gzip.compress(b"x" * 30_000_000), Content_Type="text/html", Content_Encoding="gzip")
+            self.reply(
+                gzip.compress(b"x" * 30_000_000), Content_Type="text/html", Content_Encoding="gzip"
+            )
         elif path == "/gzip":
-            self.reply(gzip.compress(b"<p>packed though nobody asked</p>"), Content_Type="text/html", Content_Encoding="gzip")
+            self.reply(
+                gzip.compress(b"<p>packed though nobody asked</p>"),
+                Content_Type="text/html",
+                Content_Encoding="gzip",
+            )
         elif path == "/slow":
             time.sleep(3)
         elif path == "/drip":
@@ -225,10 +284,24 @@ def test_a_live_page(web, root, server):
     assert web.open(f"{root}/Zürich").title == web.open(f"{root}/Z%C3%BCrich").title == "Z"
 
 
-@pytest.mark.parametrize(("path", "kind"), [
-    ("/private/x", "robots"), ("/loop", "redirects"), ("/large", "too large"), ("/bomb", "too large"), ("/slow", "slow"), ("/drip", "slow"), ("/picture", "not text"),
-    ("/broken", "dead"), ("/none", "no page"), ("/file", "refused"), ("/headers", "slow"), ("/go", "robots"), ("/nonsense", "refused"),
-])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/private/x", "robots"),
+        ("/loop", "redirects"),
+        ("/large", "too large"),
+        ("/bomb", "too large"),
+        ("/slow", "slow"),
+        ("/drip", "slow"),
+        ("/picture", "not text"),
+        ("/broken", "dead"),
+        ("/none", "no page"),
+        ("/file", "refused"),
+        ("/headers", "slow"),
+        ("/go", "robots"),
+        ("/nonsense", "refused"),
+    ],
+)
 def test_every_fault_has_its_kind(web, root, path, kind):
     start = time.monotonic()
     with pytest.raises(PageError) as caught:
@@ -236,18 +309,32 @@ def test_every_fault_has_its_kind(web, root, path, kind):
     assert caught.value.kind == kind and caught.value.kind in KINDS and time.monotonic() - start < 3
 
 
-@pytest.mark.parametrize("url", [
-    "http://127.0.0.1/", "http://localhost/", "http://[::1]/", "http://10.0.0.1/", "http://192.168.1.1/", "http://169.254.169.254/latest/meta-data", "http://0.0.0.0/", "http://2130706433/",
-    "http://[::ffff:127.0.0.1]/", "http://224.0.0.1/",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://localhost/",
+        "http://[::1]/",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://0.0.0.0/",
+        "http://2130706433/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://224.0.0.1/",
+    ],
+)
 def test_private_addresses_are_refused_before_a_connection(url, monkeypatch):
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("a connection was made"))
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: pytest.fail("a connection was made")
+    )
     with pytest.raises(PageError, match="refused"):
         Web(seconds=1.0).open(url)
 
 
 def test_a_name_that_points_inside_is_refused_however_often_it_is_asked(monkeypatch):
-    """The address that was checked is the one that is called; a second look-up could give another."""
+    """The address that was checked is the one that is called; a second look-up could give
+    another."""
     answers = iter([[(2, 1, 6, "", ("93.184.216.34", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
     called = []
 
@@ -264,14 +351,30 @@ def test_a_name_that_points_inside_is_refused_however_often_it_is_asked(monkeypa
 
 def test_another_address_of_the_host_is_tried(monkeypatch):
     called = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [(10, 1, 6, "", ("2606:2800:220:1::1", 80, 0, 0)), (2, 1, 6, "", ("93.184.216.34", 80))])
-    monkeypatch.setattr(socket, "create_connection", lambda address, *a, **k: called.append(address[0]) or (_ for _ in ()).throw(OSError("unreachable")))
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *a, **k: [
+            (10, 1, 6, "", ("2606:2800:220:1::1", 80, 0, 0)),
+            (2, 1, 6, "", ("93.184.216.34", 80)),
+        ],
+    )
+    monkeypatch.setattr(
+        socket,
+        "create_connection",
+        lambda address, *a, **k: (
+            called.append(address[0]) or (_ for _ in ()).throw(OSError("unreachable"))
+        ),
+    )
     with pytest.raises(PageError, match="dead"):
         Web(seconds=1.0, robots=False).open("http://two.example/")
     assert called == ["2606:2800:220:1::1", "93.184.216.34"]
 
 
-@pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "http://", "nonsense"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "http://", "nonsense"],
+)
 def test_other_addresses_are_refused(url):
     with pytest.raises(PageError, match="refused"):
         Web(seconds=1.0, robots=False).open(url)
@@ -288,13 +391,19 @@ def test_a_dead_host_is_told(web):
 def test_search_needs_an_engine_and_tells_what_fails(root):
     with pytest.raises(PageError, match="no search"):
         Web().search("x")
-    web = Web(seconds=1.0, private=True, search_engine=lambda query: [f"{root}/none", f"{root}/plain"])
-    assert [(page.title, page.text) for page in web.search("x")][0] == ("", "(no page)") and web.search("x")[1].title == "Plain"
+    web = Web(
+        seconds=1.0, private=True, search_engine=lambda query: [f"{root}/none", f"{root}/plain"]
+    )
+    assert [(page.title, page.text) for page in web.search("x")][0] == (
+        "",
+        "(no page)",
+    ) and web.search("x")[1].title == "Plain"
     with pytest.raises(PageError, match="no page"):
         Web(seconds=1.0, private=True, search_engine=lambda query: [f"{root}/none"] * 2).search("x")
 
 
 # The cache
+
 
 class Counting:
     def __init__(self, source):
@@ -351,8 +460,15 @@ def test_two_processes_on_one_cache_replay_what_both_saw(tmp_path):
             return Page(url, self.title, "x")
 
     other = Cached(Titled("other"), tmp_path)
-    mine = Cached(Titled("mine", lambda: other.open("u")), tmp_path)  # the other one asks and is done while mine still waits
-    assert mine.open("u").title == other.open("u").title == Cached(None, tmp_path).open("u").title == "other"
+    mine = Cached(
+        Titled("mine", lambda: other.open("u")), tmp_path
+    )  # the other one asks and is done while mine still waits
+    assert (
+        mine.open("u").title
+        == other.open("u").title
+        == Cached(None, tmp_path).open("u").title
+        == "other"
+    )
 
 
 def test_failures_come_back_from_workers():
@@ -367,7 +483,9 @@ def test_a_damaged_answer_is_named(site, tmp_path):
     file.write_text(file.read_text()[:40])
     with pytest.raises(CacheError, match=file.name):
         cache.open("site:///index.html")
-    assert json.loads(json.dumps(Page("u", "t", "x", (("a", "b"),)).to_json())) and not list((tmp_path / "cache").glob("*.tmp"))
+    assert json.loads(json.dumps(Page("u", "t", "x", (("a", "b"),)).to_json())) and not list(
+        (tmp_path / "cache").glob("*.tmp")
+    )
 
 
 def test_the_first_searches_of_a_process_may_come_together(site):
@@ -375,10 +493,13 @@ def test_the_first_searches_of_a_process_may_come_together(site):
     code = (
         "from concurrent.futures import ThreadPoolExecutor\nfrom dits_lib.tools import LocalSite\n"
         f"site = LocalSite({str(site.folder)!r})\n"
-        "with ThreadPoolExecutor(16) as pool: found = list(pool.map(site.search, ['stone bridge'] * 64))\n"
+        "with ThreadPoolExecutor(16) as pool: found = list(pool.map(site.search, ['stone bridge'] "
+        "* 64))\n"
         "print(len(set(tuple(page.url for page in pages) for pages in found)), len(found[0]) > 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.stdout.split() == ["1", "True"], done.stderr
 
 
@@ -386,6 +507,13 @@ def test_the_index_never_starts_jax_which_would_take_a_gpu_for_itself(tmp_path):
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax/__init__.py").write_text("raise SystemError('JAX was started')")
     (tmp_path / "page.html").write_text("<p>a stone bridge</p><p>and a river</p>")
-    code = f"from dits_lib.tools import LocalSite; import sys; print(len(LocalSite({str(tmp_path)!r}).search('bridge'))); assert 'jax' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+    code = f"from dits_lib.tools import LocalSite; import sys; print(len(LocalSite({str(tmp_path)!r}).search('bridge'))); assert 'jax' not in sys.modules"  # noqa: E501
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
     assert done.stdout.strip() == "1", done.stderr

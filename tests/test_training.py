@@ -18,24 +18,39 @@ def mean_logprob(folder, rows):
 
 
 def test_sampling_scoring_and_training_see_the_same_prompt(engine, trees, pairs):
-    """One rendering: the ids that were sampled from equal the ids that are trained on, turn by turn."""
+    """One rendering: the ids that were sampled from equal the ids that are trained on, turn by
+    turn."""
     for task, system in SYSTEMS.items():
         tree = trees[task][0]
         leaf = tree.rewards[0][0]
         turns = tree.turns(leaf)
-        for i, (turn, (prompt, reply)) in enumerate(zip(turns, rendered_turns(engine.tokenizer, system, tree.question, turns), strict=True)):
-            assert tuple(prompt) == turn.prompt_ids == prompt_ids(engine.tokenizer, system, tree.question, turns[:i], turn.agent)
+        for i, (turn, (prompt, reply)) in enumerate(
+            zip(turns, rendered_turns(engine.tokenizer, system, tree.question, turns), strict=True)
+        ):
+            assert (
+                tuple(prompt)
+                == turn.prompt_ids
+                == prompt_ids(engine.tokenizer, system, tree.question, turns[:i], turn.agent)
+            )
             assert tuple(reply) == turn.token_ids
     # TRL gets these ids as they are; rendered as text and tokenised again they are the same.
     for pair in pairs["exchange"]:
         text = engine.tokenizer.decode(pair.prompt_ids)
-        assert tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) == pair.prompt_ids
+        assert (
+            tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) == pair.prompt_ids
+        )
 
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_sft_raises_the_likelihood_of_its_replies(trees, tmp_path, rank):
     rows = best_dialogues(trees["exchange"], 0.5)
-    log = train_sft(MODEL, rows, SFTSettings(steps=12, batch=8, learning_rate=1e-3, lora_rank=rank), 0, tmp_path / "m")
+    log = train_sft(
+        MODEL,
+        rows,
+        SFTSettings(steps=12, batch=8, learning_rate=1e-3, lora_rank=rank),
+        0,
+        tmp_path / "m",
+    )
     examples = [(tuple(r["prompt_ids"]), tuple(r["reply_ids"])) for r in rows]
     assert mean_logprob(tmp_path / "m", examples) > mean_logprob(MODEL, examples) + 0.1 and log
 
@@ -43,20 +58,31 @@ def test_sft_raises_the_likelihood_of_its_replies(trees, tmp_path, rank):
 def test_sft_loss_is_on_the_reply_alone(trees, tmp_path):
     """The first logged loss equals the mean negative log probability of the reply tokens."""
     rows = best_dialogues(trees["debate"], 0.5)[:4]
-    log = train_sft(MODEL, rows, SFTSettings(steps=1, batch=4, learning_rate=1e-6), 0, tmp_path / "m")
-    scores = TransformersEngine.load(MODEL).logprobs([(tuple(r["prompt_ids"]), tuple(r["reply_ids"])) for r in rows])
+    log = train_sft(
+        MODEL, rows, SFTSettings(steps=1, batch=4, learning_rate=1e-6), 0, tmp_path / "m"
+    )
+    scores = TransformersEngine.load(MODEL).logprobs(
+        [(tuple(r["prompt_ids"]), tuple(r["reply_ids"])) for r in rows]
+    )
     assert log[0]["loss"] == pytest.approx(-np.mean(np.concatenate(scores)), abs=2e-3)
 
 
 @pytest.mark.parametrize(("rank", "nll"), [(0, 0.0), (4, 0.0), (0, 0.5)])
 def test_dpo_widens_the_margin_and_logs_the_drift(pairs, tmp_path, rank, nll):
     some = pairs["exchange"][:16]
-    config = DPOSettings(steps=10, batch=8, learning_rate=1e-3 if rank else 3e-4, lora_rank=rank, nll_weight=nll)
+    config = DPOSettings(
+        steps=10, batch=8, learning_rate=1e-3 if rank else 3e-4, lora_rank=rank, nll_weight=nll
+    )
     log = train_dpo(MODEL, some, config, 0, tmp_path / "m")
-    chosen, rejected = [(p.prompt_ids, p.chosen_ids) for p in some], [(p.prompt_ids, p.rejected_ids) for p in some]
+    chosen, rejected = (
+        [(p.prompt_ids, p.chosen_ids) for p in some],
+        [(p.prompt_ids, p.rejected_ids) for p in some],
+    )
     margin = [mean_logprob(f, chosen) - mean_logprob(f, rejected) for f in (MODEL, tmp_path / "m")]
     assert margin[1] > margin[0] + 0.1
-    assert {"step", "loss", "drift_chosen", "drift_rejected"} <= set(log[-1]) and log[-1]["drift_chosen"] > log[-1]["drift_rejected"]
+    assert {"step", "loss", "drift_chosen", "drift_rejected"} <= set(log[-1]) and log[-1][
+        "drift_chosen"
+    ] > log[-1]["drift_rejected"]
 
 
 def test_dpo_repeats_for_a_seed(pairs, tmp_path):
@@ -64,5 +90,7 @@ def test_dpo_repeats_for_a_seed(pairs, tmp_path):
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_dpo(MODEL, pairs["debate"][:12], config, seed, tmp_path / name)
-        weights.append(load_model(tmp_path / name)[0].state_dict()["model.layers.0.mlp.up_proj.weight"])
+        weights.append(
+            load_model(tmp_path / name)[0].state_dict()["model.layers.0.mlp.up_proj.weight"]
+        )
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])

@@ -9,7 +9,9 @@ import psutil
 import pytest
 import torch
 
-pytest.importorskip("vllm", reason="vLLM is not installed; make test VLLM=1 installs it for the CPU")
+pytest.importorskip(
+    "vllm", reason="vLLM is not installed; make test VLLM=1 installs it for the CPU"
+)
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,7 +28,7 @@ from dits_lib.engines import (  # noqa: E402
 )
 from dits_lib.engines.vllm import stop  # noqa: E402
 from dits_lib.influence import InfluenceSettings, fresh_stack  # noqa: E402
-from dits_lib.influence.estimators.one_step import one_step_influence
+from dits_lib.influence.estimators.one_step import one_step_influence  # noqa: E402
 from dits_lib.pairs import extract_pairs  # noqa: E402
 from dits_lib.search import SearchSettings, tree_search  # noqa: E402
 from dits_lib.settings import ROOT  # noqa: E402
@@ -34,7 +36,14 @@ from dits_lib.tasks import make_questions  # noqa: E402
 from dits_lib.training import SFTSettings, train_sft  # noqa: E402
 
 SYSTEM = make_system("exchange", "chat", max_turns=2, max_new_tokens=12)
-SETTINGS = {"device": "cpu", "dtype": "float32", "max_adapters": 4, "max_rank": 32, "max_length": 1024, "eager": True}
+SETTINGS = {
+    "device": "cpu",
+    "dtype": "float32",
+    "max_adapters": 4,
+    "max_rank": 32,
+    "max_length": 1024,
+    "eager": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +68,28 @@ def plain(folder):
 
 
 def prompts(tokenizer, count):
-    return [prompt_and_prefix(tokenizer, SYSTEM, q, (), SYSTEM.agents[i % 2]) for i, q in enumerate(make_questions("exchange", "development", count, 0))]
+    return [
+        prompt_and_prefix(tokenizer, SYSTEM, q, (), SYSTEM.agents[i % 2])
+        for i, q in enumerate(make_questions("exchange", "development", count, 0))
+    ]
 
 
 def requests_of(tokenizer, count, temperature=0.0, length=12, adapter=None):
-    return [Request(p, derive_seed(i), length, temperature, adapter, n) for i, (p, n) in enumerate(prompts(tokenizer, count))]
+    return [
+        Request(p, derive_seed(i), length, temperature, adapter, n)
+        for i, (p, n) in enumerate(prompts(tokenizer, count))
+    ]
 
 
 def random_stack(plain, seed, count=2, size=0.05):
     stack, generator = fresh_stack(plain, count, 8, 2.0, seed), torch.Generator().manual_seed(seed)
-    return LoRAStack({n: (a, size * torch.randn(b.shape, generator=generator)) for n, (a, b) in stack.weights.items()}, 2.0)
+    return LoRAStack(
+        {
+            n: (a, size * torch.randn(b.shape, generator=generator))
+            for n, (a, b) in stack.weights.items()
+        },
+        2.0,
+    )
 
 
 def forced(plain, rows, stack, index):
@@ -77,13 +98,19 @@ def forced(plain, rows, stack, index):
 
 
 def farthest(a, b):
-    return max(abs(x - y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True))
+    return max(
+        abs(x - y)
+        for left, right in zip(a, b, strict=True)
+        for x, y in zip(left, right, strict=True)
+    )
 
 
 def test_both_engines_give_the_same_greedy_text(served, plain):
     requests = requests_of(plain.tokenizer, 200)
     ours, theirs = plain.generate(requests), served.generate(requests)
-    different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a.token_ids != b.token_ids]
+    different = [
+        i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a.token_ids != b.token_ids
+    ]
     assert len(different) <= 10
     for i in different:  # the first difference must be a numeric tie of the two tokens
         a, b = ours[i].token_ids, theirs[i].token_ids
@@ -105,13 +132,17 @@ def test_log_probabilities_agree(served, plain):
 def test_a_reply_does_not_depend_on_its_company(served, plain):
     requests = requests_of(plain.tokenizer, 6, temperature=1.0)
     together = served.generate(requests)
-    assert [served.generate([r])[0].token_ids for r in requests[:3]] == [c.token_ids for c in together[:3]]
+    assert [served.generate([r])[0].token_ids for r in requests[:3]] == [
+        c.token_ids for c in together[:3]
+    ]
     assert len({c.token_ids for c in together}) > 1
 
 
 def test_adapters_share_a_batch_and_leave_the_base_alone(served, plain):
     requests = requests_of(plain.tokenizer, 4)
-    rows = [(r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)]
+    rows = [
+        (r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)
+    ]
     stack, before = random_stack(plain, 1), served.logprobs(rows)
     mixed = served.logprobs([*rows, *rows, *rows], stack, [0] * 4 + [1] * 4 + [None] * 4)
     assert farthest(mixed[:4], forced(plain, rows, stack, 0)) < 1e-3
@@ -121,13 +152,18 @@ def test_adapters_share_a_batch_and_leave_the_base_alone(served, plain):
 
 
 def test_a_new_stack_is_never_served_the_states_of_an_old_one(served, plain):
-    """Prefix caching across adapters: the same prompts, under stack after stack, in the same places."""
+    """Prefix caching across adapters: the same prompts, under stack after stack, in the same
+    places."""
     requests = requests_of(plain.tokenizer, 3)
-    rows = [(r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)]
+    rows = [
+        (r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)
+    ]
     replies = []
     for seed in range(3, 6):
         stack = random_stack(plain, seed, count=1)
-        replies.append(served.generate([Request(r.prompt_ids, r.seed, 8, 0.0, 0) for r in requests], stack))
+        replies.append(
+            served.generate([Request(r.prompt_ids, r.seed, 8, 0.0, 0) for r in requests], stack)
+        )
         sampled = [(r.prompt_ids, c.token_ids) for r, c in zip(requests, replies[-1], strict=True)]
         assert farthest([c.logprobs for c in replies[-1]], forced(plain, sampled, stack, 0)) < 1e-3
         assert farthest(served.logprobs(rows, stack, [0] * 3), forced(plain, rows, stack, 0)) < 1e-3
@@ -137,7 +173,9 @@ def test_a_new_stack_is_never_served_the_states_of_an_old_one(served, plain):
 
 def test_a_chain_of_trained_adapters_is_served_as_one(folder, served, plain, tmp_path):
     requests = requests_of(plain.tokenizer, 3)
-    rows = [(r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)]
+    rows = [
+        (r.prompt_ids, c.token_ids) for r, c in zip(requests, plain.generate(requests), strict=True)
+    ]
     learned = [{"prompt_ids": p, "reply_ids": r} for p, r in rows]
     config = SFTSettings(steps=2, batch=2, learning_rate=5e-3, lora_rank=4)
     train_sft(folder, learned, config, 0, tmp_path / "first")
@@ -145,9 +183,22 @@ def test_a_chain_of_trained_adapters_is_served_as_one(folder, served, plain, tmp
     expected = TransformersEngine.load(tmp_path / "second").logprobs(rows)
     policy = VLLMEngine(tmp_path / "second", **SETTINGS)
     assert policy._llm is served._llm  # no second start
-    assert farthest(policy.logprobs(rows), expected) < 1e-3 and farthest(expected, served.logprobs(rows)) > 0.01
+    assert (
+        farthest(policy.logprobs(rows), expected) < 1e-3
+        and farthest(expected, served.logprobs(rows)) > 0.01
+    )
     with pytest.raises(ModelError, match=r"rank 40 together; allowed: up to 32"):
-        policy.logprobs(rows, LoRAStack({n: (torch.zeros(32, a.shape[1]), torch.zeros(1, b.shape[1], 32)) for n, (a, b) in fresh_stack(plain, 1, 1, 1.0, 0).weights.items()}, 1.0), [0] * 3)
+        policy.logprobs(
+            rows,
+            LoRAStack(
+                {
+                    n: (torch.zeros(32, a.shape[1]), torch.zeros(1, b.shape[1], 32))
+                    for n, (a, b) in fresh_stack(plain, 1, 1, 1.0, 0).weights.items()
+                },
+                1.0,
+            ),
+            [0] * 3,
+        )
 
 
 def test_search_and_scoring_through_vllm(served):
@@ -165,7 +216,10 @@ def test_search_and_scoring_through_vllm(served):
 
 
 def test_a_prompt_that_is_too_long_gives_one_line(served):
-    with pytest.raises(ModelError, match=r"take 1040 tokens, but model.max_length is 1024; raise it, or lower data.context_words"):
+    with pytest.raises(
+        ModelError,
+        match=r"take 1040 tokens, but model.max_length is 1024; raise it, or lower data.context_words",  # noqa: E501
+    ):
         served.generate([Request(tuple(range(10, 1038)), 0, 12)])
 
 
@@ -187,11 +241,43 @@ def test_one_process_serves_one_root_model(served):
 
 
 def test_notebooks_whose_stages_are_computed_ahead_through_vllm(tmp_path):
-    """In a process of its own: the workers start vLLM once, the notebooks find every stage, and nothing is left running."""
-    settings = ["tasks=[exchange]", "model.engine=vllm", "model.max_length=256", "model.max_adapters=4", "model.memory=0.1", "model.eager=true", "sft.lora_rank=8", "dpo.lora_rank=8"]
-    command = [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile", "smoke", "--notebook", "01_rollout", "--notebook", "02_scoring"]
+    """In a process of its own: the workers start vLLM once, the notebooks find every stage, and
+    nothing is left running."""
+    settings = [
+        "tasks=[exchange]",
+        "model.engine=vllm",
+        "model.max_length=256",
+        "model.max_adapters=4",
+        "model.memory=0.1",
+        "model.eager=true",
+        "sft.lora_rank=8",
+        "dpo.lora_rank=8",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "dits_lib.commands.reproduce",
+        "--profile",
+        "smoke",
+        "--notebook",
+        "01_rollout",
+        "--notebook",
+        "02_scoring",
+    ]
     command += [part for setting in settings for part in ("--set", setting)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"DITS_OUTPUT": str(tmp_path)}, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "all stages are computed" in done.stdout and "2 of 2 notebooks run" in done.stdout
-    assert not [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("DITS_OUTPUT") == str(tmp_path)]
+    assert not [
+        p
+        for p in psutil.process_iter(["environ"])
+        if (p.info["environ"] or {}).get("DITS_OUTPUT") == str(tmp_path)
+    ]

@@ -1,11 +1,14 @@
 """Agents that call each other: whose turn it is follows at run time from what was said.
 
-A reply that holds exactly one `<call name>request</call>` passes control to the agent or tool of that name; its reply without a call is its
-result and goes back to the caller. Calls nest to any depth within the limits. The first agent's reply without a call ends the dialogue. All
-this is read off the turns themselves, so a dialogue can be continued, searched and rendered from any point of it, as one of a fixed order can.
+A reply that holds exactly one `<call name>request</call>` passes control to the agent or tool of
+that name; its reply without a call is its result and goes back to the caller. Calls nest to any
+depth within the limits. The first agent's reply without a call ends the dialogue. All this is read
+off the turns themselves, so a dialogue can be continued, searched and rendered from any point of
+it, as one of a fixed order can.
 
-Tools are names with a function; what they say is data: a turn that nobody trains on, and never an instruction. It reaches its caller as a
-user message, with the tags of calls and answers taken out, so that a page cannot call or answer in an agent's place.
+Tools are names with a function; what they say is data: a turn that nobody trains on, and never an
+instruction. It reaches its caller as a user message, with the tags of calls and answers taken out,
+so that a page cannot call or answer in an agent's place.
 """
 
 from __future__ import annotations
@@ -65,12 +68,14 @@ def parse_call(text: str) -> tuple[str, str] | None:
 
 
 def plain(text: str) -> str:
-    """A text without the tags that agents call and answer with; a space stands for each, so that none can be spliced together."""
+    """A text without the tags that agents call and answer with; a space stands for each, so that
+    none can be spliced together."""
     return _TAG.sub(" ", text)
 
 
 def frames_of(first: str, names: tuple[str, ...], turns: tuple[Turn, ...]) -> list[Frame]:
-    """The agents at work after these turns, the caller before the called; empty when the first agent has ended."""
+    """The agents at work after these turns, the caller before the called; empty when the first
+    agent has ended."""
     stack = [Frame(first, "")]
     for turn in turns:
         call = parse_call(turn.text) if turn.trainable else None
@@ -79,16 +84,21 @@ def frames_of(first: str, names: tuple[str, ...], turns: tuple[Turn, ...]) -> li
             ended = stack.pop()
             if not stack:
                 return []
-            stack[-1].messages.append(("result", f"{ended.agent}: {turn.text if turn.trainable else plain(turn.text)}"))
+            stack[-1].messages.append(
+                ("result", f"{ended.agent}: {turn.text if turn.trainable else plain(turn.text)}")
+            )
         elif call[0] in names:
             stack.append(Frame(*call))
         else:
-            stack[-1].messages.append(("result", f"there is no {call[0]}; there are: {', '.join(names)}"))
+            stack[-1].messages.append(
+                ("result", f"there is no {call[0]}; there are: {', '.join(names)}")
+            )
     return stack
 
 
 class CallingAgents(System):
-    """What a system of agents that call each other shares; a subclass gives `first`, `agents`, `tools`, `limits` and the rest of `System`.
+    """What a system of agents that call each other shares; a subclass gives `first`, `agents`,
+    `tools`, `limits` and the rest of `System`.
 
     Attributes:
         first: the agent that is asked the question and gives the answer.
@@ -108,7 +118,8 @@ class CallingAgents(System):
         return round(CALLS_USED * self.limits.calls) + 1
 
     def next_agent(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
-        """The agent or tool on top of the stack; `LIMIT` when a limit is passed; None at the end."""
+        """The agent or tool on top of the stack; `LIMIT` when a limit is passed; None at the
+        end."""
         if turns and turns[-1].agent == LIMIT:
             return None
         stack = frames_of(self.first, self.names, turns)
@@ -148,18 +159,29 @@ class CallingAgents(System):
             return f"{stack[-1].agent} failed: {type(error).__name__}: {error}"
 
     def use(self, tool: str, request: str, turns: tuple[Turn, ...]) -> str:
-        """What a tool gives; a subclass whose tools depend on what was said before overrides this."""
+        """What a tool gives; a subclass whose tools depend on what was said before overrides
+        this."""
         return self.tools[tool](request)
 
     def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
         """What stands between `<A>` and `</A>` in the reply that ended the first agent's work."""
-        ended = bool(turns) and turns[-1].agent == self.first and not frames_of(self.first, self.names, turns)
+        ended = (
+            bool(turns)
+            and turns[-1].agent == self.first
+            and not frames_of(self.first, self.names, turns)
+        )
         return parse_answer(turns[-1].text) if ended else None
 
-    def messages(self, question: Question, turns: tuple[Turn, ...], agent: str) -> list[dict[str, str]]:
-        """What the agent on top of the stack is shown: its instructions, its request, and what came of its own calls."""
+    def messages(
+        self, question: Question, turns: tuple[Turn, ...], agent: str
+    ) -> list[dict[str, str]]:
+        """What the agent on top of the stack is shown: its instructions, its request, and what came
+        of its own calls."""
         frame = frames_of(self.first, self.names, turns)[-1]
-        messages = [{"role": "system", "content": self.instruct(question, agent)}, {"role": "user", "content": frame.request or question.text}]
+        messages = [
+            {"role": "system", "content": self.instruct(question, agent)},
+            {"role": "user", "content": frame.request or question.text},
+        ]
         for kind, text in frame.messages:
             role = "assistant" if kind == "reply" else "user"
             if messages[-1]["role"] == role:

@@ -1,7 +1,9 @@
-"""Deep search: a reasoner searches and answers, an explorer opens pages and follows links; how often and how deep is decided while they run.
+"""Deep search: a reasoner searches and answers, an explorer opens pages and follows links; how
+often and how deep is decided while they run.
 
-The topology of WebThinker (Li et al., 2025), which DITS uses for WebWalkerQA: the reasoner thinks and issues searches, and hands a page and
-what it wants to know to the explorer, whose summary goes back.
+The topology of WebThinker (Li et al., 2025), which DITS uses for WebWalkerQA: the reasoner thinks
+and issues searches, and hands a page and what it wants to know to the explorer, whose summary goes
+back.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from .task import Task
 REASONER = """You answer a question from the pages of a site. Think step by step. You may write one of
 <call search>a few words</call> to find pages,
 <call explorer>the address of a page, and what you want to know from it</call> to have it read.
-Write one call a reply. When you know the answer, reply with <A>answer</A>, as short as it can be."""
+Write one call a reply. When you know the answer, reply with <A>answer</A>, as short as it can be."""  # noqa: E501
 
 EXPLORER = """You read pages for somebody else. You may write one of
 <call open>address</call> to open a page,
 <call click>number</call> to follow a link of the page that you opened last.
-Write one call a reply. When you have found what is asked for, or cannot, reply without a call: say in one or two sentences what you found."""
+Write one call a reply. When you have found what is asked for, or cannot, reply without a call: say in one or two sentences what you found."""  # noqa: E501
 
 _ADDRESS = re.compile(r"^\[(\S+)\]$", re.MULTILINE)
 
@@ -77,15 +79,27 @@ class DeepSearch(CallingAgents):
 
     def _search(self, request: str) -> str:
         found = self.source.search(request)
-        return "\n".join(f"{page.url} | {page.title[:200]} | {' '.join(page.text.split()[: self.snippet_words])}".strip(" |") for page in found) or "nothing found"
+        return "\n".join(map(self._result, found)) or "nothing found"
+
+    def _result(self, page: Page) -> str:
+        """A page as a line among the results of a search."""
+        snippet = " ".join(page.text.split()[: self.snippet_words])
+        return f"{page.url} | {page.title[:200]} | {snippet}".strip(" |")
 
     def _open(self, request: str) -> str:
         return self._page(self.source.open(request.strip()))
 
     def _click(self, request: str, turns: tuple[Turn, ...]) -> str:
-        opened = [match for turn in turns if turn.agent in ("open", "click") for match in _ADDRESS.findall(turn.text.split("\n")[0])]
+        opened = [
+            match
+            for turn in turns
+            if turn.agent in ("open", "click")
+            for match in _ADDRESS.findall(turn.text.split("\n")[0])
+        ]
         if not opened or not request.strip().isdigit():
-            raise PageError("no page", f"{request}: expected the number of a link of a page that was opened")
+            raise PageError(
+                "no page", f"{request}: expected the number of a link of a page that was opened"
+            )
         links = self.source.open(opened[-1]).links
         number = int(request)
         if not 1 <= number <= len(links):
@@ -98,7 +112,12 @@ class DeepSearch(CallingAgents):
 
 
 STYLES = {
-    "micro": {"max_new_tokens": 12, "limits": CallLimits(calls=8, nesting=2, tokens=160), "snippet_words": 0, "instructions": ("reasoner :", "explorer :")},
+    "micro": {
+        "max_new_tokens": 12,
+        "limits": CallLimits(calls=8, nesting=2, tokens=160),
+        "snippet_words": 0,
+        "instructions": ("reasoner :", "explorer :"),
+    },
     "chat": {},
 }
 """What differs between the micro web and the web, by the style of the prompts."""

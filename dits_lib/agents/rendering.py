@@ -12,7 +12,9 @@ from .base import System, Turn
 
 
 @lru_cache(maxsize=200_000)
-def _encode(tokenizer, messages: tuple[tuple[str, str], ...], reply_follows: bool = True) -> tuple[int, ...]:
+def _encode(
+    tokenizer, messages: tuple[tuple[str, str], ...], reply_follows: bool = True
+) -> tuple[int, ...]:
     control = _control_tokens(tokenizer)
     chat = [{"role": role, "content": control.sub(" ", content)} for role, content in messages]
     if chat[0]["role"] == "system" and not _knows_system(tokenizer):
@@ -36,16 +38,22 @@ def _system_ids(tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[int, 
 
 @lru_cache(maxsize=16)
 def _control_tokens(tokenizer) -> re.Pattern:
-    """Matches the tokenizer's special tokens as text: what an agent reads (a page, another's words) must not open or close messages."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+    """Matches the tokenizer's special tokens as text: what an agent reads (a page, another's words)
+    must not open or close messages."""
+    special = {
+        token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+    } | set(tokenizer.all_special_tokens)
     return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
 
 @lru_cache(maxsize=16)
 def _knows_system(tokenizer) -> bool:
-    """Whether the chat template takes a system message (Gemma's raises); if not, it goes into the first user message."""
+    """Whether the chat template takes a system message (Gemma's raises); if not, it goes into the
+    first user message."""
     try:
-        tokenizer.apply_chat_template([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}], tokenize=False)
+        tokenizer.apply_chat_template(
+            [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}], tokenize=False
+        )
     except TemplateError:
         return False
     return True
@@ -56,25 +64,35 @@ def message_ids(tokenizer, text: str) -> tuple[int, ...]:
     return _encode(tokenizer, (("user", text),))
 
 
-def prompt_ids(tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str) -> tuple[int, ...]:
+def prompt_ids(
+    tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str
+) -> tuple[int, ...]:
     """Token ids that `agent` is shown for its next reply, by the model's own chat template."""
     return prompt_and_prefix(tokenizer, system, question, turns, agent)[0]
 
 
-def prompt_and_prefix(tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str) -> tuple[tuple[int, ...], int]:
-    """The prompt, and how many of its first tokens are the agent's system message, which all its turns share."""
-    messages = tuple((message["role"], message["content"]) for message in system.messages(question, turns, agent))
+def prompt_and_prefix(
+    tokenizer, system: System, question: Question, turns: tuple[Turn, ...], agent: str
+) -> tuple[tuple[int, ...], int]:
+    """The prompt, and how many of its first tokens are the agent's system message, which all its
+    turns share."""
+    messages = tuple(
+        (message["role"], message["content"]) for message in system.messages(question, turns, agent)
+    )
     prompt = _encode(tokenizer, messages)
     shared = _system_ids(tokenizer, messages[:1]) if messages[0][0] == "system" else ()
     return prompt, len(shared) if prompt[: len(shared)] == shared else 0
 
 
 def reply_ids(tokenizer, text: str) -> tuple[int, ...]:
-    """Token ids of a reply written by somebody else (a script): its text, then the end-of-turn token."""
+    """Token ids of a reply written by somebody else (a script): its text, then the end-of-turn
+    token."""
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
 
 
-def rendered_turns(tokenizer, system: System, question: Question, turns: tuple[Turn, ...]) -> list[tuple[list[int], list[int]]]:
+def rendered_turns(
+    tokenizer, system: System, question: Question, turns: tuple[Turn, ...]
+) -> list[tuple[list[int], list[int]]]:
     """(prompt ids, reply ids) of every turn of a dialogue; both empty for a tool's."""
     rows = []
     for index, turn in enumerate(turns):

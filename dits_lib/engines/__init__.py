@@ -11,7 +11,16 @@ from .files import LORA_TARGETS, ModelError, check_model_folder, model_files
 from .seeds import derive_seed
 
 _LATER = {
-    "adapters": ["add", "attach", "base_of", "chain_of", "merge", "rank_of", "read_deltas", "write_deltas"],
+    "adapters": [
+        "add",
+        "attach",
+        "base_of",
+        "chain_of",
+        "merge",
+        "rank_of",
+        "read_deltas",
+        "write_deltas",
+    ],
     "lora": ["RowLoRA", "fresh_a"],
     "noise": ["gumbel"],
     "transformers": ["TransformersEngine", "load_model", "load_tokenizer"],

@@ -1,4 +1,5 @@
-"""What a language-model engine promises. Callers hand over whole batches and never loop over single prompts."""
+"""What a language-model engine promises. Callers hand over whole batches and never loop over single
+prompts."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ class Request:
 
     Attributes:
         prompt_ids: the prompt, as token ids.
-        seed: 64-bit; noise depends on (seed, position, token) alone, so equal seeds are common random numbers.
+        seed: 64-bit; noise depends on (seed, position, token) alone, so equal seeds are common
+            random numbers.
         max_new_tokens: length limit of the reply.
         temperature: 0 is greedy.
         adapter: index into the LoRA stack given to `generate`; None is the base model.
-        prefix: how many of the first prompt tokens other requests are likely to share (the system message); the engine
-            may keep their keys and values. It changes speed, never results.
+        prefix: how many of the first prompt tokens other requests are likely to share (the system
+            message); the engine may keep their keys and values. It changes speed, never results.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,8 +38,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled reply: ids (end-of-turn token included when sampled), text without special tokens, and the log
-    probability of each token at T = 1, in nats."""
+    """A sampled reply: ids (end-of-turn token included when sampled), text without special tokens,
+    and the log probability of each token at T = 1, in nats."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -58,7 +60,8 @@ class Usage:
 
 @dataclass
 class LoRAStack:
-    """Many LoRA adapters side by side: `weights[module] = (A, B)` with A [r, in] (shared) or [n, r, in], B [n, out, r].
+    """Many LoRA adapters side by side: `weights[module] = (A, B)` with A [r, in] (shared) or [n, r,
+    in], B [n, out, r].
 
     Row i of a batch with adapter j computes `x W^T + scaling * (x A_j^T) B_j^T` (Hu et al., 2021).
     """
@@ -70,7 +73,10 @@ class LoRAStack:
         return next(iter(self.weights.values()))[1].shape[0]
 
     def to(self, device) -> LoRAStack:
-        return LoRAStack({name: (a.to(device), b.to(device)) for name, (a, b) in self.weights.items()}, self.scaling)
+        return LoRAStack(
+            {name: (a.to(device), b.to(device)) for name, (a, b) in self.weights.items()},
+            self.scaling,
+        )
 
 
 Rows = list[tuple[tuple[int, ...], tuple[int, ...]]]

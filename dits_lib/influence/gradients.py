@@ -1,7 +1,8 @@
 """Gradients of the DPO loss, one for each pair, for hundreds of pairs at once.
 
-Every pair gets its own LoRA B matrices as leaves; the losses are summed and one backward pass gives all gradients. With a
-fresh adapter (B = 0) the gradient of A is zero, so a step moves B alone, and the policy equals its reference.
+Every pair gets its own LoRA B matrices as leaves; the losses are summed and one backward pass gives
+all gradients. With a fresh adapter (B = 0) the gradient of A is zero, so a step moves B alone, and
+the policy equals its reference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 torch = lazy_loader.load("torch")
 
 
-def fresh_stack(engine: TransformersEngine, count: int, rank: int, scaling: float, seed: int) -> LoRAStack:
+def fresh_stack(
+    engine: TransformersEngine, count: int, rank: int, scaling: float, seed: int
+) -> LoRAStack:
     """`count` fresh adapters that share A [rank, in]; B [count, out, rank] is zero."""
     from ..engines.lora import fresh_a
 
@@ -33,16 +36,24 @@ def fresh_stack(engine: TransformersEngine, count: int, rank: int, scaling: floa
 
 
 def dpo_losses(
-    engine: TransformersEngine, pairs: list[Pair], stack: LoRAStack, beta: float, owners: torch.Tensor | None = None, fresh: bool = False
+    engine: TransformersEngine,
+    pairs: list[Pair],
+    stack: LoRAStack,
+    beta: float,
+    owners: torch.Tensor | None = None,
+    fresh: bool = False,
 ) -> torch.Tensor:
-    """DPO loss [n] (Rafailov et al., 2023, eq. 7) of pair i under adapter `owners[i]` (by default i); the reference is the base model.
+    """DPO loss [n] (Rafailov et al., 2023, eq. 7) of pair i under adapter `owners[i]` (by default
+    i); the reference is the base model.
 
     `loss = -log sigmoid(beta * (log pi/ref (chosen) - log pi/ref (rejected)))`
 
     Args:
         fresh: all B are zero, so that policy and reference are one and a second pass is spared.
     """
-    rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
+    rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [
+        (p.prompt_ids, p.rejected_ids) for p in pairs
+    ]
     owners = torch.arange(len(pairs)) if owners is None else owners
     index = owners.to(engine.device).repeat(2)
     policy = engine.teacher_forced(rows, stack, index).sum(1)
@@ -54,9 +65,17 @@ def dpo_losses(
 
 
 def dpo_gradients(
-    engine: TransformersEngine, pairs: list[Pair], *, beta: float, rank: int, scaling: float, seed: int, rows: int = 64
+    engine: TransformersEngine,
+    pairs: list[Pair],
+    *,
+    beta: float,
+    rank: int,
+    scaling: float,
+    seed: int,
+    rows: int = 64,
 ) -> LoRAStack:
-    """Gradient of each pair's DPO loss with respect to B at B = 0, as a stack: B_i holds grad L_DPO(z_i).
+    """Gradient of each pair's DPO loss with respect to B at B = 0, as a stack: B_i holds grad
+    L_DPO(z_i).
 
     Args:
         rows: pairs that share a forward and backward pass.
@@ -68,7 +87,9 @@ def dpo_gradients(
         part = fresh_stack(engine, len(chunk), rank, scaling, seed)
         leaves = [b.requires_grad_() for _, b in part.weights.values()]
         losses = dpo_losses(engine, [pairs[i] for i in chunk], part, beta, fresh=True)
-        for name, gradient in zip(part.weights, torch.autograd.grad(losses.sum(), leaves), strict=True):
+        for name, gradient in zip(
+            part.weights, torch.autograd.grad(losses.sum(), leaves), strict=True
+        ):
             stack.weights[name][1][chunk] = gradient
     return stack
 
@@ -79,27 +100,37 @@ def flatten(stack: LoRAStack) -> torch.Tensor:
 
 
 def step(stack: LoRAStack, step_size: float) -> LoRAStack:
-    """Adapters after one plain gradient step from zero: B = -step_size * gradient (DITS, section 3.2)."""
-    return LoRAStack({name: (a, -step_size * b) for name, (a, b) in stack.weights.items()}, stack.scaling)
+    """Adapters after one plain gradient step from zero: B = -step_size * gradient (DITS, section
+    3.2)."""
+    return LoRAStack(
+        {name: (a, -step_size * b) for name, (a, b) in stack.weights.items()}, stack.scaling
+    )
 
 
 def sum_by(stack: LoRAStack, owners: torch.Tensor, count: int) -> LoRAStack:
     """Adapters of a stack added up by owner: `count` adapters, owners [n] in range(count)."""
+
     def summed(b: torch.Tensor) -> torch.Tensor:
         return b.new_zeros(count, *b.shape[1:]).index_add_(0, owners.to(b.device), b)
 
-    return LoRAStack({name: (a, summed(b)) for name, (a, b) in stack.weights.items()}, stack.scaling)
+    return LoRAStack(
+        {name: (a, summed(b)) for name, (a, b) in stack.weights.items()}, stack.scaling
+    )
 
 
 def take(stack: LoRAStack, indices) -> LoRAStack:
     """The adapters of these indices."""
     chosen = torch.as_tensor(indices)
-    return LoRAStack({name: (a, b[chosen.to(b.device)]) for name, (a, b) in stack.weights.items()}, stack.scaling)
+    return LoRAStack(
+        {name: (a, b[chosen.to(b.device)]) for name, (a, b) in stack.weights.items()}, stack.scaling
+    )
 
 
 def part(stack: LoRAStack, start: int, stop: int) -> LoRAStack:
     """Adapters start..stop-1 of a stack."""
-    return LoRAStack({name: (a, b[start:stop]) for name, (a, b) in stack.weights.items()}, stack.scaling)
+    return LoRAStack(
+        {name: (a, b[start:stop]) for name, (a, b) in stack.weights.items()}, stack.scaling
+    )
 
 
 def gradients_of(

@@ -1,4 +1,5 @@
-"""How far scores can be trusted: repeat them on other validation questions and compare the rankings."""
+"""How far scores can be trusted: repeat them on other validation questions and compare the
+rankings."""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ def resampled_rows(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([rows_of[i] for i in rng.integers(len(names), size=len(names))])
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, resamples: int = 500) -> dict[str, float]:
+def rank_correlation(
+    a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, resamples: int = 500
+) -> dict[str, float]:
     """Spearman's rho with a 95 % percentile-bootstrap interval; NaN where a side does not vary.
 
     Args:
-        groups: [n] labels of what is resampled together (the pairs of one question); None: each alone.
+        groups: [n] labels of what is resampled together (the pairs of one question); None: each
+            alone.
     """
     nothing = {"low": float("nan"), "high": float("nan"), "n": len(a)}
     if len(a) < 3 or np.std(a) == 0 or np.std(b) == 0:
@@ -34,19 +38,26 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, groups=None, seed: int = 0, r
         if np.std(a[rows]) > 0 and np.std(b[rows]) > 0:
             draws.append(scipy.stats.spearmanr(a[rows], b[rows]).statistic)
     low, high = np.percentile(draws, [2.5, 97.5]) if draws else (float("nan"), float("nan"))
-    return {"rho": float(scipy.stats.spearmanr(a, b).statistic), "low": float(low), "high": float(high), "n": len(a)}
+    return {
+        "rho": float(scipy.stats.spearmanr(a, b).statistic),
+        "low": float(low),
+        "high": float(high),
+        "n": len(a),
+    }
 
 
 def reliability(first: Scores, second: Scores, alpha: float = 0.5, groups=None) -> dict[str, float]:
     """Agreement of two scorings of the same pairs on disjoint validation sets.
 
-    Adds to the rank correlation the overlap of the two top-alpha sets, a mean over random tie breaks that the two sets do
-    not share; by chance it is alpha.
+    Adds to the rank correlation the overlap of the two top-alpha sets, a mean over random tie
+    breaks that the two sets do not share; by chance it is alpha.
     """
     rng, count = np.random.default_rng(0), max(1, round(alpha * len(first.value)))
     overlaps = []
     for _ in range(100):
-        tops = [set(np.lexsort((rng.random(len(s.value)), -s.value))[:count]) for s in (first, second)]
+        tops = [
+            set(np.lexsort((rng.random(len(s.value)), -s.value))[:count]) for s in (first, second)
+        ]
         overlaps.append(len(tops[0] & tops[1]) / count)
     found = rank_correlation(first.value, second.value, groups)
     return found | {"overlap": float(np.mean(overlaps)), "chance": count / len(first.value)}

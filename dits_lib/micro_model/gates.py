@@ -32,15 +32,21 @@ TRAIN_QUESTIONS = 100
 SEARCHED = DPOSettings(steps=30, batch=8, learning_rate=3e-4, beta=0.1, nll_weight=0.0)
 ORACLE = DPOSettings(steps=60, batch=16, learning_rate=2e-4, beta=0.1, nll_weight=1.0)
 GATES = {
-    "lookup": (0.98, 1.0), "metric": (0.40, 0.75), "family_spread": (0.03, 1.0), "oracle_gain": (0.15, 1.0),
-    "searched_gain": (0.05, 1.0), "searched_gain_low": (1e-9, 1.0),
+    "lookup": (0.98, 1.0),
+    "metric": (0.40, 0.75),
+    "family_spread": (0.03, 1.0),
+    "oracle_gain": (0.15, 1.0),
+    "searched_gain": (0.05, 1.0),
+    "searched_gain_low": (1e-9, 1.0),
 }
-"""Allowed range of each gate, [low, high]; `searched_gain_low` is the lower end of a 95 % interval."""
+"""Allowed range of each gate, [low, high]; `searched_gain_low` is the lower end of a 95 %
+interval."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A task that a base model is measured on: its system, its questions by split and number, their families in turn."""
+    """A task that a base model is measured on: its system, its questions by split and number, their
+    families in turn."""
 
     system: System
     ask: Callable[[str, int], list[Question]]
@@ -62,11 +68,16 @@ def web_trials(folder: Path) -> dict[str, Trial]:
     web = make_web(1)
     write_site(web, folder / "site")
     system = web_system("micro", source=Cached(LocalSite(folder / "site", top=2), folder / "pages"))
-    return {"deep_search": Trial(system, lambda split, count: web_questions(web, split, count, 1), WEB_FAMILIES)}
+    return {
+        "deep_search": Trial(
+            system, lambda split, count: web_questions(web, split, count, 1), WEB_FAMILIES
+        )
+    }
 
 
 def lookup_accuracy(engine: TransformersEngine, count: int = 1000) -> float:
-    """Share of test facts whose two-word value the model completes greedily from relation and subject."""
+    """Share of test facts whose two-word value the model completes greedily from relation and
+    subject."""
     system, rng = make_system("exchange"), np.random.default_rng(0)
     requests, values = [], []
     for question in make_questions("exchange", "test", count, 1):
@@ -78,18 +89,34 @@ def lookup_accuracy(engine: TransformersEngine, count: int = 1000) -> float:
         prompt = (*prompt_ids(engine.tokenizer, system, question, (), "alice"), *start)
         requests.append(Request(prompt, 0, 2, temperature=0.0))
         values.append(value)
-    return float(np.mean([c.text == v for c, v in zip(engine.generate(requests), values, strict=True)]))
+    return float(
+        np.mean([c.text == v for c, v in zip(engine.generate(requests), values, strict=True)])
+    )
 
 
 def test_metric(folder: Path, trial: Trial) -> np.ndarray:
-    """Metric [questions] of a model folder at T = 1 on the test split; the noise is the same for every model."""
+    """Metric [questions] of a model folder at T = 1 on the test split; the noise is the same for
+    every model."""
     engine = TransformersEngine.load(folder, max_rows=256)
-    return np.array([dialogue.metric for dialogue in sample_dialogues(engine, trial.system, trial.ask("test", TEST_QUESTIONS), "gate")])
+    return np.array(
+        [
+            dialogue.metric
+            for dialogue in sample_dialogues(
+                engine, trial.system, trial.ask("test", TEST_QUESTIONS), "gate"
+            )
+        ]
+    )
 
 
 def oracle_pairs(engine: TransformersEngine, trial: Trial, count: int) -> list[Pair]:
-    """Scripted good reply over scripted bad habit, at states of scripted dialogues on training questions."""
-    system, script, rng, pairs = trial.system, SCRIPTED[trial.system.name], np.random.default_rng(0), []
+    """Scripted good reply over scripted bad habit, at states of scripted dialogues on training
+    questions."""
+    system, script, rng, pairs = (
+        trial.system,
+        SCRIPTED[trial.system.name],
+        np.random.default_rng(0),
+        [],
+    )
     for question in trial.ask("train", count):
         turns = scripted_dialogue(system, question, rng)
         spoken = [index for index, turn in enumerate(turns) if turn.trainable]
@@ -110,16 +137,24 @@ def measure(folder: Path, work: Path, trials: dict[str, Trial], lookup: bool) ->
     numbers["parameters"] = sum(p.numel() for p in engine.model.parameters())
     for task, trial in trials.items():
         base = test_metric(folder, trial)
-        families = {f: float(base[i :: len(trial.families)].mean()) for i, f in enumerate(trial.families)}
-        trees = tree_search(engine, trial.system, trial.ask("train", TRAIN_QUESTIONS), SearchSettings(), "gate")
+        families = {
+            f: float(base[i :: len(trial.families)].mean()) for i, f in enumerate(trial.families)
+        }
+        trees = tree_search(
+            engine, trial.system, trial.ask("train", TRAIN_QUESTIONS), SearchSettings(), "gate"
+        )
         pairs = extract_pairs(engine.tokenizer, trial.system, trees, 0.4, 0.2)
         train_dpo(folder, oracle_pairs(engine, trial, 1200), ORACLE, 0, work / f"{task}-oracle")
         train_dpo(folder, pairs, SEARCHED, 0, work / f"{task}-searched")
         searched = paired_interval(test_metric(work / f"{task}-searched", trial), base)
         numbers[task] = {
-            "metric": float(base.mean()), "families": families, "family_spread": max(families.values()) - min(families.values()),
+            "metric": float(base.mean()),
+            "families": families,
+            "family_spread": max(families.values()) - min(families.values()),
             "oracle_gain": float(test_metric(work / f"{task}-oracle", trial).mean() - base.mean()),
-            "searched_gain": searched["mean"], "searched_gain_low": searched["low"], "searched_gain_high": searched["high"],
+            "searched_gain": searched["mean"],
+            "searched_gain_low": searched["low"],
+            "searched_gain_high": searched["high"],
         }
     return numbers
 
@@ -127,5 +162,15 @@ def measure(folder: Path, work: Path, trials: dict[str, Trial], lookup: bool) ->
 def missed_gates(numbers: dict) -> list[str]:
     """One line a missed gate."""
     rows = [("lookup", "lookup", numbers["lookup"])] if "lookup" in numbers else []
-    rows += [(f"{task} {gate}", gate, own[gate]) for task, own in numbers.items() if isinstance(own, dict) for gate in GATES if gate != "lookup"]
-    return [f"{name} = {value:.3f}, allowed {GATES[gate]}" for name, gate, value in rows if not GATES[gate][0] <= value <= GATES[gate][1]]
+    rows += [
+        (f"{task} {gate}", gate, own[gate])
+        for task, own in numbers.items()
+        if isinstance(own, dict)
+        for gate in GATES
+        if gate != "lookup"
+    ]
+    return [
+        f"{name} = {value:.3f}, allowed {GATES[gate]}"
+        for name, gate, value in rows
+        if not GATES[gate][0] <= value <= GATES[gate][1]
+    ]

@@ -1,5 +1,5 @@
-"""Tables, figures, the paper's numbers, and the verdict on each claim. It knows the method, and nothing
-of the experiments. Matplotlib is imported when a figure or a report is first asked for."""
+"""Tables, figures, the paper's numbers, and the verdict on each claim. It knows the method, and
+nothing of the experiments. Matplotlib is imported when a figure or a report is first asked for."""
 
 import lazy_loader
 

@@ -1,4 +1,5 @@
-"""What a notebook reports: tables (csv, md), figures (png, svg) and claims, each with one sentence, below results/<profile>."""
+"""What a notebook reports: tables (csv, md), figures (png, svg) and claims, each with one sentence,
+below results/<profile>."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Report:
             fold: the README shows the caption alone, until a reader opens it.
         """
         shown = rounded(table, digits)
-        # Whoever computes from a table reads this file: pandas writes floats so that they come back.
+        # Whoever computes from a table reads this file: pandas writes floats so that they come
+        # back.
         table.to_csv(self._path("tables", name, "csv"), index=False)
         text = markdown_table(shown) + "\n"
         self._path("tables", name, "md").write_text(text, encoding="utf-8")
@@ -52,8 +54,15 @@ class Report:
     def figure(self, name: str, figure: plt.Figure, caption: str) -> None:
         """Save a figure, without dates, so that equal runs give equal files."""
         with plt.rc_context({"svg.hashsalt": name}):
-            figure.savefig(self._path("figures", name, "png"), dpi=150, bbox_inches="tight", metadata={"Software": None})
-            figure.savefig(self._path("figures", name, "svg"), bbox_inches="tight", metadata={"Date": None})
+            figure.savefig(
+                self._path("figures", name, "png"),
+                dpi=150,
+                bbox_inches="tight",
+                metadata={"Software": None},
+            )
+            figure.savefig(
+                self._path("figures", name, "svg"), bbox_inches="tight", metadata={"Date": None}
+            )
         self._add({"kind": "figure", "name": name, "caption": caption})
 
     def claim(self, number: str, verdict: str, evidence: str) -> str:
@@ -72,12 +81,21 @@ class Report:
         return self.folder / part / f"{name}.{suffix}"
 
     def _add(self, entry: dict) -> None:
-        self.entries = [e for e in self.entries if (e["kind"], e["name"]) != (entry["kind"], entry["name"])] + [entry]
+        self.entries = [
+            e for e in self.entries if (e["kind"], e["name"]) != (entry["kind"], entry["name"])
+        ] + [entry]
         self._save()
 
     def _save(self) -> None:
-        body = {"notebook": self.notebook, "entries": self.entries, "claims": self.claims, "artifacts": self.artifacts}
-        (self.folder / "index" / f"{self.notebook}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        body = {
+            "notebook": self.notebook,
+            "entries": self.entries,
+            "claims": self.claims,
+            "artifacts": self.artifacts,
+        }
+        (self.folder / "index" / f"{self.notebook}.json").write_text(
+            json.dumps(body, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def rounded(table: pd.DataFrame, digits: int) -> pd.DataFrame:

@@ -14,11 +14,13 @@ def verdict(intervals: list[dict[str, float]], threshold: float = 0.0) -> str:
     """Verdict on "every effect is greater than the threshold".
 
     Args:
-        intervals: effects, each with `low` and `high`. Where several decide together, give intervals of `joint_level`: one
-            of six at 95 % would lie on the wrong side by chance in one run of seven.
+        intervals: effects, each with `low` and `high`. Where several decide together, give
+            intervals of `joint_level`: one of six at 95 % would lie on the wrong side by chance in
+            one run of seven.
 
     Returns:
-        supported, when every interval lies above the threshold; contradicted, when one lies below it; else not decided.
+        supported, when every interval lies above the threshold; contradicted, when one lies below
+        it; else not decided.
     """
     if not intervals or any(math.isnan(i["low"]) or math.isnan(i["high"]) for i in intervals):
         return OPEN
@@ -32,4 +34,5 @@ def describe(name: str, interval: dict[str, float], digits: int = 3) -> str:
     value = interval["mean"] if "mean" in interval else interval["rho"]
     if math.isnan(value):
         return f"{name}: no value"
-    return f"{name}: {value:+.{digits}f} [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
+    mean, low, high = (f"{x:+.{digits}f}" for x in (value, interval["low"], interval["high"]))
+    return f"{name}: {mean} [{low}, {high}]"

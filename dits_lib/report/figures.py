@@ -1,4 +1,5 @@
-"""The figures of the notebooks. Each takes plain numbers and returns a matplotlib figure; axes carry names and units."""
+"""The figures of the notebooks. Each takes plain numbers and returns a matplotlib figure; axes
+carry names and units."""
 
 from __future__ import annotations
 
@@ -21,43 +22,93 @@ COLUMN = 29
 
 
 def _panels(count: int, width: float = 5.4, height: float = 3.9):
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), squeeze=False, layout="constrained"
+    )
     return figure, axes[0]
 
 
-def tree_figure(tree: Tree, max_chars: int = 34, influence: dict[int, float] | None = None) -> plt.Figure:
-    """A search tree, root on the left: colour is Q, size is visits; a text is the reply, below it what a tool answered.
+def tree_figure(
+    tree: Tree, max_chars: int = 34, influence: dict[int, float] | None = None
+) -> plt.Figure:
+    """A search tree, root on the left: colour is Q, size is visits; a text is the reply, below it
+    what a tool answered.
 
     Args:
-        influence: of the pair of the replies to a state, by the state's node; drawn as I on that node.
+        influence: of the pair of the replies to a state, by the state's node; drawn as I on that
+            node.
     """
-    told = {node.parent: node.turn for node in tree.nodes if node.turn is not None and not node.turn.trainable}
+    told = {
+        node.parent: node.turn
+        for node in tree.nodes
+        if node.turn is not None and not node.turn.trainable
+    }
     spoken = [i for i, node in enumerate(tree.nodes) if node.turn is None or node.turn.trainable]
     origin = {i: _spoken_parent(tree, i) for i in spoken}
     places = _places(origin)
     level = {i: tree.level(i) for i in spoken}
     depth = max(level.values())
     height = max(3.0, (1.05 if told else 0.34) * (1 + max(places.values())))
-    figure, axis = plt.subplots(figsize=((2.0 if told else 3.4) * (depth + 1), height), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=((2.0 if told else 3.4) * (depth + 1), height), layout="constrained"
+    )
     for index in spoken[1:]:
-        axis.plot([level[origin[index]], level[index]], [places[origin[index]], places[index]], color="0.75", lw=1, zorder=1)
+        axis.plot(
+            [level[origin[index]], level[index]],
+            [places[origin[index]], places[index]],
+            color="0.75",
+            lw=1,
+            zorder=1,
+        )
     drawn = [tree.nodes[i] for i in spoken]
     dots = axis.scatter(
-        [level[i] for i in spoken], [places[i] for i in spoken], c=[n.q for n in drawn], s=[_dot(n.visits) for n in drawn], cmap="viridis",
-        vmin=0, vmax=1, edgecolors="black", linewidths=0.5, zorder=2,
+        [level[i] for i in spoken],
+        [places[i] for i in spoken],
+        c=[n.q for n in drawn],
+        s=[_dot(n.visits) for n in drawn],
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        edgecolors="black",
+        linewidths=0.5,
+        zorder=2,
     )
     for index, node in zip(spoken, drawn, strict=True):
-        text = "start" if node.turn is None else f"{node.turn.agent}: {_short(node.turn.text, max_chars)}"
+        text = (
+            "start"
+            if node.turn is None
+            else f"{node.turn.agent}: {_short(node.turn.text, max_chars)}"
+        )
         if told:  # many short columns: the label stands below its node, wrapped
-            answer = _short(" ".join(told[index].text.split()), 3 * COLUMN - 20) if index in told else ""
-            text = "\n".join([*textwrap.wrap(text, COLUMN), *textwrap.wrap(answer, COLUMN, initial_indent="   ", subsequent_indent="   ")])
+            answer = (
+                _short(" ".join(told[index].text.split()), 3 * COLUMN - 20) if index in told else ""
+            )
+            text = "\n".join(
+                [
+                    *textwrap.wrap(text, COLUMN),
+                    *textwrap.wrap(answer, COLUMN, initial_indent="   ", subsequent_indent="   "),
+                ]
+            )
         state = _state(tree, index)
         if influence and state in influence:
             text += f"\n   I = {influence[state]:+.3f}"
         radius = _dot(node.visits) ** 0.5 / 2
         place = {"xytext": (-4, -radius - 3), "va": "top"} if told else {"xytext": (radius + 3, 3)}
-        axis.annotate(text, (level[index], places[index]), textcoords="offset points", fontsize=7.5, zorder=3, bbox=_LABEL, **place)
-    axis.set(xlabel="reply", yticks=[], xticks=range(depth + 1), xlim=(-0.25, depth + (1.05 if told else 0.95)))
+        axis.annotate(
+            text,
+            (level[index], places[index]),
+            textcoords="offset points",
+            fontsize=7.5,
+            zorder=3,
+            bbox=_LABEL,
+            **place,
+        )
+    axis.set(
+        xlabel="reply",
+        yticks=[],
+        xticks=range(depth + 1),
+        xlim=(-0.25, depth + (1.05 if told else 0.95)),
+    )
     axis.set_ylim(max(places.values()) + (0.85 if told else 0.5), -0.4 if told else -0.8)
     axis.grid(False)
     figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
@@ -72,15 +123,22 @@ def _dot(visits: int) -> float:
 def _spoken_parent(tree: Tree, node: int) -> int | None:
     """The nearest node above that is a reply or the root."""
     above = tree.nodes[node].parent
-    while above is not None and tree.nodes[above].turn is not None and not tree.nodes[above].turn.trainable:
+    while (
+        above is not None
+        and tree.nodes[above].turn is not None
+        and not tree.nodes[above].turn.trainable
+    ):
         above = tree.nodes[above].parent
     return above
 
 
 def _state(tree: Tree, node: int) -> int:
-    """The node of the state that is replied to after this one: itself, or what the last tool said."""
+    """The node of the state that is replied to after this one: itself, or what the last tool
+    said."""
     while any(not tree.nodes[child].turn.trainable for child in tree.nodes[node].children):
-        node = next(child for child in tree.nodes[node].children if not tree.nodes[child].turn.trainable)
+        node = next(
+            child for child in tree.nodes[node].children if not tree.nodes[child].turn.trainable
+        )
     return node
 
 
@@ -108,7 +166,8 @@ def _short(text: str, length: int) -> str:
 
 
 def scatter_figure(jobs: list[dict]) -> plt.Figure:
-    """Influence against Q-value, one panel a task; a cross is the standard error of the influence."""
+    """Influence against Q-value, one panel a task; a cross is the standard error of the
+    influence."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
         table = np.array(job["influence"])
@@ -116,10 +175,25 @@ def scatter_figure(jobs: list[dict]) -> plt.Figure:
         families = np.array(job["family"])
         for family in dict.fromkeys(job["family"]):
             rows = families == family
-            axis.errorbar(np.array(job["q"])[rows], value[rows], yerr=error[rows], fmt="o", ms=4, lw=0.5, alpha=0.7, label=family)
+            axis.errorbar(
+                np.array(job["q"])[rows],
+                value[rows],
+                yerr=error[rows],
+                fmt="o",
+                ms=4,
+                lw=0.5,
+                alpha=0.7,
+                label=family,
+            )
         axis.axhline(0, color="0.4", lw=1)
-        axis.set(title=TASKS[job["task"]].label, xlabel="Q-value of the chosen reply", ylabel=f"influence, V = {table.shape[1]}")
-        axis.legend(fontsize=8, title="family", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        axis.set(
+            title=TASKS[job["task"]].label,
+            xlabel="Q-value of the chosen reply",
+            ylabel=f"influence, V = {table.shape[1]}",
+        )
+        axis.legend(
+            fontsize=8, title="family", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+        )
     return figure
 
 
@@ -129,15 +203,28 @@ def distribution_figure(jobs: list[dict], count: int) -> plt.Figure:
     for axis, job in zip(axes, jobs, strict=True):
         table = np.array(job["influence"])
         for v, color in ((count, "C1"), (table.shape[1], "C0")):
-            sns.histplot(table[:, :v].mean(axis=1), bins=31, ax=axis, color=color, alpha=0.5, label=f"V = {v}", element="step")
+            sns.histplot(
+                table[:, :v].mean(axis=1),
+                bins=31,
+                ax=axis,
+                color=color,
+                alpha=0.5,
+                label=f"V = {v}",
+                element="step",
+            )
         axis.axvline(0, color="0.3", lw=1)
-        axis.set(title=TASKS[job["task"]].label, xlabel="influence (change of the metric)", ylabel="pairs")
+        axis.set(
+            title=TASKS[job["task"]].label,
+            xlabel="influence (change of the metric)",
+            ylabel="pairs",
+        )
         axis.legend()
     return figure
 
 
 def response_figure(jobs: list[dict]) -> plt.Figure:
-    """Share of dialogues that a step changes, and the mean change of the metric, by step size; the line marks the choice."""
+    """Share of dialogues that a step changes, and the mean change of the metric, by step size; the
+    line marks the choice."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
         rows = pd.DataFrame(job["response"])
@@ -145,7 +232,13 @@ def response_figure(jobs: list[dict]) -> plt.Figure:
         axis.plot(rows["step_size"], rows["mean_change"], "s--", label="mean change of the metric")
         axis.axvline(job["step_size"], color="0.4", lw=1, ls=":")
         axis.axhline(0, color="0.4", lw=0.8)
-        axis.set(xscale="log", title=TASKS[job["task"]].label, xlabel="step size", ylabel="share, or change", ylim=(-1, 1.05))
+        axis.set(
+            xscale="log",
+            title=TASKS[job["task"]].label,
+            xlabel="step size",
+            ylabel="share, or change",
+            ylim=(-1, 1.05),
+        )
         axis.legend(fontsize=8, loc="lower left")
     return figure
 
@@ -155,9 +248,16 @@ def reliability_figure(rows: pd.DataFrame) -> plt.Figure:
     figure, axes = _panels(1, width=6.2)
     for task, part in rows.groupby("task", sort=False):
         error = [part["rho"] - part["low"], part["high"] - part["rho"]]
-        axes[0].errorbar(part["V"], part["rho"], yerr=error, marker="o", capsize=3, label=TASKS[task].label)
+        axes[0].errorbar(
+            part["V"], part["rho"], yerr=error, marker="o", capsize=3, label=TASKS[task].label
+        )
     axes[0].axhline(0, color="0.4", lw=1)
-    axes[0].set(xscale="log", xlabel="validation questions V, in each of two disjoint sets", ylabel="rank correlation", ylim=(-0.5, 1))
+    axes[0].set(
+        xscale="log",
+        xlabel="validation questions V, in each of two disjoint sets",
+        ylabel="rank correlation",
+        ylim=(-0.5, 1),
+    )
     axes[0].set_xticks(sorted(rows["V"].unique()), sorted(rows["V"].unique()))
     axes[0].minorticks_off()
     axes[0].legend()
@@ -165,7 +265,8 @@ def reliability_figure(rows: pd.DataFrame) -> plt.Figure:
 
 
 def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
-    """Paired differences from a reference arm with 95 % intervals, one panel a task; columns task, arm, mean, low, high."""
+    """Paired differences from a reference arm with 95 % intervals, one panel a task; columns task,
+    arm, mean, low, high."""
     tasks = list(dict.fromkeys(rows["task"]))
     figure, axes = _panels(len(tasks), height=4.2)
     for axis, task in zip(axes, tasks, strict=True):
@@ -177,7 +278,9 @@ def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
     return figure
 
 
-def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: str) -> plt.Figure:
+def lines_figure(
+    rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: str
+) -> plt.Figure:
     """Lines with 95 % intervals, one panel a task; columns task, `x`, `hue`, mean, low, high."""
     tasks = list(dict.fromkeys(rows["task"]))
     figure, axes = _panels(len(tasks))
@@ -186,8 +289,12 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
         groups = list(rows[rows["task"] == task].groupby(hue, sort=False))
         for index, (name, part) in enumerate(groups):
             error = [part["mean"] - part["low"], part["high"] - part["mean"]]
-            aside = 0.06 * index if counted else 0.0  # so that the bars of two lines can be told apart
-            axis.errorbar(part[x] + aside, part["mean"], yerr=error, marker="o", capsize=3, label=name)
+            aside = (
+                0.06 * index if counted else 0.0
+            )  # so that the bars of two lines can be told apart
+            axis.errorbar(
+                part[x] + aside, part["mean"], yerr=error, marker="o", capsize=3, label=name
+            )
         axis.set(title=TASKS[task].label, xlabel=xlabel, ylabel=ylabel or y)
         if counted:
             axis.set_xticks(sorted(rows[x].unique()))
@@ -199,37 +306,76 @@ def lines_figure(rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylab
 
 
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
-    """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit; columns as `studies.fidelity_rows`."""
-    panels = list(dict.fromkeys(zip(rows["task"], rows["unit"])))
+    """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit;
+    columns as `studies.fidelity_rows`."""
+    panels = list(dict.fromkeys(zip(rows["task"], rows["unit"], strict=False)))
     lines = max(1, rows["task"].nunique())
     columns = -(-len(panels) // lines)
-    figure, grid = plt.subplots(lines, columns, figsize=(4.6 * columns + 1.3, 4.0 * lines), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(4.6 * columns + 1.3, 4.0 * lines),
+        squeeze=False,
+        layout="constrained",
+    )
     axes = grid.ravel()
     for axis, (task, unit) in zip(axes, panels, strict=True):
         shown = rows[(rows["task"] == task) & (rows["unit"] == unit)]
         for name, part in shown.groupby("estimator", sort=False):
             error = np.clip([part["mean"] - part["low"], part["high"] - part["mean"]], 0, None)
-            axis.errorbar(part["seconds"], part["mean"], yerr=error, marker="o", capsize=2, lw=1.2, ms=4, label=name)
+            axis.errorbar(
+                part["seconds"],
+                part["mean"],
+                yerr=error,
+                marker="o",
+                capsize=2,
+                lw=1.2,
+                ms=4,
+                label=name,
+            )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.axhline(0, color="0.6", lw=0.8)
-        whole = {"pair": "pairs alone", "question": "a question's pairs together", "question, centred": "a question's pairs together, centred"}[unit]
-        axis.set(title=f"{TASKS[task].label}\n{whole}", xlabel="seconds of one scoring", ylabel="test-retest rank correlation", ylim=(-0.3, 1))
+        whole = {
+            "pair": "pairs alone",
+            "question": "a question's pairs together",
+            "question, centred": "a question's pairs together, centred",
+        }[unit]
+        axis.set(
+            title=f"{TASKS[task].label}\n{whole}",
+            xlabel="seconds of one scoring",
+            ylabel="test-retest rank correlation",
+            ylim=(-0.3, 1),
+        )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
 
 
 def sensitivity_figure(rows: pd.DataFrame) -> plt.Figure:
-    """Paired difference from a random half, with 95 % intervals, one panel a task and setting; columns task, setting, value, mean, low, high."""
+    """Paired difference from a random half, with 95 % intervals, one panel a task and setting;
+    columns task, setting, value, mean, low, high."""
     tasks, settings = list(dict.fromkeys(rows["task"])), list(dict.fromkeys(rows["setting"]))
-    figure, grid = plt.subplots(len(tasks), len(settings), figsize=(2.9 * len(settings), 3.2 * len(tasks)), squeeze=False, layout="constrained", sharey="row")
+    figure, grid = plt.subplots(
+        len(tasks),
+        len(settings),
+        figsize=(2.9 * len(settings), 3.2 * len(tasks)),
+        squeeze=False,
+        layout="constrained",
+        sharey="row",
+    )
     for line, task in zip(grid, tasks, strict=True):
         for axis, setting in zip(line, settings, strict=True):
             part = rows[(rows["task"] == task) & (rows["setting"] == setting)]
             places = range(len(part))
-            axis.errorbar(places, part["mean"], yerr=[part["mean"] - part["low"], part["high"] - part["mean"]], fmt="o-", capsize=3)
+            axis.errorbar(
+                places,
+                part["mean"],
+                yerr=[part["mean"] - part["low"], part["high"] - part["mean"]],
+                fmt="o-",
+                capsize=3,
+            )
             axis.set_xticks(places, [f"{value:g}" for value in part["value"]])
             axis.axhline(0, color="0.4", lw=1)
             axis.set(xlabel=setting, xlim=(-0.5, len(part) - 0.5))

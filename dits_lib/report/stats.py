@@ -7,18 +7,22 @@ import scipy
 
 
 def mean_interval(values, level: float = 0.95) -> dict[str, float]:
-    """Mean with Student's t interval over independent runs; NaN bounds for one run. NaN values (a run that had none) are left out."""
+    """Mean with Student's t interval over independent runs; NaN bounds for one run. NaN values (a
+    run that had none) are left out."""
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     count, mean = len(values), float(np.mean(values)) if len(values) else float("nan")
     if count < 2:
         return {"mean": mean, "low": float("nan"), "high": float("nan"), "n": count}
-    half = float(scipy.stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    half = float(
+        scipy.stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
+    )
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
 
 
 def paired_interval(first, second, level: float = 0.95) -> dict[str, float]:
-    """Mean of first - second, paired by run (same seed: same questions, same noise), with Student's t interval; NaN where a run lacks a value.
+    """Mean of first - second, paired by run (same seed: same questions, same noise), with Student's
+    t interval; NaN where a run lacks a value.
 
     Raises:
         ValueError: when the two have different lengths.

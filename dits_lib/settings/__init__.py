@@ -48,7 +48,9 @@ class Settings(BaseModel):
     def _filled(cls, given: object) -> object:
         if cls.section is None or not isinstance(given, dict):
             return given
-        known = {key: value for key, value in defaults(cls.section).items() if key in cls.model_fields}
+        known = {
+            key: value for key, value in defaults(cls.section).items() if key in cls.model_fields
+        }
         return known | given
 
     def changed(self, **changes: object) -> Self:
@@ -57,7 +59,8 @@ class Settings(BaseModel):
 
 
 def defaults(section: str) -> dict:
-    """The values of a section of `params/micro.yaml` (`""`: of the whole file); empty if it has none.
+    """The values of a section of `params/micro.yaml` (`""`: of the whole file); empty if it has
+    none.
 
     Raises:
         ParamsError: when the file is missing or no YAML.
@@ -72,7 +75,8 @@ def defaults(section: str) -> dict:
 def _default_file() -> dict:
     if not DEFAULTS.is_file():
         raise ParamsError(
-            f"{DEFAULTS}: no such file, and all defaults stand there; install from a checkout: pip install -e ."
+            f"{DEFAULTS}: no such file, and all defaults stand there; install from a checkout: pip "
+            "install -e ."
         )
     return read_yaml(DEFAULTS)
 

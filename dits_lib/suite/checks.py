@@ -51,9 +51,7 @@ def choose_notebooks(wanted: list[str] | None, params: Params) -> list[str]:
             raise InputError(f"--notebook {name}: {error}") from None
     chosen = wanted or params.notebooks
     served = {
-        name
-        for name in chosen
-        if any(NOTEBOOKS[name].serves(TASKS[task]) for task in params.tasks)
+        name for name in chosen if any(NOTEBOOKS[name].serves(TASKS[task]) for task in params.tasks)
     }
     return [name for name in NOTEBOOKS if name in served]
 

@@ -1,4 +1,5 @@
-"""Deep search from parameters: where its pages come from, the cache that replays them, who judges an answer."""
+"""Deep search from parameters: where its pages come from, the cache that replays them, who judges
+an answer."""
 
 from __future__ import annotations
 
@@ -55,12 +56,16 @@ def page_source(params: Params, folder: Path) -> Cached:
     web = params.web
     cache = (ROOT / web.cache if web.cache else folder / "pages") / site_digest(params)
     if web.replay and not any(cache.glob("*.json")):
-        raise CacheError(f"{cache}: web.replay answers from this folder alone, and nothing is in it; copy a run's pages there, or set web.replay to false")
+        raise CacheError(
+            f"{cache}: web.replay answers from this folder alone, and nothing is in it; copy a "
+            "run's pages there, or set web.replay to false"
+        )
     return Cached(None if web.replay else _source(params, folder), cache)
 
 
 def check_web(params: Params, folder: Path) -> None:
-    """Look at the site, and ask the search engine and the judge's server once, before anything expensive.
+    """Look at the site, and ask the search engine and the judge's server once, before anything
+    expensive.
 
     Raises:
         PageError, CacheError, JudgeError: in one line.
@@ -72,7 +77,9 @@ def check_web(params: Params, folder: Path) -> None:
 
         searxng(web.search_engine, web.seconds)("test")
     if web.judge == "server":
-        server(web.judge_url, web.judge_model, _judge_key())(["Reply with one word: correct or incorrect."])
+        server(web.judge_url, web.judge_model, _judge_key())(
+            ["Reply with one word: correct or incorrect."]
+        )
 
 
 def _source(params: Params, folder: Path) -> Source:
@@ -103,7 +110,8 @@ def _written(web: MicroWeb, folder: Path) -> Path:
 
 
 def site_digest(params: Params) -> str:
-    """Hash of where the pages come from: for a folder, of its pages; for the live web, of the search engine and the time for a page."""
+    """Hash of where the pages come from: for a folder, of its pages; for the live web, of the
+    search engine and the time for a page."""
     web = params.web
     if web.site == "live":
         body: object = ["live", web.search_engine, web.seconds]
@@ -111,15 +119,22 @@ def site_digest(params: Params) -> str:
         body = micro_web(params).facts
     else:
         folder = ROOT / web.site
-        body = {path.relative_to(folder).as_posix(): checksum(path) for path in sorted(folder.rglob("*.html"))}
+        body = {
+            path.relative_to(folder).as_posix(): checksum(path)
+            for path in sorted(folder.rglob("*.html"))
+        }
     return hashlib.sha256(json.dumps([body, web.results]).encode()).hexdigest()[:16]
 
 
 def pages_key(params: Params) -> list:
     """What decides the replies of the system's tools and its rewards, as JSON."""
     web = params.web.model_dump(exclude={"model", "seeds", "sizes", "cache", "replay", "seconds"})
-    crawl = params.web.cache if params.web.site == "live" else None  # two crawls of the live web are two webs
-    judge = [checksum(file) for file in model_files(params.judge_path())] if params.judge_path() else []
+    crawl = (
+        params.web.cache if params.web.site == "live" else None
+    )  # two crawls of the live web are two webs
+    judge = (
+        [checksum(file) for file in model_files(params.judge_path())] if params.judge_path() else []
+    )
     return ["deep_search", params.agents.prompts, web, site_digest(params), crawl, judge]
 
 
@@ -146,6 +161,11 @@ def _local(model: str, device: str, dtype: str):
 
             loaded.append(TransformersEngine.load(model, device, dtype))
         engine = loaded[0]
-        return [reply.text for reply in engine.generate([Request(message_ids(engine.tokenizer, p), 0, 8, temperature=0.0) for p in prompts])]
+        return [
+            reply.text
+            for reply in engine.generate(
+                [Request(message_ids(engine.tokenizer, p), 0, 8, temperature=0.0) for p in prompts]
+            )
+        ]
 
     return ask

@@ -1,4 +1,5 @@
-"""What a run cost: tokens, seconds and peak memory, by stage, from the manifests of the artifacts it used."""
+"""What a run cost: tokens, seconds and peak memory, by stage, from the manifests of the artifacts
+it used."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ import lazy_loader
 
 pd = lazy_loader.load("pandas")
 
-COLUMNS = ("artifacts", "prompt_tokens", "generated_tokens", "trained_tokens", "seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+COLUMNS = (
+    "artifacts",
+    "prompt_tokens",
+    "generated_tokens",
+    "trained_tokens",
+    "seconds",
+    "peak_memory_mb",
+    "peak_gpu_memory_mb",
+)
 _PEAKS = COLUMNS[-2:]
 
 
@@ -21,14 +30,17 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
         artifacts: folder names below it.
 
     Returns:
-        Columns `stage`, `artifacts`, `prompt_tokens` (read), `generated_tokens`, `trained_tokens` (TRL's count), `seconds` (process seconds, so that two
-        processes count double), `peak_memory_mb` (largest resident set of one process, MiB), and, where one was used,
+        Columns `stage`, `artifacts`, `prompt_tokens` (read), `generated_tokens`, `trained_tokens`
+        (TRL's count), `seconds` (process seconds, so that two processes count double),
+        `peak_memory_mb` (largest resident set of one process, MiB), and, where one was used,
         `peak_gpu_memory_mb` (most memory in use on the GPU, by all processes, MiB).
     """
     rows: dict[str, dict] = {}
     for name in sorted(set(artifacts)):
         manifest = runs / name / "manifest.json"
-        if not manifest.exists():  # a notebook's results that came with the repository, its stages not computed here
+        if (
+            not manifest.exists()
+        ):  # a notebook's results that came with the repository, its stages not computed here
             continue
         stage, cost = name.split("-")[0], json.loads(manifest.read_text())["cost"]
         row = rows.setdefault(stage, {"stage": stage, **dict.fromkeys(COLUMNS, 0)})
@@ -39,8 +51,14 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
             row[column] += cost.get(column, 0)
     table = pd.DataFrame(list(rows.values()))
     if len(table):
-        total = {"stage": "total", **table[[c for c in COLUMNS if c not in _PEAKS]].sum(), **table[list(_PEAKS)].max()}
+        total = {
+            "stage": "total",
+            **table[[c for c in COLUMNS if c not in _PEAKS]].sum(),
+            **table[list(_PEAKS)].max(),
+        }
         table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
         table = table.astype({column: int for column in COLUMNS if column != "seconds"})
-        table = table if table["peak_gpu_memory_mb"].any() else table.drop(columns="peak_gpu_memory_mb")
+        table = (
+            table if table["peak_gpu_memory_mb"].any() else table.drop(columns="peak_gpu_memory_mb")
+        )
     return table

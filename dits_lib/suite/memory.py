@@ -16,7 +16,8 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> int:
-    """Largest resident set of this process since the last reset, in MiB (elsewhere than on Linux: since its start)."""
+    """Largest resident set of this process since the last reset, in MiB (elsewhere than on Linux:
+    since its start)."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
@@ -24,7 +25,8 @@ def peak_memory_mb() -> int:
 
 
 class GPUMemoryWatch:
-    """The most memory in use on the GPU, by all processes together, sampled while the context lasts.
+    """The most memory in use on the GPU, by all processes together, sampled while the context
+    lasts.
 
     Attributes:
         peak_mb: MiB; 0 as long as this process has not used a GPU.

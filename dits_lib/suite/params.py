@@ -1,5 +1,5 @@
-"""All parameters of a profile: every mistake gives one line that names the file, the key and what is
-allowed. Defaults stand in `params/micro.yaml` alone."""
+"""All parameters of a profile: every mistake gives one line that names the file, the key and what
+is allowed. Defaults stand in `params/micro.yaml` alone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..agents import TASKS, Task, World
 from ..influence import ESTIMATORS, InfluenceSettings
 from ..pairs import PairSettings
 from ..search import SearchSettings
-from ..settings import OUTPUT, ROOT, Count, ParamsError, Positive, Settings, Share, read_yaml
+from ..settings import ROOT, Count, ParamsError, Positive, Settings, Share, read_yaml
 from ..tasks import HARM_KINDS
 from ..tasks.public import PUBLIC, Slice, load_splits
 from ..training import DPOSettings, SFTSettings
-from .notebooks import NOTEBOOKS, questions_needed
+from .notebooks import NOTEBOOKS
 
 EstimatorName = Literal[tuple(ESTIMATORS)]
 ByEstimator = dict[EstimatorName, Annotated[int, Field(ge=2)]]
@@ -350,7 +350,11 @@ class Params(Settings):
             raise ParamsError(
                 f"tasks names {', '.join(self.tasks)}, but {notebook} serves {served} alone"
             )
-        alike = [n for n in self.notebooks if [t for t in self.tasks if NOTEBOOKS[n].serves(TASKS[t])] == tasks]
+        alike = [
+            n
+            for n in self.notebooks
+            if [t for t in self.tasks if NOTEBOOKS[n].serves(TASKS[t])] == tasks
+        ]
         changes: dict = {"tasks": tasks, "notebooks": alike or [notebook]}
         if all(TASKS[task].on_pages for task in tasks):
             ablation = self.ablation.model_copy(update={"seeds": self.web.seeds})
@@ -397,7 +401,8 @@ def _check_tasks(p: Params) -> None:
         raise ValueError("tasks must not repeat")
     if not p.parts():
         served = "; ".join(
-            f"{name} serves {', '.join(task for task in TASKS if NOTEBOOKS[name].serves(TASKS[task]))}"
+            f"{name} serves "
+            f"{', '.join(task for task in TASKS if NOTEBOOKS[name].serves(TASKS[task]))}"
             for name in p.notebooks
         )
         raise ValueError(f"notebooks: none of them serves tasks {', '.join(p.tasks)}; {served}")
@@ -568,8 +573,16 @@ def load_params(profile: str | Path, changes: list[str] = (), dataset: str | Non
 def add_profile_options(parser: argparse.ArgumentParser) -> None:
     """The options by which a command chooses its parameters; `profile_of` reads them."""
     parser.add_argument("--profile", default="micro", help="a name in params/, or a YAML file")
-    parser.add_argument("--dataset", help="a public data set: its task alone, results in <profile>-<dataset>")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one parameter, such as sizes.test_questions=90")
+    parser.add_argument(
+        "--dataset", help="a public data set: its task alone, results in <profile>-<dataset>"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one parameter, such as sizes.test_questions=90",
+    )
 
 
 def profile_of(options: argparse.Namespace) -> Params:

@@ -176,9 +176,7 @@ class Pipeline:
         artifact = self.store.get(stage, spec, with_room)
         return ModelRef(str(artifact.path / "model"), artifact.key)
 
-    def search(
-        self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0
-    ) -> Artifact:
+    def search(self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0) -> Artifact:
         """Trees, preference pairs and SFT rows of `count` questions."""
         p = self.params
         spec = {
@@ -190,7 +188,10 @@ class Pipeline:
         }
         guided = p.search.guide != "q"
         if guided:
-            spec |= {"influence": p.influence.model_dump(), "code": code_version("score", _ONE_STEP)}
+            spec |= {
+                "influence": p.influence.model_dump(),
+                "code": code_version("score", _ONE_STEP),
+            }
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
@@ -234,9 +235,7 @@ class Pipeline:
 
         return score
 
-    def step_size(
-        self, model: ModelRef, searched: Artifact, seed: int
-    ) -> tuple[float, list[dict]]:
+    def step_size(self, model: ModelRef, searched: Artifact, seed: int) -> tuple[float, list[dict]]:
         """The influence step chosen by response on development questions, and the table behind
         it."""
         p = self.params.influence

@@ -44,8 +44,9 @@ class Machine:
 
 
 MACHINES = {
-    # Data sheets; caps, step and start were measured on an H100 and an H200 (searches of 512 questions with SmolLM2-135M and of 256 with an
-    # 8B model, docs/log.md), the A100's are guessed from them.
+    # Data sheets; caps, step and start were measured on an H100 and an H200 (searches of 512
+    # questions with SmolLM2-135M and of 256 with an 8B model, docs/log.md), the A100's are guessed
+    # from them.
     "h100": Machine(80e9, 989e12, 3.35e12, {"vllm": 13e3, "transformers": 1e3}, 0.004, 90, 15),
     "h200": Machine(141e9, 989e12, 4.8e12, {"vllm": 13e3, "transformers": 1e3}, 0.004, 90, 15),
     "a100": Machine(80e9, 312e12, 2.0e12, {"vllm": 7e3, "transformers": 0.5e3}, 0.005, 90, 15),
@@ -61,16 +62,22 @@ BATCH = {"vllm": 512, "transformers": 64}
 EFFICIENCY = {"prefill": 0.4, "train": 0.35}
 LORA_SPEED = 0.4
 ASSUMED = (
-    f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues as long as allowed, "
-    f"in deep search {CALLS_USED:.0%} of the calls allowed, half of them pages of {CHARACTERS_A_TOKEN} characters a token; {TOKENS_A_WORD} tokens a word; "
-    f"{INSTRUCTION} tokens of instruction; as many replies at once as a search of the training questions asks for, {BATCH['vllm']} at most (transformers: {BATCH['transformers']}); no prompt served from the prefix cache; {EFFICIENCY['prefill']:.0%} of the peak "
-    f"when reading, {EFFICIENCY['train']:.0%} when training; adapters slow decoding to {LORA_SPEED:.0%}."
+    f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues "
+    "as long as allowed, "
+    f"in deep search {CALLS_USED:.0%} of the calls allowed, half of them pages of "
+    f"{CHARACTERS_A_TOKEN} characters a token; {TOKENS_A_WORD} tokens a word; "
+    f"{INSTRUCTION} tokens of instruction; as many replies at once as a search of the training "
+    f"questions asks for, {BATCH['vllm']} at most (transformers: {BATCH['transformers']}); no "
+    f"prompt served from the prefix cache; {EFFICIENCY['prefill']:.0%} of the peak "
+    f"when reading, {EFFICIENCY['train']:.0%} when training; adapters slow decoding to "
+    f"{LORA_SPEED:.0%}."
 )
 
 
 @dataclass
 class Work:
-    """Tokens of one stage: read and written when sampling (with or without adapters), read when training or taking gradients."""
+    """Tokens of one stage: read and written when sampling (with or without adapters), read when
+    training or taking gradients."""
 
     read: float = 0.0
     written: float = 0.0
@@ -86,8 +93,8 @@ class Work:
 
 
 def count_work(params: Params) -> pd.DataFrame:
-    """Tokens by notebook and stage, over all tasks: columns `notebook`, `stage` and the fields of `Work`. Stages that two notebooks
-    share (the first seed's) are counted once."""
+    """Tokens by notebook and stage, over all tasks: columns `notebook`, `stage` and the fields of
+    `Work`. Stages that two notebooks share (the first seed's) are counted once."""
     total: dict[tuple[str, str], Work] = {}
     for part in params.parts():
         for task in part.tasks:
@@ -95,12 +102,15 @@ def count_work(params: Params) -> pd.DataFrame:
             for name in part.notebooks:
                 for stage, work in counted[name].items():
                     total[name, stage] = total.get((name, stage), Work()) + work
-    return pd.DataFrame([{"notebook": name, "stage": stage, **vars(work)} for (name, stage), work in total.items()])
+    return pd.DataFrame(
+        [{"notebook": name, "stage": stage, **vars(work)} for (name, stage), work in total.items()]
+    )
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a dialogue: `written`; `read` as prompts; of a `row`, one prompt with its reply, in training; of its `longest` prompt."""
+    """Tokens of a dialogue: `written`; `read` as prompts; of a `row`, one prompt with its reply, in
+    training; of its `longest` prompt."""
 
     written: float
     read: float
@@ -153,16 +163,32 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         return worked(_estimates(p, pairs, {"one_step": questions}))
 
     sft = Work(trained=p.sft.steps * p.sft.batch * row, models=1)
-    warm = Work(trained=p.sft.warm_steps * p.sft.batch * row, models=1) if p.sft.warm_start != "none" else Work()
-    dpo = Work(trained=p.dpo.steps * p.dpo.batch * 2 * row * 4 / 3, models=1)  # and the reference's forward pass
+    warm = (
+        Work(trained=p.sft.warm_steps * p.sft.batch * row, models=1)
+        if p.sft.warm_start != "none"
+        else Work()
+    )
+    dpo = Work(
+        trained=p.dpo.steps * p.dpo.batch * 2 * row * 4 / 3, models=1
+    )  # and the reference's forward pass
     evaluation = played(s.test_questions * s.test_samples)
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
     pairs, arms = PAIRS_A_QUESTION * s.train_questions, len(ARMS) + 1
     rounds = 2 * i.seeds * i.rounds
     f, t = p.fidelity, p.sensitivity
-    budgets = (len(p.budget.q_questions) + len(p.budget.validation) + len(p.budget.estimators)) * p.budget.seeds
-    retrained = (f.subsets + 5 if f.subsets else 0) + (2 * len(f.use) + 4) * f.use_seeds  # and about five families of questions
-    changes = t.seeds * (1 + sum(len(getattr(t, name)) for name in ("gamma", "validation", "alpha", "step", "min_value", "min_gap")))
+    budgets = (
+        len(p.budget.q_questions) + len(p.budget.validation) + len(p.budget.estimators)
+    ) * p.budget.seeds
+    retrained = (f.subsets + 5 if f.subsets else 0) + (
+        2 * len(f.use) + 4
+    ) * f.use_seeds  # and about five families of questions
+    changes = t.seeds * (
+        1
+        + sum(
+            len(getattr(t, name))
+            for name in ("gamma", "validation", "alpha", "step", "min_value", "min_gap")
+        )
+    )
 
     def estimates(count: float, by_name: dict[str, int]) -> Work:
         return worked(_estimates(p, count, by_name))
@@ -172,38 +198,60 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     def ablation(seeds: int, searched: int) -> dict[str, Work]:
         """All arms, for `seeds` seeds, of which `searched` need search and SFT."""
         return {
-            "search": (start["search"] + search(s.loss_questions)).times(searched), "sft": start["sft"].times(searched),
+            "search": (start["search"] + search(s.loss_questions)).times(searched),
+            "sft": start["sft"].times(searched),
             "score": (scored(pairs, v.validation_questions) + gradients(pairs)).times(seeds),
-            "dpo": dpo.times(arms * seeds), "evaluate": evaluation.times((arms + 2) * seeds),
+            "dpo": dpo.times(arms * seeds),
+            "evaluate": evaluation.times((arms + 2) * seeds),
         }
 
     return {
         "01_rollout": start,
         "02_scoring": {
             "response": response,
-            "score": scored(min(p.scoring.pairs, pairs), 2 * p.scoring.retest_questions) + gradients(pairs),
+            "score": scored(min(p.scoring.pairs, pairs), 2 * p.scoring.retest_questions)
+            + gradients(pairs),
             "search": search(s.loss_questions),
         },
         "03_selection_ablation": ablation(p.ablation.seeds, p.ablation.seeds - 1),
         "04_budget_scaling": {
-            "search": search(sum(p.budget.q_questions) + p.budget.dits_questions).times(p.budget.seeds),
-            "score": (scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation)) + estimates(PAIRS_A_QUESTION * p.budget.dits_questions, p.budget.estimators)).times(p.budget.seeds),
-            "dpo": dpo.times(budgets), "evaluate": evaluation.times(budgets),
+            "search": search(sum(p.budget.q_questions) + p.budget.dits_questions).times(
+                p.budget.seeds
+            ),
+            "score": (
+                scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation))
+                + estimates(PAIRS_A_QUESTION * p.budget.dits_questions, p.budget.estimators)
+            ).times(p.budget.seeds),
+            "dpo": dpo.times(budgets),
+            "evaluate": evaluation.times(budgets),
         },
         "05_iterations": {
-            "search": search(i.questions).times(rounds), "sft": sft.times(rounds), "dpo": dpo.times(rounds),
-            "score": scored(PAIRS_A_QUESTION * i.questions, v.validation_questions).times(rounds // 2),
+            "search": search(i.questions).times(rounds),
+            "sft": sft.times(rounds),
+            "dpo": dpo.times(rounds),
+            "score": scored(PAIRS_A_QUESTION * i.questions, v.validation_questions).times(
+                rounds // 2
+            ),
             "evaluate": evaluation.times(rounds),
         },
         "06_influence_fidelity": {
-            "search": search(s.sft_questions + f.questions) + start["search"].times(f.use_seeds), "sft": (sft + warm).times(1 + f.use_seeds),
-            "score": estimates(f.pairs, f.validation).times(2) + scored(f.race_pairs, f.race_questions) + estimates(pairs, f.use).times(f.use_seeds),
-            "dpo": dpo.times(retrained), "evaluate": evaluation.times(retrained + f.use_seeds),
+            "search": search(s.sft_questions + f.questions) + start["search"].times(f.use_seeds),
+            "sft": (sft + warm).times(1 + f.use_seeds),
+            "score": estimates(f.pairs, f.validation).times(2)
+            + scored(f.race_pairs, f.race_questions)
+            + estimates(pairs, f.use).times(f.use_seeds),
+            "dpo": dpo.times(retrained),
+            "evaluate": evaluation.times(retrained + f.use_seeds),
         },
         "07_sensitivity": {
-            "search": start["search"].times(t.seeds), "sft": start["sft"].times(t.seeds),
-            "score": (scored(pairs, max([*t.validation, v.validation_questions])) + scored(pairs, v.validation_questions).times(len(t.step))).times(t.seeds),
-            "dpo": dpo.times(changes), "evaluate": evaluation.times(changes),
+            "search": start["search"].times(t.seeds),
+            "sft": start["sft"].times(t.seeds),
+            "score": (
+                scored(pairs, max([*t.validation, v.validation_questions]))
+                + scored(pairs, v.validation_questions).times(len(t.step))
+            ).times(t.seeds),
+            "dpo": dpo.times(changes),
+            "evaluate": evaluation.times(changes),
         },
         "08_deep_search": {"response": response} | ablation(p.ablation.seeds, p.ablation.seeds),
     }
@@ -221,7 +269,8 @@ def _estimates(params: Params, pairs: float, by_name: dict[str, int]) -> Effort:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """`parameters`; `layers`, `hidden`, `vocabulary`; `lora`: parameters of a LoRA of rank 1 on all targets."""
+    """`parameters`; `layers`, `hidden`, `vocabulary`; `lora`: parameters of a LoRA of rank 1 on all
+    targets."""
 
     parameters: int
     layers: int
@@ -241,7 +290,9 @@ def model_size(path: str) -> ModelSize:
     try:
         return size_of(AutoConfig.from_pretrained(path))
     except Exception as error:  # a hub that cannot be reached, a gated model: one line
-        raise InputError(f"{path}: no configuration to be had: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"{path}: no configuration to be had: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def size_of(config) -> ModelSize:
@@ -251,8 +302,18 @@ def size_of(config) -> ModelSize:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    lora = sum(m.in_features + m.out_features for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in LORA_TARGETS)
-    return ModelSize(sum(p.numel() for p in model.parameters()), config.num_hidden_layers, config.hidden_size, config.vocab_size, lora)
+    lora = sum(
+        m.in_features + m.out_features
+        for n, m in model.named_modules()
+        if n.rsplit(".", 1)[-1] in LORA_TARGETS
+    )
+    return ModelSize(
+        sum(p.numel() for p in model.parameters()),
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.vocab_size,
+        lora,
+    )
 
 
 def hours(params: Params, work: pd.DataFrame, size: ModelSize, machine: Machine) -> pd.Series:
@@ -260,35 +321,61 @@ def hours(params: Params, work: pd.DataFrame, size: ModelSize, machine: Machine)
     width = 2 if params.model.dtype == "bfloat16" else 4
     step = machine.step + width * size.parameters / (0.6 * machine.bandwidth)
     asked = max(part.sizes.train_questions for part in params.parts()) * params.search.rollouts
-    decode = min(machine.decode_cap[params.model.engine], min(BATCH[params.model.engine], asked) / step)
+    decode = min(
+        machine.decode_cap[params.model.engine], min(BATCH[params.model.engine], asked) / step
+    )
     reading = 2 * size.parameters / (EFFICIENCY["prefill"] * machine.flops)
     training = 6 * size.parameters / (EFFICIENCY["train"] * machine.flops)
-    seconds = work["read"] * reading + work["written"] / decode + work["written_with_adapters"] / (LORA_SPEED * decode) + work["trained"] * training
+    seconds = (
+        work["read"] * reading
+        + work["written"] / decode
+        + work["written_with_adapters"] / (LORA_SPEED * decode)
+        + work["trained"] * training
+    )
     return (seconds + work["models"] * machine.setup) / 3600
 
 
 def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 0) -> float:
-    """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or of the gradients; and beside it the
-    model that judges, of `judge` parameters."""
+    """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or
+    of the gradients; and beside it the model that judges, of `judge` parameters."""
     width = 2 if params.model.dtype == "bfloat16" else 4
     row = max(lengths(part, task).row for part in params.parts() for task in part.tasks)
     rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
-    kept = 2 if params.dpo.gradient_checkpointing else 34  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
+    kept = (
+        2 if params.dpo.gradient_checkpointing else 34
+    )  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
     if params.sft.lora_rank and not params.dpo.lora_rank:
         width = 4  # adapters are merged into float32 weights where all of them are trained
     activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
-    scored = max(max(part.scoring.pairs, PAIRS_A_QUESTION * part.sizes.train_questions) for part in params.parts())
+    scored = max(
+        max(part.scoring.pairs, PAIRS_A_QUESTION * part.sizes.train_questions)
+        for part in params.parts()
+    )
     holds_all = ESTIMATORS[params.influence.estimator].holds_all_gradients
     block = scored if holds_all else params.influence.gradient_block
     held = 0 if params.model.engine == "vllm" else 4 * block * params.influence.rank * size.lora
-    learning = width * (size.parameters + judge) + states + activations + min(held, 4 * scored * params.influence.rank * size.lora)
+    learning = (
+        width * (size.parameters + judge)
+        + states
+        + activations
+        + min(held, 4 * scored * params.influence.rank * size.lora)
+    )
     m = params.model
-    speaking = (m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters) + width * judge
+    speaking = (
+        m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
+    ) + width * judge
     if m.engine == "vllm" and m.cache_gb is not None:
-        speaking = m.cache_gb * 1e9 + 2 * size.parameters + 2 * m.max_adapters * m.max_rank * size.lora + 2e9  # and CUDA's own
-        return (learning + speaking) * (params.workers if m.device == "cuda" else 1)  # vLLM stays awake beside the training
+        speaking = (
+            m.cache_gb * 1e9
+            + 2 * size.parameters
+            + 2 * m.max_adapters * m.max_rank * size.lora
+            + 2e9
+        )  # and CUDA's own
+        return (learning + speaking) * (
+            params.workers if m.device == "cuda" else 1
+        )  # vLLM stays awake beside the training
     return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
 
 
@@ -296,4 +383,6 @@ def disk_needed(params: Params, work: pd.DataFrame, size: ModelSize) -> float:
     """Bytes of the trained models and of the dialogues."""
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     model = 4 * (rank * size.lora if rank else size.parameters)
-    return work["models"].sum() * model + 40 * (work["written"] + work["written_with_adapters"]).sum()
+    return (
+        work["models"].sum() * model + 40 * (work["written"] + work["written_with_adapters"]).sum()
+    )

@@ -1,7 +1,8 @@
 """Artifacts: the result of a stage, in a folder under a key made of all that went into it.
 
-A folder is written under a temporary name and renamed when it is complete, so a killed run leaves either the whole
-artifact or none. `manifest.json` holds the specification, what it cost, and a checksum of every file.
+A folder is written under a temporary name and renamed when it is complete, so a killed run leaves
+either the whole artifact or none. `manifest.json` holds the specification, what it cost, and a
+checksum of every file.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class StoreError(RuntimeError):
 
 
 USED: set[str] = set()
-"""Folder names of the artifacts that this process has asked for; the ledger adds up what they cost."""
+"""Folder names of the artifacts that this process has asked for; the ledger adds up what they
+cost."""
 
 LISTENERS: list[Callable[[str], None]] = []
 """Called with a stage's name when this process begins to compute it: progress bars show it."""
@@ -102,7 +104,8 @@ class Store:
 
         Args:
             stage: a name of `STAGE_CODE`.
-            spec: everything that decides the result: parameters, seeds, keys of inputs. JSON values.
+            spec: everything that decides the result: parameters, seeds, keys of inputs. JSON
+                values.
             make: writes files into the folder it is given and returns costs (tokens and the like).
             code: modules of the library that decide the result too, beside those of the stage.
 
@@ -123,7 +126,8 @@ class Store:
         return self._checked[key]
 
     def _alone(self, path: Path) -> FileLock:
-        """A lock by which no two processes make one artifact; the system frees it when its holder dies."""
+        """A lock by which no two processes make one artifact; the system frees it when its holder
+        dies."""
         (self.root / ".locks").mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".locks" / path.name)
 
@@ -139,8 +143,17 @@ class Store:
             with GPUMemoryWatch() as gpu:
                 cost = make(temporary) or {}
             seconds = round(time.perf_counter() - start, 2)
-            cost = {"seconds": seconds, "peak_memory_mb": peak_memory_mb(), "peak_gpu_memory_mb": gpu.peak_mb, **cost}
-            files = {str(p.relative_to(temporary)): checksum(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+            cost = {
+                "seconds": seconds,
+                "peak_memory_mb": peak_memory_mb(),
+                "peak_gpu_memory_mb": gpu.peak_mb,
+                **cost,
+            }
+            files = {
+                str(p.relative_to(temporary)): checksum(p)
+                for p in sorted(temporary.rglob("*"))
+                if p.is_file()
+            }
             write_json(temporary / "manifest.json", body | {"cost": cost, "files": files})
             os.replace(temporary, path)
         finally:
@@ -153,8 +166,14 @@ def _named_if_full(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # safetensors wraps the system's error in its own kind
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            raise StoreError(f"{path}: no space left on the device; free some and run again, finished stages are kept") from None
+        if getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or "No space left on device" in str(error):
+            raise StoreError(
+                f"{path}: no space left on the device; free some and run again, finished stages "
+                "are kept"
+            ) from None
         raise
 
 
@@ -169,7 +188,9 @@ def _read(path: Path, key: str) -> Artifact:
         if not file.is_file():
             raise StoreError(f"{file}: missing; {advice}")
         if checksum(file) != expected:
-            raise StoreError(f"{file}: damaged or cut short (its checksum differs from manifest.json); {advice}")
+            raise StoreError(
+                f"{file}: damaged or cut short (its checksum differs from manifest.json); {advice}"
+            )
     return Artifact(path, key, manifest)
 
 
@@ -226,7 +247,9 @@ def _imported(file: Path) -> tuple[Path, ...]:
     found: list[Path] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            place = file.parents[node.level - 1].joinpath(*filter(None, (node.module or "").split(".")))
+            place = file.parents[node.level - 1].joinpath(
+                *filter(None, (node.module or "").split("."))
+            )
             names = [place / alias.name for alias in node.names] if place.is_dir() else []
             modules = [name.with_suffix(".py") for name in names]
             if place.is_dir() and all(module.is_file() for module in modules):
@@ -245,6 +268,9 @@ def source_digest(source: str) -> str:
     """Hash of Python code that comments, layout and docstrings do not change."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

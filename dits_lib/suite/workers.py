@@ -1,4 +1,5 @@
-"""Independent jobs on several processes, one thread each: on small models that beats threads by far."""
+"""Independent jobs on several processes, one thread each: on small models that beats threads by
+far."""
 
 from __future__ import annotations
 
@@ -22,11 +23,16 @@ def _one_thread() -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them; asking does not occupy them."""
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them; asking does
+    not occupy them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named is not None else [str(number) for number in range(torch.cuda.device_count())]
+    return (
+        named.split(",")
+        if named is not None
+        else [str(number) for number in range(torch.cuda.device_count())]
+    )
 
 
 def _start_worker(parent: int, stages, places) -> None:
@@ -39,7 +45,8 @@ def _start_worker(parent: int, stages, places) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when its parent has gone: a killed run must not leave workers behind that compute on."""
+    """End this process when its parent has gone: a killed run must not leave workers behind that
+    compute on."""
     while os.getppid() == parent:
         time.sleep(0.5)
     for child in multiprocessing.active_children():  # vLLM's server on a CPU
@@ -48,7 +55,8 @@ def _die_with(parent: int) -> None:
 
 
 class _Bar:
-    """A progress bar that ticks once a job and tells, between two ticks, which stages are being computed."""
+    """A progress bar that ticks once a job and tells, between two ticks, which stages are being
+    computed."""
 
     def __init__(self, total: int, label: str):
         self.bar, self.stages = tqdm(total=total, desc=label), 0
@@ -69,7 +77,9 @@ class _Bar:
     @contextlib.contextmanager
     def reading(self, stages) -> Iterator[None]:
         """Hear of the stages that workers put into a queue."""
-        thread = threading.Thread(target=lambda: [self.stage(name) for name in iter(stages.get, None)], daemon=True)
+        thread = threading.Thread(
+            target=lambda: [self.stage(name) for name in iter(stages.get, None)], daemon=True
+        )
         thread.start()
         try:
             yield
@@ -78,13 +88,17 @@ class _Bar:
             thread.join(timeout=5)
 
 
-def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str, apart: bool = False) -> list:
-    """`[function(*job) for job in jobs]`, in that order, on `workers` processes, with a progress bar.
+def run_jobs(
+    function: Callable, jobs: list[tuple], workers: int, label: str, apart: bool = False
+) -> list:
+    """`[function(*job) for job in jobs]`, in that order, on `workers` processes, with a progress
+    bar.
 
     Args:
         function: importable (a library function), since processes are started afresh.
         label: of the progress bar.
-        apart: a process of its own for a single worker too, which takes what it holds (a model on a GPU) with it when it ends.
+        apart: a process of its own for a single worker too, which takes what it holds (a model on a
+            GPU) with it when it ends.
     """
     bar = _Bar(len(jobs), label)
     results: list = [None] * len(jobs)
@@ -100,11 +114,17 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str, ap
         stages, places, gpus = context.SimpleQueue(), context.SimpleQueue(), visible_gpus()
         for number in range(workers):  # several GPUs are dealt out in turn
             places.put(gpus[number % len(gpus)] if len(gpus) > 1 else None)
-        # Threads are fixed by the environment before torch is imported: results then depend on no machine's core count.
+        # Threads are fixed by the environment before torch is imported: results then depend on no
+        # machine's core count.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
         with (
             bar.reading(stages),
-            ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), stages, places)) as pool,
+            ProcessPoolExecutor(
+                workers,
+                mp_context=context,
+                initializer=_start_worker,
+                initargs=(os.getpid(), stages, places),
+            ) as pool,
         ):
             waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
             try:
@@ -112,7 +132,9 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int, label: str, ap
                     results[waiting[done]] = done.result()
                     bar.bar.update()
             except BaseException:
-                for process in list((pool._processes or {}).values()):  # a pool on its way out would do all that is left first
+                for process in list(
+                    (pool._processes or {}).values()
+                ):  # a pool on its way out would do all that is left first
                     process.terminate()
                 raise
     return results

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 SPLITS = ("base", "train", "validation", "development", "test")
-"""Who may use a question. `base`: training the micro base model. `train`: search, SFT and DPO. `validation`: influence
-scores. `development`: step sizes and other settings. `test`: reported numbers, and nothing else."""
+"""Who may use a question. `base`: training the micro base model. `train`: search, SFT and DPO.
+`validation`: influence scores. `development`: step sizes and other settings. `test`: reported
+numbers, and nothing else."""
 
 
 class DataError(ValueError):
@@ -24,7 +25,8 @@ class Question:
         text: the question as both agents see it.
         answers: gold answers; the metric takes the best match.
         views: what each agent may read, by agent name.
-        meta: everything else: `family`, `split`, and for planted harm `harmful` (bool) and `reward_sign` (+1 or -1).
+        meta: everything else: `family`, `split`, and for planted harm `harmful` (bool) and
+            `reward_sign` (+1 or -1).
     """
 
     id: str
@@ -38,14 +40,21 @@ class Question:
 
     @staticmethod
     def from_json(row: dict) -> Question:
-        return Question(row["id"], row["text"], tuple(row["answers"]), dict(row["views"]), dict(row.get("meta", {})))
+        return Question(
+            row["id"],
+            row["text"],
+            tuple(row["answers"]),
+            dict(row["views"]),
+            dict(row.get("meta", {})),
+        )
 
 
 _FIELDS = {"id": str, "text": str, "answers": list, "views": dict}
 
 
 def read_questions(path: str | Path, agents: tuple[str, ...]) -> list[Question]:
-    """Read questions from a JSONL file of one object a line: `id`, `text`, `answers`, `views`, and `meta.split`.
+    """Read questions from a JSONL file of one object a line: `id`, `text`, `answers`, `views`, and
+    `meta.split`.
 
     Args:
         path: the file.
@@ -56,12 +65,17 @@ def read_questions(path: str | Path, agents: tuple[str, ...]) -> list[Question]:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected JSONL with the fields {', '.join(_FIELDS)} and meta.split")
+        raise DataError(
+            f"{path}: no such file; expected JSONL with the fields {', '.join(_FIELDS)} and "
+            "meta.split"
+        )
     questions, seen = [], set()
     for where, row in json_lines(path):
         question = _parse_row(row, where, agents)
         if question.id in seen:
-            raise DataError(f"{where}: field 'id': {question.id!r} occurs twice; ids must be unique")
+            raise DataError(
+                f"{where}: field 'id': {question.id!r} occurs twice; ids must be unique"
+            )
         seen.add(question.id)
         questions.append(question)
     return questions
@@ -83,7 +97,10 @@ def json_lines(path: Path) -> list[tuple[str, object]]:
             try:
                 rows.append((f"{path}:{number}", json.loads(line)))
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from None
+                raise DataError(
+                    f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one "
+                    "object a line"
+                ) from None
     if not rows:
         raise DataError(f"{path}: no rows; expected one JSON object a line")
     return rows
@@ -94,16 +111,27 @@ def _parse_row(row: object, where: str, agents: tuple[str, ...]) -> Question:
         raise DataError(f"{where}: a {type(row).__name__}; expected one JSON object a line")
     for name, kind in _FIELDS.items():
         if name not in row:
-            raise DataError(f"{where}: field '{name}' is missing; expected {', '.join(_FIELDS)} and meta.split")
+            raise DataError(
+                f"{where}: field '{name}' is missing; expected {', '.join(_FIELDS)} and meta.split"
+            )
         if not isinstance(row[name], kind):
-            raise DataError(f"{where}: field '{name}' is a {type(row[name]).__name__}; expected {kind.__name__}")
+            raise DataError(
+                f"{where}: field '{name}' is a {type(row[name]).__name__}; expected {kind.__name__}"
+            )
     if not row["answers"] or not all(isinstance(a, str) and a.strip() for a in row["answers"]):
-        raise DataError(f"{where}: field 'answers': expected a list of one or more non-empty strings")
+        raise DataError(
+            f"{where}: field 'answers': expected a list of one or more non-empty strings"
+        )
     missing = [name for name in agents if not isinstance(row["views"].get(name), str)]
     if missing:
-        raise DataError(f"{where}: field 'views.{missing[0]}' is missing; expected a string for {', '.join(agents)}")
+        raise DataError(
+            f"{where}: field 'views.{missing[0]}' is missing; expected a string for "
+            f"{', '.join(agents)}"
+        )
     if not isinstance(row.get("meta"), dict):
-        raise DataError(f"{where}: field 'meta' is missing or no object; expected {{\"split\": ...}}")
+        raise DataError(
+            f"{where}: field 'meta' is missing or no object; expected {{\"split\": ...}}"
+        )
     split = row["meta"].get("split")
     if split not in SPLITS:
         raise DataError(f"{where}: field 'meta.split' is {split!r}; allowed: {', '.join(SPLITS)}")

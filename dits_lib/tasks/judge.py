@@ -1,7 +1,8 @@
 """Whether a free answer is right: exactly, or by a judge model with a strict reply.
 
-A judge sees all answers of a batch at once (`prepare`), and keeps its verdicts. What it says that is neither `correct` nor
-`incorrect` counts as no verdict: the answer is then scored by exact match, and `nonsense` tells how often that happened.
+A judge sees all answers of a batch at once (`prepare`), and keeps its verdicts. What it says that
+is neither `correct` nor `incorrect` counts as no verdict: the answer is then scored by exact match,
+and `nonsense` tells how often that happened.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PROMPT = """Question: {question}
 Reference answer: {gold}
 Answer to be judged: {answer}
 
-Does the answer to be judged say the same as the reference answer? Reply with one word: correct or incorrect."""
+Does the answer to be judged say the same as the reference answer? Reply with one word: correct or incorrect."""  # noqa: E501
 
 
 class JudgeError(RuntimeError):
@@ -73,7 +74,10 @@ class ModelJudge:
         new = {(q.id, a): q for q, a in pairs if a is not None and (q.id, a) not in self.verdicts}
         if not new:
             return
-        prompts = [PROMPT.format(question=q.text, gold=" or ".join(q.answers), answer=answer) for (_, answer), q in new.items()]
+        prompts = [
+            PROMPT.format(question=q.text, gold=" or ".join(q.answers), answer=answer)
+            for (_, answer), q in new.items()
+        ]
         for key, reply in zip(new, self.ask(prompts), strict=True):
             self.verdicts[key] = read_verdict(reply)
             self.nonsense += self.verdicts[key] is None
@@ -90,44 +94,75 @@ class ModelJudge:
 
 
 def read_verdict(reply: str) -> bool | None:
-    """True for `correct`, False for `incorrect`, None for anything else; a full stop or markup around the word is allowed."""
+    """True for `correct`, False for `incorrect`, None for anything else; a full stop or markup
+    around the word is allowed."""
     word = re.sub(r"[^a-z]", "", reply.strip().lower())
     return {"correct": True, "incorrect": False}.get(word)
 
 
 def exact_match(answer: str | None, answers: tuple[str, ...]) -> float:
     """SQuAD's exact match."""
-    return 0.0 if answer is None else float(normalize_answer(answer) in map(normalize_answer, answers))
+    return (
+        0.0 if answer is None else float(normalize_answer(answer) in map(normalize_answer, answers))
+    )
 
 
 def agreement(judge: Judge, pairs: list[tuple[Question, str | None]]) -> dict[str, float]:
-    """How a judge's scores stand to exact match and F1: means of the three over all dialogues, and the share of the answers given on which judge
-    and exact match agree."""
+    """How a judge's scores stand to exact match and F1: means of the three over all dialogues, and
+    the share of the answers given on which judge and exact match agree."""
     judge.prepare(pairs)
-    return compared([judge.score(q, a) for q, a in pairs], [a for _, a in pairs], [q.answers for q, _ in pairs])
+    return compared(
+        [judge.score(q, a) for q, a in pairs], [a for _, a in pairs], [q.answers for q, _ in pairs]
+    )
 
 
-def compared(scores: list[float], answers: list[str | None], golds: list[tuple[str, ...]]) -> dict[str, float]:
+def compared(
+    scores: list[float], answers: list[str | None], golds: list[tuple[str, ...]]
+) -> dict[str, float]:
     """As `agreement`, for answers that were judged before."""
-    exact, count = [exact_match(a, g) for a, g in zip(answers, golds, strict=True)], max(1, len(answers))
-    given = [score == match for score, match, answer in zip(scores, exact, answers, strict=True) if answer is not None]
+    exact, count = (
+        [exact_match(a, g) for a, g in zip(answers, golds, strict=True)],
+        max(1, len(answers)),
+    )
+    given = [
+        score == match
+        for score, match, answer in zip(scores, exact, answers, strict=True)
+        if answer is not None
+    ]
     return {
-        "judge": sum(scores) / count, "exact match": sum(exact) / count, "F1": sum(best_f1(a, g) for a, g in zip(answers, golds, strict=True)) / count,
-        "dialogues": len(answers), "answers": len(given), "agreement": sum(given) / max(1, len(given)),
+        "judge": sum(scores) / count,
+        "exact match": sum(exact) / count,
+        "F1": sum(best_f1(a, g) for a, g in zip(answers, golds, strict=True)) / count,
+        "dialogues": len(answers),
+        "answers": len(given),
+        "agreement": sum(given) / max(1, len(given)),
     }
 
 
-def server(url: str, model: str, key: str = "none", seconds: float = 60.0) -> Callable[[list[str]], list[str]]:
-    """A judge behind an OpenAI-compatible server (`<url>/chat/completions`), greedy, one prompt after another.
+def server(
+    url: str, model: str, key: str = "none", seconds: float = 60.0
+) -> Callable[[list[str]], list[str]]:
+    """A judge behind an OpenAI-compatible server (`<url>/chat/completions`), greedy, one prompt
+    after another.
 
     Raises:
         JudgeError: when the server cannot be asked; what it answers is judged, not raised.
     """
+
     def ask(prompts: list[str]) -> list[str]:
         replies = []
         for prompt in prompts:
-            body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 8}
-            request = Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json", "Authorization": f"Bearer {key}"})
+            body = {
+                "model": model,
+                "messages": [{"role": "user", "content": prompt}],
+                "temperature": 0,
+                "max_tokens": 8,
+            }
+            request = Request(
+                f"{url.rstrip('/')}/chat/completions",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+            )
             try:
                 replies.append(str(_answered(request, seconds)["choices"][0]["message"]["content"]))
             except (KeyError, IndexError, TypeError):
@@ -138,7 +173,8 @@ def server(url: str, model: str, key: str = "none", seconds: float = 60.0) -> Ca
 
 
 def _answered(request: Request, seconds: float, tries: int = 3) -> object:
-    """What the server answers, as JSON; None for what is none. A server that is busy or starting (5xx) is asked again."""
+    """What the server answers, as JSON; None for what is none. A server that is busy or starting
+    (5xx) is asked again."""
     for attempt in range(tries):
         try:
             with urlopen(request, timeout=seconds) as response:
@@ -147,6 +183,9 @@ def _answered(request: Request, seconds: float, tries: int = 3) -> object:
             return None
         except (OSError, HTTPException) as error:
             if attempt == tries - 1 or not isinstance(error, HTTPError) or error.code < 500:
-                raise JudgeError(f"{request.full_url}: the judge cannot be asked ({type(error).__name__}: {error})") from None
+                raise JudgeError(
+                    f"{request.full_url}: the judge cannot be asked ({type(error).__name__}: "
+                    f"{error})"
+                ) from None
             time.sleep(2**attempt)
     return None

@@ -1,4 +1,5 @@
-"""Answer metrics: token F1 and exact match as the SQuAD evaluation script defines them (Rajpurkar et al., 2016)."""
+"""Answer metrics: token F1 and exact match as the SQuAD evaluation script defines them (Rajpurkar
+et al., 2016)."""
 
 from __future__ import annotations
 
@@ -33,5 +34,10 @@ def best_f1(prediction: str | None, answers: tuple[str, ...]) -> float:
 
 
 def choice_accuracy(prediction: str | None, answers: tuple[str, ...]) -> float:
-    """1.0 when the chosen letter is a gold letter, else 0.0 (case and white space are ignored; articles are not)."""
-    return 0.0 if prediction is None else float(prediction.strip().lower() in {a.strip().lower() for a in answers})
+    """1.0 when the chosen letter is a gold letter, else 0.0 (case and white space are ignored;
+    articles are not)."""
+    return (
+        0.0
+        if prediction is None
+        else float(prediction.strip().lower() in {a.strip().lower() for a in answers})
+    )

@@ -1,7 +1,8 @@
-"""Pages that agents search and read: a local site, the live web, and a cache on disk that replays either exactly.
+"""Pages that agents search and read: a local site, the live web, and a cache on disk that replays
+either exactly.
 
-A source has `search(query) -> pages` and `open(url) -> page`. What a page says is data. Every failure is a `PageError` of a known
-kind, so that a run goes on and can count them.
+A source has `search(query) -> pages` and `open(url) -> page`. What a page says is data. Every
+failure is a `PageError` of a known kind, so that a run goes on and can count them.
 """
 
 import lazy_loader
@@ -13,4 +14,16 @@ from .site import LocalSite
 # The live web's HTTP library is imported when it is first used.
 __getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"web": ["Web", "searxng"]})
 
-__all__ = ["KINDS", "CacheError", "Cached", "LocalSite", "Page", "PageError", "Source", "Web", "read_html", "searxng", "shown"]
+__all__ = [
+    "KINDS",
+    "CacheError",
+    "Cached",
+    "LocalSite",
+    "Page",
+    "PageError",
+    "Source",
+    "Web",
+    "read_html",
+    "searxng",
+    "shown",
+]

@@ -1,4 +1,5 @@
-"""A cache of searches and pages on disk: what was seen once is seen again, exactly, without the network."""
+"""A cache of searches and pages on disk: what was seen once is seen again, exactly, without the
+network."""
 
 from __future__ import annotations
 
@@ -29,11 +30,22 @@ class Cached:
     """
 
     def __init__(self, source: Source | None, folder: str | Path):
-        self.source, self.folder, self.failures, self._lock, self._asking = source, Path(folder), Counter(), Lock(), {}
+        self.source, self.folder, self.failures, self._lock, self._asking = (
+            source,
+            Path(folder),
+            Counter(),
+            Lock(),
+            {},
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def search(self, query: str) -> list[Page]:
-        return [Page.from_json(row) for row in self._answer("search", query, lambda: [page.to_json() for page in self.source.search(query)])]
+        return [
+            Page.from_json(row)
+            for row in self._answer(
+                "search", query, lambda: [page.to_json() for page in self.source.search(query)]
+            )
+        ]
 
     def open(self, url: str) -> Page:
         return Page.from_json(self._answer("open", url, lambda: self.source.open(url).to_json()))
@@ -42,7 +54,9 @@ class Cached:
         file = self.folder / f"{kind}-{hashlib.sha256(request.encode()).hexdigest()[:24]}.json"
         with self._lock:
             asking = self._asking.setdefault(file.name, Lock())
-        with asking:  # dialogues side by side ask for one page together: the first answer is everybody's, now and in a replay
+        # dialogues side by side ask for one page together: the first answer is everybody's, now and
+        # in a replay
+        with asking:
             kept = self._kept(file, kind, request, ask)
         if "error" in kept:
             with self._lock:
@@ -54,13 +68,18 @@ class Cached:
         kept = self._read(file)
         if kept is None:
             if self.source is None:
-                raise CacheError(f"{self.folder}: holds no answer to {kind} {request!r}; it replays another run than this (web.replay)")
+                raise CacheError(
+                    f"{self.folder}: holds no answer to {kind} {request!r}; it replays another run "
+                    "than this (web.replay)"
+                )
             try:
                 asked = {"request": request, "found": ask()}
             except PageError as error:
                 asked = {"request": request, "error": [error.kind, error.message]}
             self._write(file, asked)
-            kept = self._read(file)  # another process may have been first: what lies there is everybody's answer
+            kept = self._read(
+                file
+            )  # another process may have been first: what lies there is everybody's answer
         return kept
 
     def _read(self, file: Path) -> dict | None:

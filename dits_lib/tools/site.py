@@ -15,8 +15,8 @@ _LOCK = Lock()
 
 
 def _bm25s():
-    """bm25s without JAX: where JAX is installed, bm25s starts it at import, and it takes three quarters of the GPU for itself. Tools act
-    in several threads, and one alone may hide JAX."""
+    """bm25s without JAX: where JAX is installed, bm25s starts it at import, and it takes three
+    quarters of the GPU for itself. Tools act in several threads, and one alone may hide JAX."""
     with _LOCK:
         if "bm25s" not in sys.modules:
             hidden = sys.modules.setdefault("jax", None) is None
@@ -41,7 +41,14 @@ class LocalSite:
 
     def __init__(self, folder: str | Path, top: int = 5):
         self.folder, self.top, self._indexing = Path(folder).resolve(), top, Lock()
-        self.urls = [site_address(path.relative_to(self.folder).as_posix()) for path in sorted(self.folder.rglob("*.html"))] if self.folder.is_dir() else []
+        self.urls = (
+            [
+                site_address(path.relative_to(self.folder).as_posix())
+                for path in sorted(self.folder.rglob("*.html"))
+            ]
+            if self.folder.is_dir()
+            else []
+        )
         if not self.urls:
             raise PageError("no page", f"{folder}: no folder with *.html files")
 
@@ -51,14 +58,24 @@ class LocalSite:
             path = (self.folder / unquote(parts.path).lstrip("/")).resolve()
         except ValueError:
             raise PageError("refused", f"{url!r}: no address") from None
-        if parts.scheme != "site" or parts.netloc or not path.is_relative_to(self.folder) or path.suffix != ".html":
+        if (
+            parts.scheme != "site"
+            or parts.netloc
+            or not path.is_relative_to(self.folder)
+            or path.suffix != ".html"
+        ):
             raise PageError("refused", f"{url}: outside the site")
         try:
             data = path.read_bytes()
         except OSError:
             raise PageError("no page", f"{url}: there is no such page") from None
         page = read_html(data, site_address(path.relative_to(self.folder).as_posix()))
-        return Page(page.url, page.title, page.text, tuple(link for link in page.links if link[1] in self._known))
+        return Page(
+            page.url,
+            page.title,
+            page.text,
+            tuple(link for link in page.links if link[1] in self._known),
+        )
 
     def search(self, query: str) -> list[Page]:
         words = _bm25s().tokenize([query], stopwords="en", show_progress=False)
@@ -67,7 +84,11 @@ class LocalSite:
         with self._indexing:
             index = self._index
         found, scores = index.retrieve(words, k=min(self.top, len(self.urls)), show_progress=False)
-        return [self.open(self.urls[i]) for i, score in zip(found[0].tolist(), scores[0].tolist(), strict=True) if score > 0]
+        return [
+            self.open(self.urls[i])
+            for i, score in zip(found[0].tolist(), scores[0].tolist(), strict=True)
+            if score > 0
+        ]
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -83,5 +104,7 @@ class LocalSite:
             except PageError:  # a page that cannot be read is not found either
                 texts.append("")
         index = _bm25s().BM25()
-        index.index(_bm25s().tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        index.index(
+            _bm25s().tokenize(texts, stopwords="en", show_progress=False), show_progress=False
+        )
         return index

@@ -1,6 +1,8 @@
-"""Classic influence: what a step on a pair does to the DPO loss of validation pairs (Koh & Liang, 2017, first order).
+"""Classic influence: what a step on a pair does to the DPO loss of validation pairs (Koh & Liang,
+2017, first order).
 
-`L_val(theta - eta * g_z) - L_val(theta) = -eta * <g_val, g_z> + O(eta^2)`; the score is the decrease, so positive is helpful.
+`L_val(theta - eta * g_z) - L_val(theta) = -eta * <g_val, g_z> + O(eta^2)`; the score is the
+decrease, so positive is helpful.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def dpo_loss(
     """`dpo_loss_influence` as an estimator: the validation pairs come from a search on the
     validation questions."""
     engine, system, before = context.engine, context.system, context.engine.snapshot()
-    grown = tree_search(engine, system, questions, context.search_settings(), derive_seed(seed, "trees"))
+    grown = tree_search(
+        engine, system, questions, context.search_settings(), derive_seed(seed, "trees")
+    )
     limits = context.min_value, context.min_gap
     validation = extract_pairs(engine.tokenizer, system, grown, *limits)
     scores = dpo_loss_influence(

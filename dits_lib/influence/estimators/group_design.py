@@ -1,9 +1,12 @@
-"""Group design: what many overlapping groups of pairs do together, handed down to the pairs (data models; Ilyas et al., 2022).
+"""Group design: what many overlapping groups of pairs do together, handed down to the pairs (data
+models; Ilyas et al., 2022).
 
-One pair is a weak cause, a group a strong one. Each of `count` groups holds half of the pairs: every other group is a random half of the
-searched questions, the rest are random halves of clusters of similar gradients. A LoRA of each group takes `steps` plain steps on
-batches of its pairs, all groups side by side; then all play the validation questions. A ridge regression of the change of the metric on
-membership gives a pair's score: its own coefficient plus those of its question and its cluster, so that a strong effect of either is shared.
+One pair is a weak cause, a group a strong one. Each of `count` groups holds half of the pairs:
+every other group is a random half of the searched questions, the rest are random halves of clusters
+of similar gradients. A LoRA of each group takes `steps` plain steps on batches of its pairs, all
+groups side by side; then all play the validation questions. A ridge regression of the change of the
+metric on membership gives a pair's score: its own coefficient plus those of its question and its
+cluster, so that a strong effect of either is shared.
 """
 
 from __future__ import annotations
@@ -78,7 +81,9 @@ def gradient_clusters(gradients: torch.Tensor, seed: int) -> np.ndarray:
     return KMeans(min(CLUSTERS, len(cosines)), n_init=3, random_state=seed).fit_predict(cosines)
 
 
-def draw_groups(count: int, questions: np.ndarray, clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_groups(
+    count: int, questions: np.ndarray, clusters: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Membership [count, n]: halves of the questions and halves of the clusters in turn."""
     member = np.zeros((count, len(questions)), dtype=bool)
     for index in range(count):
@@ -90,20 +95,43 @@ def draw_groups(count: int, questions: np.ndarray, clusters: np.ndarray, rng: np
 
 
 def train_groups(
-    learner: TransformersEngine, pairs: list[Pair], member: np.ndarray, step_size: float, settings: InfluenceSettings,
-    options: GroupOptions, lora_seed: int, rng: np.random.Generator,
+    learner: TransformersEngine,
+    pairs: list[Pair],
+    member: np.ndarray,
+    step_size: float,
+    settings: InfluenceSettings,
+    options: GroupOptions,
+    lora_seed: int,
+    rng: np.random.Generator,
 ) -> LoRAStack:
-    """`options.steps` plain gradient steps of every group at once, each on the mean DPO loss of a batch of the group's pairs."""
+    """`options.steps` plain gradient steps of every group at once, each on the mean DPO loss of a
+    batch of the group's pairs."""
     stack = fresh_stack(learner, len(member), settings.rank, settings.scaling, lora_seed)
     for _ in range(options.steps):
-        drawn = [(group, int(pair)) for group, row in enumerate(member) for pair in rng.choice(np.flatnonzero(row), options.batch)]
+        drawn = [
+            (group, int(pair))
+            for group, row in enumerate(member)
+            for pair in rng.choice(np.flatnonzero(row), options.batch)
+        ]
         drawn.sort(key=lambda item: len(pairs[item[1]].prompt_ids))
-        moved = LoRAStack({name: (a, b.clone()) for name, (a, b) in stack.weights.items()}, stack.scaling)
+        moved = LoRAStack(
+            {name: (a, b.clone()) for name, (a, b) in stack.weights.items()}, stack.scaling
+        )
         for start in range(0, len(drawn), settings.gradient_rows):
             chunk = drawn[start : start + settings.gradient_rows]
             leaves = [b.requires_grad_() for _, b in stack.weights.values()]
-            losses = dpo_losses(learner, [pairs[i] for _, i in chunk], stack, settings.beta, torch.tensor([group for group, _ in chunk]))
-            for name, gradient in zip(stack.weights, torch.autograd.grad(losses.sum() / options.batch, leaves), strict=True):
+            losses = dpo_losses(
+                learner,
+                [pairs[i] for _, i in chunk],
+                stack,
+                settings.beta,
+                torch.tensor([group for group, _ in chunk]),
+            )
+            for name, gradient in zip(
+                stack.weights,
+                torch.autograd.grad(losses.sum() / options.batch, leaves),
+                strict=True,
+            ):
                 moved.weights[name][1].sub_(step_size * gradient)
         stack = moved
     return stack
@@ -113,12 +141,15 @@ def handed_down(member: np.ndarray, changes: np.ndarray, shared: list[np.ndarray
     """Scores of the pairs, [n, V], from the changes [groups, V] that the groups [groups, n] made.
 
     Args:
-        shared: labels [n] of what pairs have in common; every label has a coefficient of its own, added to its pairs'.
+        shared: labels [n] of what pairs have in common; every label has a coefficient of its own,
+            added to its pairs'.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
     inside = member - member.mean(axis=0)
-    labels = [np.equal.outer(names, np.unique(names)).astype(float) for names in shared]  # [n, labels]
+    labels = [
+        np.equal.outer(names, np.unique(names)).astype(float) for names in shared
+    ]  # [n, labels]
     design = np.hstack([inside, *(inside @ of / np.sqrt(of.sum(0)) for of in labels)])
     strength = RidgeCV(alphas=np.logspace(-2, 5, 29)).fit(design, changes.mean(1)).alpha_
     found = Ridge(alpha=strength).fit(design, changes).coef_.T  # [columns, V]

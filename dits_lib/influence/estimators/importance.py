@@ -1,8 +1,10 @@
-"""Influence by importance sampling: validation dialogues sampled once, reweighted under each candidate's step; nothing is generated.
+"""Influence by importance sampling: validation dialogues sampled once, reweighted under each
+candidate's step; nothing is generated.
 
-For question q with dialogues d_1 ... d_S of the base policy, `F_z(q) = sum_s w_s F(d_s) / sum_s w_s` with `w_s = pi_z(d_s) / pi(d_s)`, by
-teacher-forced passes. The effective sample size `(sum w)^2 / sum w^2` tells how far the reweighting can be trusted: near S little
-moved, near 1 the step has left the samples behind.
+For question q with dialogues d_1 ... d_S of the base policy, `F_z(q) = sum_s w_s F(d_s) / sum_s
+w_s` with `w_s = pi_z(d_s) / pi(d_s)`, by teacher-forced passes. The effective sample size `(sum
+w)^2 / sum w^2` tells how far the reweighting can be trusted: near S little moved, near 1 the step
+has left the samples behind.
 """
 
 from __future__ import annotations
@@ -20,22 +22,39 @@ from ..validation_gradients import play_samples
 torch = lazy_loader.load("torch")
 
 
-def importance(context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object) -> Scores:
-    """Change of the self-normalised reweighted metric; `cost` holds the mean and the least effective sample size."""
+def importance(
+    context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
+) -> Scores:
+    """Change of the self-normalised reweighted metric; `cost` holds the mean and the least
+    effective sample size."""
     before, settings = context.engine.snapshot(), context.settings
-    played = play_samples(context.engine, context.system, questions, settings.policy_samples, settings.temperature, derive_seed(seed, "importance"))
+    played = play_samples(
+        context.engine,
+        context.system,
+        questions,
+        settings.policy_samples,
+        settings.temperature,
+        derive_seed(seed, "importance"),
+    )
     metric = np.array([[dialogue.metric for dialogue in dialogues] for dialogues in played])
     with context.engine.learning() as learner:
         flat, blocks = [d for dialogues in played for d in dialogues], []
         for start in range(0, len(pairs), settings.gradient_block):
             some = pairs[start : start + settings.gradient_block]
-            steps = step(dpo_gradients(learner, some, seed=context.lora(seed), **gradient_options(settings)), context.step_size)
+            steps = step(
+                dpo_gradients(learner, some, seed=context.lora(seed), **gradient_options(settings)),
+                context.step_size,
+            )
             blocks.append(_log_ratios(learner, steps, flat, settings.temperature))
     ratios = np.concatenate(blocks).reshape(len(pairs), *metric.shape)
     weights = np.exp(ratios - ratios.max(axis=2, keepdims=True))
     table = (weights * metric).sum(2) / weights.sum(2) - metric.mean(1)
     size = weights.sum(2) ** 2 / (weights**2).sum(2)
-    cost = {"gradients": len(pairs), "effective_samples_mean": float(size.mean()), "effective_samples_least": float(size.min())}
+    cost = {
+        "gradients": len(pairs),
+        "effective_samples_mean": float(size.mean()),
+        "effective_samples_least": float(size.min()),
+    }
     return Scores.of_table("importance", pairs, table, context.engine.usage.minus(before) | cost)
 
 
@@ -58,8 +77,16 @@ def _log_ratios(learner, steps, dialogues, temperature: float) -> np.ndarray:
             for first in range(0, len(steps), block):
                 some = part(steps, first, min(first + block, len(steps)))
                 index = torch.arange(len(some), device=learner.device).repeat_interleave(len(texts))
-                moved = learner.teacher_forced(texts * len(some), some, index, temperature).sum(1).reshape(len(some), -1)
-                np.add.at(found[first : first + len(some)].T, [owner[i] for i in chunk], (moved - base).T.cpu().double().numpy())
+                moved = (
+                    learner.teacher_forced(texts * len(some), some, index, temperature)
+                    .sum(1)
+                    .reshape(len(some), -1)
+                )
+                np.add.at(
+                    found[first : first + len(some)].T,
+                    [owner[i] for i in chunk],
+                    (moved - base).T.cpu().double().numpy(),
+                )
     learner.usage.prompt_tokens += (len(steps) + 1) * sum(len(p) + len(r) for p, r in rows)
     return found
 

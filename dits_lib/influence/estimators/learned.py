@@ -1,7 +1,9 @@
-"""Learned scores: one-step influence of a part of the pairs, and a regression (scikit-learn) that predicts it for all.
+"""Learned scores: one-step influence of a part of the pairs, and a regression (scikit-learn) that
+predicts it for all.
 
-Features of a pair: the model's last hidden states, chosen minus rejected, averaged over the reply; Q-values; lengths; log probabilities. A
-scored pair's own value never enters its prediction: it is predicted by cross-validation, whole questions left out together.
+Features of a pair: the model's last hidden states, chosen minus rejected, averaged over the reply;
+Q-values; lengths; log probabilities. A scored pair's own value never enters its prediction: it is
+predicted by cross-validation, whole questions left out together.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ def learned(
     seed: object,
     options: LearnedOptions,
 ) -> Scores:
-    """Predictions for all pairs, with the regression's standard error; `cost` tells the cross-validated rank correlation with the scores
-    that were measured.
+    """Predictions for all pairs, with the regression's standard error; `cost` tells the
+    cross-validated rank correlation with the scores that were measured.
 
     Raises:
         ValueError: with fewer than 10 pairs to learn from, or from one question only.
@@ -50,28 +52,48 @@ def learned(
 
     before = context.engine.snapshot()
     rng = np.random.default_rng(derive_seed(seed, "learned") % 2**32)
-    known = np.sort(rng.choice(len(pairs), max(1, round(options.share * len(pairs))), replace=False))
+    known = np.sort(
+        rng.choice(len(pairs), max(1, round(options.share * len(pairs))), replace=False)
+    )
     groups = np.array([pair.question_id for pair in pairs])
     if len(known) < 10 or len(set(groups[known])) < 2:
-        raise ValueError(f"share leaves {len(known)} pairs of {len(set(groups[known]))} questions to learn from; it takes 10 of 2")
+        raise ValueError(
+            f"share leaves {len(known)} pairs of {len(set(groups[known]))} questions to learn "
+            "from; it takes 10 of 2"
+        )
     measured = one_step(context, [pairs[i] for i in known], questions, seed)
     with context.engine.learning() as learner:
         table = features(learner, pairs)
     predicted, spread = np.zeros((len(pairs), measured.per_question.shape[1])), np.zeros(len(pairs))
     folds = GroupKFold(min(5, len(set(groups[known])))).split(known, groups=groups[known])
-    parts = [(known[train], known[held]) for train, held in folds] + [(known, np.setdiff1d(np.arange(len(pairs)), known))]
+    parts = [(known[train], known[held]) for train, held in folds] + [
+        (known, np.setdiff1d(np.arange(len(pairs)), known))
+    ]
     row_of = {pair: row for row, pair in enumerate(known)}
     for train, asked in parts:
         if len(asked):
-            predicted[asked], spread[asked] = fit_and_predict(table[train], measured.per_question[[row_of[i] for i in train]], table[asked])
+            predicted[asked], spread[asked] = fit_and_predict(
+                table[train], measured.per_question[[row_of[i] for i in train]], table[asked]
+            )
     value = predicted.mean(1)
     varied = value[known].std() > 0 and measured.value.std() > 0
-    found = {"gradients": len(known), "learned_from": len(known), "cross_validated_rho": float(scipy.stats.spearmanr(value[known], measured.value).statistic) if varied else 0.0}
-    return Scores.of_table("learned", pairs, predicted, context.engine.usage.minus(before) | found, spread)
+    found = {
+        "gradients": len(known),
+        "learned_from": len(known),
+        "cross_validated_rho": float(scipy.stats.spearmanr(value[known], measured.value).statistic)
+        if varied
+        else 0.0,
+    }
+    return Scores.of_table(
+        "learned", pairs, predicted, context.engine.usage.minus(before) | found, spread
+    )
 
 
-def fit_and_predict(x: np.ndarray, y: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression of y [n, V] on the leading components of x; its strength is the one that Bayesian ridge finds for y's mean.
+def fit_and_predict(
+    x: np.ndarray, y: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression of y [n, V] on the leading components of x; its strength is the one that
+    Bayesian ridge finds for y's mean.
 
     Returns predictions [asked, V] and the standard error of their means [asked].
     """
@@ -100,21 +122,39 @@ def features(learner: TransformersEngine, pairs: list[Pair]) -> np.ndarray:
         chunk = order[start : start + learner.max_rows]
         with torch.inference_mode():
             states[chunk] = _mean_states(learner, [rows[i] for i in chunk])
-    learner.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)  # the states' own passes
+    learner.usage.prompt_tokens += sum(
+        len(prompt) + len(reply) for prompt, reply in rows
+    )  # the states' own passes
     likely = np.array([sum(row) for row in learner.logprobs(rows)]).reshape(-1, 2)
     lengths = np.array([[len(p.chosen_ids), len(p.rejected_ids), len(p.prompt_ids)] for p in pairs])
     q = np.array([[p.q_chosen, p.q_rejected, p.q_chosen - p.q_rejected] for p in pairs])
-    return np.hstack([states[::2] - states[1::2], q, lengths, likely, likely[:, :1] - likely[:, 1:]])
+    return np.hstack(
+        [states[::2] - states[1::2], q, lengths, likely, likely[:, :1] - likely[:, 1:]]
+    )
 
 
 def _mean_states(learner: TransformersEngine, rows) -> np.ndarray:
     width = max(len(prompt) + len(reply) for prompt, reply in rows)
-    ids = torch.tensor([[*p, *r] + [0] * (width - len(p) - len(r)) for p, r in rows], device=learner.device)
-    mask = torch.tensor([[1] * (len(p) + len(r)) + [0] * (width - len(p) - len(r)) for p, r in rows], device=learner.device)
-    reply = torch.tensor([[0] * len(p) + [1] * len(r) + [0] * (width - len(p) - len(r)) for p, r in rows], device=learner.device)
+    ids = torch.tensor(
+        [[*p, *r] + [0] * (width - len(p) - len(r)) for p, r in rows], device=learner.device
+    )
+    mask = torch.tensor(
+        [[1] * (len(p) + len(r)) + [0] * (width - len(p) - len(r)) for p, r in rows],
+        device=learner.device,
+    )
+    reply = torch.tensor(
+        [[0] * len(p) + [1] * len(r) + [0] * (width - len(p) - len(r)) for p, r in rows],
+        device=learner.device,
+    )
     learner.lora.use(None)
-    hidden = learner.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-    return ((hidden * reply[:, :, None]).sum(1) / reply.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
+    hidden = learner.model.model(
+        input_ids=ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state.float()
+    return (
+        ((hidden * reply[:, :, None]).sum(1) / reply.sum(1, keepdim=True).clamp(min=1))
+        .cpu()
+        .numpy()
+    )
 
 
 def effort(amount: Amount) -> Effort:

@@ -26,10 +26,13 @@ def likelihood_adam(
 
 
 def preconditioned(gradients: torch.Tensor) -> torch.Tensor:
-    """Gradients [n, p] over the root mean square of each coordinate, each row scaled back to its length."""
+    """Gradients [n, p] over the root mean square of each coordinate, each row scaled back to its
+    length."""
     scale = gradients.square().mean(0).sqrt()
     moved = gradients / (scale + 1e-3 * scale.mean() + 1e-12)
-    return moved * (gradients.norm(dim=1, keepdim=True) / moved.norm(dim=1, keepdim=True).clamp(min=1e-12))
+    return moved * (
+        gradients.norm(dim=1, keepdim=True) / moved.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    )
 
 
 ESTIMATOR = Estimator(

@@ -1,8 +1,9 @@
 """One-step influence on the metric itself (the paper's estimator, DITS eq. 4).
 
-`I(z) = F(theta - eta * grad L_DPO(z, theta)) - F(theta)`, with F the mean metric over V validation questions. The released
-formula divides by a constant epsilon; we report the change of the metric for the step, which ranks alike and can be read.
-All candidates play the same questions under the same noise (common random numbers), side by side in one batch.
+`I(z) = F(theta - eta * grad L_DPO(z, theta)) - F(theta)`, with F the mean metric over V validation
+questions. The released formula divides by a constant epsilon; we report the change of the metric
+for the step, which ranks alike and can be read. All candidates play the same questions under the
+same noise (common random numbers), side by side in one batch.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """One-step influence with the policy gradient as a control variate.
 
-Both estimate the same change, the first by play on few questions, the second cheaply on many. With y the one-step change and x the policy
-gradient's, both by question,
+Both estimate the same change, the first by play on few questions, the second cheaply on many. With
+y the one-step change and x the policy gradient's, both by question,
 
-    value = mean over the played questions of [ y - b * (x - mean of x over all questions) ],    b = cov(y, x) / var(x),
+    value = mean over the played questions of [ y - b * (x - mean of x over all questions) ],    b =
+    cov(y, x) / var(x),
 
-with the standard error of that mean and of the control's own mean. It has the expectation of y (up to the estimation of b, one number for all pairs) and the less variance the more x and y go together.
+with the standard error of that mean and of the control's own mean. It has the expectation of y (up
+to the estimation of b, one number for all pairs) and the less variance the more x and y go
+together.
 """
 
 from __future__ import annotations
@@ -41,13 +44,17 @@ class ControlOptions(Options):
 
 
 def controlled(table: np.ndarray, covariate: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The table [n, V] less what the covariate [n, W] of the same first V questions explains; the share of variance that is left; and b.
+    """The table [n, V] less what the covariate [n, W] of the same first V questions explains; the
+    share of variance that is left; and b.
 
     Raises:
         ValueError: when the covariate has fewer questions than the table.
     """
     if covariate.shape[1] < table.shape[1]:
-        raise ValueError(f"the control has {covariate.shape[1]} questions, the scores {table.shape[1]}; it takes at least as many")
+        raise ValueError(
+            f"the control has {covariate.shape[1]} questions, the scores {table.shape[1]}; it "
+            "takes at least as many"
+        )
     own = covariate[:, : table.shape[1]]
     x, y = own - own.mean(1, keepdims=True), table - table.mean(1, keepdims=True)
     slope = float((x * y).sum() / (x**2).sum()) if (x**2).sum() > 0 else 0.0

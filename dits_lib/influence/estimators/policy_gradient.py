@@ -37,7 +37,8 @@ def policy_gradient(
 
 
 def leave_one_out_rows(played: list[list[Dialogue]]) -> tuple[list[Row], list[float], list[int]]:
-    """Rows, weights and owners (questions) whose weighted log-probability gradient is each question's `grad E[F]`."""
+    """Rows, weights and owners (questions) whose weighted log-probability gradient is each
+    question's `grad E[F]`."""
     rows, weights, owners = [], [], []
     for question, dialogues in enumerate(played):
         total, count = sum(d.metric for d in dialogues), len(dialogues)

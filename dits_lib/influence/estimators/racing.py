@@ -1,10 +1,13 @@
-"""Adaptive V: validation questions are spent on the pairs whose place above or below the cut is still open (racing; Maron & Moore, 1997).
+"""Adaptive V: validation questions are spent on the pairs whose place above or below the cut is
+still open (racing; Maron & Moore, 1997).
 
-All pairs play a first round of questions. After each round a pair whose mean differs from the cut (between the last kept and the first
-dropped) by more than its confidence bound is settled and plays no more. The bound is Student's, at error probability
-`error / (2 * rounds)`: by the union bound over the rounds, a pair whose true place differs from the one it was settled in is seen with
-probability `error` at most, as far as means of questions are normal and the cut is where it seems. Pairs whose true values tie
-are never settled: they play all questions, and their order is chance whatever V.
+All pairs play a first round of questions. After each round a pair whose mean differs from the cut
+(between the last kept and the first dropped) by more than its confidence bound is settled and plays
+no more. The bound is Student's, at error probability `error / (2 * rounds)`: by the union bound
+over the rounds, a pair whose true place differs from the one it was settled in is seen with
+probability `error` at most, as far as means of questions are normal and the cut is where it seems.
+Pairs whose true values tie are never settled: they play all questions, and their order is chance
+whatever V.
 """
 
 from __future__ import annotations
@@ -25,13 +28,21 @@ from .one_step import effort
 
 
 class RaceOptions(Options):
-    """`questions` of a round; `error`: chance allowed to put a pair on the wrong side of the cut."""
+    """`questions` of a round; `error`: chance allowed to put a pair on the wrong side of the
+    cut."""
 
     questions: Annotated[int, Field(ge=2)] = 20
     error: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
-def race(play: Callable[[np.ndarray, np.ndarray], np.ndarray], count: int, questions: int, batch: int, alpha: float, error: float) -> np.ndarray:
+def race(
+    play: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    count: int,
+    questions: int,
+    batch: int,
+    alpha: float,
+    error: float,
+) -> np.ndarray:
     """Play rounds of questions until all candidates are settled or no question is left.
 
     Args:
@@ -56,7 +67,8 @@ def race(play: Callable[[np.ndarray, np.ndarray], np.ndarray], count: int, quest
 
 
 def settled(table: np.ndarray, live: np.ndarray, keep: int, error: float) -> np.ndarray:
-    """Which of the live candidates lie on one side of the cut, at this error probability (two-sided)."""
+    """Which of the live candidates lie on one side of the cut, at this error probability
+    (two-sided)."""
     means = np.nanmean(table, axis=1)
     high = np.sort(means)[::-1]
     cut = (high[keep - 1] + high[keep]) / 2
@@ -64,9 +76,12 @@ def settled(table: np.ndarray, live: np.ndarray, keep: int, error: float) -> np.
     count = rows.shape[1]
     if count < 2:
         return np.zeros(len(live), dtype=bool)
-    # A pair whose dialogues never changed has no spread of its own, which does not make its mean exact.
+    # A pair whose dialogues never changed has no spread of its own, which does not make its mean
+    # exact.
     spread = np.sqrt(np.maximum(rows.var(axis=1, ddof=1), rows.var(axis=1, ddof=1).mean()))
-    return np.abs(means[live] - cut) > scipy.stats.t.ppf(1 - error / 2, count - 1) * spread / np.sqrt(count)
+    return np.abs(means[live] - cut) > scipy.stats.t.ppf(
+        1 - error / 2, count - 1
+    ) * spread / np.sqrt(count)
 
 
 def racing(

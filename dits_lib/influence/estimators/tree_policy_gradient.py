@@ -28,8 +28,8 @@ def tree_policy_gradient(
 
 
 def tree_rows(trees: list[Tree]) -> tuple[list[Row], list[float], list[int]]:
-    """As `leave_one_out_rows`, from trees: a node counts with the share of its tree's dialogues that went through it (see the bias
-    named in `tree_policy_gradient`)."""
+    """As `leave_one_out_rows`, from trees: a node counts with the share of its tree's dialogues
+    that went through it (see the bias named in `tree_policy_gradient`)."""
     rows, weights, owners = [], [], []
     for question, tree in enumerate(trees):
         for node in tree.nodes[1:]:

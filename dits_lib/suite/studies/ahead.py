@@ -25,13 +25,14 @@ STUDIES = {
     "02_scoring": (scoring.scoring_job, scoring.keys),
     "01_rollout": (rollout.rollout_job, rollout.keys),
 }
-"""The job of each notebook and the keys it is run for; notebook 06, whose later jobs follow from its
-first, runs its own."""
+"""The job of each notebook and the keys it is run for; notebook 06, whose later jobs follow from
+its first, runs its own."""
 
 
 def run_ahead(params: Params, notebooks: list[str]) -> int:
-    """Compute what several notebooks of one part of a profile (`Params.parts`) ask for: a model that
-    is slow to start, as in vLLM, then starts once in each process, not again in every notebook.
+    """Compute what several notebooks of one part of a profile (`Params.parts`) ask for: a model
+    that is slow to start, as in vLLM, then starts once in each process, not again in every
+    notebook.
 
     Returns how many jobs failed; the notebook of each meets the same error and tells it.
     """
@@ -58,10 +59,7 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
     if job is iterations.iterations_job:
         # Both methods begin alike; side by side one would wait for the other.
         return [
-            (job, key)
-            for method in iterations.METHODS
-            for key in keys(params)
-            if key[1] == method
+            (job, key) for method in iterations.METHODS for key in keys(params) if key[1] == method
         ]
     return [(job, key) for key in keys(params)]
 
@@ -69,7 +67,9 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
 def _attempted(job: Job, params: Params, *key) -> bool:
     try:
         job(params, *key)
-    except Exception:  # whatever it is, it comes again where it can be told with its notebook's name
+    except (
+        Exception
+    ):  # whatever it is, it comes again where it can be told with its notebook's name
         return False
     return True
 

@@ -1,5 +1,5 @@
-"""Notebook 04: tokens spent on more search (Optima) or on influence (DITS), against the metric after
-DPO on half of the pairs."""
+"""Notebook 04: tokens spent on more search (Optima) or on influence (DITS), against the metric
+after DPO on half of the pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Notebook 08: the ablation of notebook 03 for deep search, and what its tools and its judge did."""
+"""Notebook 08: the ablation of notebook 03 for deep search, and what its tools and its judge
+did."""
 
 from __future__ import annotations
 
@@ -15,12 +16,15 @@ from .selection_ablation import ablation_job
 
 def keys(params: Params) -> list[tuple]:
     """One job for each seed and task that reads pages."""
-    return [(task, seed) for seed in seeds_of(params, params.ablation.seeds) for task in params.tasks]
+    return [
+        (task, seed) for seed in seeds_of(params, params.ablation.seeds) for task in params.tasks
+    ]
 
 
 def deep_search_job(params: Params, task: str, seed: int) -> dict:
-    """`ablation_job`; beside it where the pairs' search lies, their influence by pair, how the tools
-    failed, and how the judge's scores of the SFT model's answers stand to exact match and F1."""
+    """`ablation_job`; beside it where the pairs' search lies, their influence by pair, how the
+    tools failed, and how the judge's scores of the SFT model's answers stand to exact match and
+    F1."""
     found = ablation_job(params, task, seed)
     pipeline = Pipeline(params, task)
     model, _ = sft_stage(pipeline, seed)

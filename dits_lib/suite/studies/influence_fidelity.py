@@ -1,7 +1,7 @@
 """Notebook 06: how far each estimator of influence can be trusted.
 
-Reliability (the same pairs scored on two disjoint validation sets), truth (what retraining says), adaptive V, planted harm, and use (the
-metric after DPO on the half that each estimator keeps).
+Reliability (the same pairs scored on two disjoint validation sets), truth (what retraining says),
+adaptive V, planted harm, and use (the metric after DPO on the half that each estimator keeps).
 """
 
 from __future__ import annotations
@@ -32,67 +32,121 @@ def _fidelity_pairs(pipeline: Pipeline) -> tuple[ModelRef, Artifact]:
     """The model and the pairs that all estimators score: those of the first seed."""
     p = pipeline.params
     model, _ = sft_stage(pipeline, p.seed)
-    return model, pipeline.search(model, "train", p.fidelity.questions, p.seed, skip=p.sizes.sft_questions)
+    return model, pipeline.search(
+        model, "train", p.fidelity.questions, p.seed, skip=p.sizes.sft_questions
+    )
 
 
-def _scored(pipeline: Pipeline, estimator: str, count: int, skip: int, limit: int) -> tuple[Artifact, Artifact, float]:
-    """The search for those pairs, the first `limit` of them scored on `count` validation questions after the first `skip`, and the step
-    size; one LoRA for all."""
+def _scored(
+    pipeline: Pipeline, estimator: str, count: int, skip: int, limit: int
+) -> tuple[Artifact, Artifact, float]:
+    """The search for those pairs, the first `limit` of them scored on `count` validation questions
+    after the first `skip`, and the step size; one LoRA for all."""
     model, searched = _fidelity_pairs(pipeline)
     size, _ = step_size_of(pipeline)
     seed = pipeline.params.seed
-    scored = pipeline.score(model, searched, size, count, seed, skip=skip, limit=limit, estimator=estimator, lora_seed=derive_seed("fidelity", seed))
+    scored = pipeline.score(
+        model,
+        searched,
+        size,
+        count,
+        seed,
+        skip=skip,
+        limit=limit,
+        estimator=estimator,
+        lora_seed=derive_seed("fidelity", seed),
+    )
     return searched, scored, size
 
 
 def fidelity_job(params: Params, task: str, estimator: str, side: int) -> dict:
-    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint validation sets."""
+    """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint
+    validation sets."""
     pipeline = Pipeline(params, task)
     f = pipeline.params.fidelity
     count = f.validation[estimator]
-    searched, scored, size = _scored(pipeline, estimator, count, side * max(f.validation.values()), f.pairs)
-    scores, cost, pairs = read_scores(scored, searched), scored.manifest["cost"], pipeline.pairs(searched)[: f.pairs]
+    searched, scored, size = _scored(
+        pipeline, estimator, count, side * max(f.validation.values()), f.pairs
+    )
+    scores, cost, pairs = (
+        read_scores(scored, searched),
+        scored.manifest["cost"],
+        pipeline.pairs(searched)[: f.pairs],
+    )
     return {
-        "task": task, "estimator": estimator, "side": side, "V": count, "table": scores.per_question.tolist(), "cost": scores.cost,
-        "seconds": cost["seconds"], "step_size": size, "question": [pair.question_id for pair in pairs], "family": [pair.meta["family"] for pair in pairs],
-        "harmful": [pair.meta["harmful"] for pair in pairs], "q": [pair.q_chosen for pair in pairs],
+        "task": task,
+        "estimator": estimator,
+        "side": side,
+        "V": count,
+        "table": scores.per_question.tolist(),
+        "cost": scores.cost,
+        "seconds": cost["seconds"],
+        "step_size": size,
+        "question": [pair.question_id for pair in pairs],
+        "family": [pair.meta["family"] for pair in pairs],
+        "harmful": [pair.meta["harmful"] for pair in pairs],
+        "q": [pair.q_chosen for pair in pairs],
     }
 
 
 def centred(scores: Scores) -> Scores:
-    """Scores less the mean of all pairs. A question's score is the sum over its pairs: an offset that all pairs share would make it repeat
-    by the number of its pairs alone."""
+    """Scores less the mean of all pairs. A question's score is the sum over its pairs: an offset
+    that all pairs share would make it repeat by the number of its pairs alone."""
     table = scores.per_question - np.nanmean(scores.per_question, axis=0, keepdims=True)
     return Scores(scores.estimator, *mean_and_stderr(table), scores.cost, table)
 
 
-def fidelity_rows(jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)) -> list[dict]:
-    """Test-retest rank correlation of every estimator, for several V, by `unit`: a pair; a question's pairs together; the same of centred scores.
+def fidelity_rows(
+    jobs: list[dict], shares: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+) -> list[dict]:
+    """Test-retest rank correlation of every estimator, for several V, by `unit`: a pair; a
+    question's pairs together; the same of centred scores.
 
-    `seconds` of the largest V are measured; those of a smaller V, taken from the same run, are its share of them, so that what does not
-    grow with V (loading, the pairs' gradients) counts too little there.
+    `seconds` of the largest V are measured; those of a smaller V, taken from the same run, are its
+    share of them, so that what does not grow with V (loading, the pairs' gradients) counts too
+    little there.
     """
     rows = []
     for task, name in dict.fromkeys((job["task"], job["estimator"]) for job in jobs):
-        first, second = (next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side)) for side in (0, 1))
+        first, second = (
+            next(j for j in jobs if (j["task"], j["estimator"], j["side"]) == (task, name, side))
+            for side in (0, 1)
+        )
         tables, groups = [np.array(job["table"]) for job in (first, second)], first["question"]
-        # A race's questions differ by pair, and a controlled table holds the mean of all: only the whole can be compared.
+        # A race's questions differ by pair, and a controlled table holds the mean of all: only the
+        # whole can be compared.
         whole = not ESTIMATORS[name].columns_are_questions
-        for count in sorted({max(2, round(share * first["V"])) for share in ((1.0,) if whole else shares)}):
+        for count in sorted(
+            {max(2, round(share * first["V"])) for share in ((1.0,) if whole else shares)}
+        ):
             share = count / first["V"]
             columns = [table[:, : max(2, round(share * table.shape[1]))] for table in tables]
             seconds = share * (first["seconds"] + second["seconds"]) / 2
             scored = [Scores(name, *mean_and_stderr(part), per_question=part) for part in columns]
             # A race's questions differ by pair, so its columns have no common mean to take off.
             even = scored if whole else [centred(s) for s in scored]
-            units = {"pair": scored, "question": [by_group(s, groups) for s in scored], "question, centred": [by_group(s, groups) for s in even]}
+            units = {
+                "pair": scored,
+                "question": [by_group(s, groups) for s in scored],
+                "question, centred": [by_group(s, groups) for s in even],
+            }
             for unit, (a, b) in units.items():
                 labels = groups if unit == "pair" else None
                 found = rank_correlation(a.value, b.value, labels)
-                rows.append({
-                    "task": task, "estimator": name, "unit": unit, "V": count, "mean": found["rho"], "low": found["low"], "high": found["high"],
-                    "n": found["n"], "seconds": seconds, "ties": a.tie_share,
-                })
+                rows.append(
+                    {
+                        "task": task,
+                        "estimator": name,
+                        "unit": unit,
+                        "V": count,
+                        "mean": found["rho"],
+                        "low": found["low"],
+                        "high": found["high"],
+                        "n": found["n"],
+                        "seconds": seconds,
+                        "ties": a.tie_share,
+                    }
+                )
     return rows
 
 
@@ -101,15 +155,19 @@ def pooled_scores(jobs: list[dict], task: str) -> dict[str, Scores]:
     own = [job for job in jobs if job["task"] == task]
     found = {}
     for name in dict.fromkeys(job["estimator"] for job in own):
-        table = np.concatenate([np.array(job["table"]) for job in own if job["estimator"] == name], axis=1)
+        table = np.concatenate(
+            [np.array(job["table"]) for job in own if job["estimator"] == name], axis=1
+        )
         found[name] = Scores(name, *mean_and_stderr(table), per_question=table)
     q = np.array(own[0]["q"])
-    return found | {"q_value": Scores("q_value", q, np.full(len(q), np.nan), per_question=q[:, None])}
+    return found | {
+        "q_value": Scores("q_value", q, np.full(len(q), np.nan), per_question=q[:, None])
+    }
 
 
 def fidelity_harm_rows(jobs: list[dict], resamples: int = 500) -> list[dict]:
-    """AUC of every estimator (both sets pooled) and of Q against planted harm, a pair and a question's pairs together, with 95 %
-    bootstrap intervals over questions."""
+    """AUC of every estimator (both sets pooled) and of Q against planted harm, a pair and a
+    question's pairs together, with 95 % bootstrap intervals over questions."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
         job = next(j for j in jobs if j["task"] == task)
@@ -117,25 +175,49 @@ def fidelity_harm_rows(jobs: list[dict], resamples: int = 500) -> list[dict]:
         names = list(dict.fromkeys(groups))
         of_group = np.array([harmful[groups.index(name)] for name in names])
         for name, scores in pooled_scores(jobs, task).items():
-            units = {"pair": (scores.value, harmful, np.array(groups)), "question": (by_group(scores, groups).value, of_group, np.array(names))}
+            units = {
+                "pair": (scores.value, harmful, np.array(groups)),
+                "question": (by_group(scores, groups).value, of_group, np.array(names)),
+            }
             for unit, (value, bad, labels) in units.items():
                 rng = np.random.default_rng(0)
                 drawn = [resampled_rows(labels, rng) for _ in range(resamples)]
                 draws = [auc(value[rows_], bad[rows_]) for rows_ in drawn]
                 low, high = np.nanpercentile(draws, [2.5, 97.5])
-                rows.append({"task": task, "score": name, "unit": unit, "AUC": auc(value, bad), "low": low, "high": high, "harmful": int(bad.sum()), "n": len(bad)})
+                rows.append(
+                    {
+                        "task": task,
+                        "score": name,
+                        "unit": unit,
+                        "AUC": auc(value, bad),
+                        "low": low,
+                        "high": high,
+                        "harmful": int(bad.sum()),
+                        "n": len(bad),
+                    }
+                )
     return rows
 
 
 def agreement_rows(jobs: list[dict]) -> list[dict]:
-    """Rank correlation of every estimator and of Q with one-step influence, both validation sets pooled, a question's pairs together."""
+    """Rank correlation of every estimator and of Q with one-step influence, both validation sets
+    pooled, a question's pairs together."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
         groups = next(job["question"] for job in jobs if job["task"] == task)
-        pooled = {name: by_group(scores, groups).value for name, scores in pooled_scores(jobs, task).items()}
+        pooled = {
+            name: by_group(scores, groups).value
+            for name, scores in pooled_scores(jobs, task).items()
+        }
         rows += [
-            {"task": task, "estimator": name, "against": "one_step", **rank_correlation(value, pooled["one_step"])}
-            for name, value in pooled.items() if name != "one_step" and "one_step" in pooled
+            {
+                "task": task,
+                "estimator": name,
+                "against": "one_step",
+                **rank_correlation(value, pooled["one_step"]),
+            }
+            for name, value in pooled.items()
+            if name != "one_step" and "one_step" in pooled
         ]
     return rows
 
@@ -145,26 +227,40 @@ def cheapest_rows(rows: list[dict], wanted: tuple[float, ...] = (0.3, 0.5, 0.7, 
     found = []
     for task, unit in dict.fromkeys((row["task"], row["unit"]) for row in rows):
         for value in wanted:
-            able = [row for row in rows if (row["task"], row["unit"]) == (task, unit) and row["mean"] >= value]
+            able = [
+                row
+                for row in rows
+                if (row["task"], row["unit"]) == (task, unit) and row["mean"] >= value
+            ]
             best = min(able, key=lambda row: row["seconds"], default=None)
-            found.append({
-                "task": task, "unit": unit, "reliability": value, "estimator": best["estimator"] if best else "none here",
-                "V": best["V"] if best else None, "seconds": best["seconds"] if best else float("nan"),
-            })
+            found.append(
+                {
+                    "task": task,
+                    "unit": unit,
+                    "reliability": value,
+                    "estimator": best["estimator"] if best else "none here",
+                    "V": best["V"] if best else None,
+                    "seconds": best["seconds"] if best else float("nan"),
+                }
+            )
     return found
 
 
 def race_job(params: Params, task: str) -> dict:
-    """One-step influence of `race_pairs` pairs on `race_questions` validation questions: the table that races are run on afterwards."""
+    """One-step influence of `race_pairs` pairs on `race_questions` validation questions: the table
+    that races are run on afterwards."""
     pipeline = Pipeline(params, task)
     f = pipeline.params.fidelity
     searched, scored, _ = _scored(pipeline, "one_step", f.race_questions, 0, f.race_pairs)
     return {"task": task, "table": read_scores(scored, searched).per_question.tolist()}
 
 
-def race_rows(jobs: list[dict], alpha: float, batch: int, errors: tuple[float, ...] = (0.05, 0.1, 0.3, 0.6)) -> list[dict]:
-    """Races on a full table: the share of its plays that they made, and how much of the top alpha by the full table they kept; beside them
-    what as many questions for all pairs alike would have kept. Agreement is the mean over random tie breaks that the two sides do not share."""
+def race_rows(
+    jobs: list[dict], alpha: float, batch: int, errors: tuple[float, ...] = (0.05, 0.1, 0.3, 0.6)
+) -> list[dict]:
+    """Races on a full table: the share of its plays that they made, and how much of the top alpha
+    by the full table they kept; beside them what as many questions for all pairs alike would have
+    kept. Agreement is the mean over random tie breaks that the two sides do not share."""
     rows = []
     for job in jobs:
         table = np.array(job["table"])
@@ -172,36 +268,79 @@ def race_rows(jobs: list[dict], alpha: float, batch: int, errors: tuple[float, .
 
         def agreement(values: np.ndarray) -> float:
             whole = Scores("whole", table.mean(1).round(9), np.zeros(count))
-            return reliability(Scores("part", values.round(9), np.zeros(count)), whole, alpha)["overlap"]
+            return reliability(Scores("part", values.round(9), np.zeros(count)), whole, alpha)[
+                "overlap"
+            ]
 
         for error in errors:
-            raced = race(lambda live, columns: table[np.ix_(live, columns)], count, questions, batch, alpha, error)
+            raced = race(
+                lambda live, columns: table[np.ix_(live, columns)],
+                count,
+                questions,
+                batch,
+                alpha,
+                error,
+            )
             share = float((~np.isnan(raced)).mean())
             alike = max(2, round(share * questions))
-            rows.append({
-                "task": job["task"], "error": error, "V": questions, "pairs": count, "played": share, "same top half": agreement(np.nanmean(raced, axis=1)),
-                "alike": agreement(table[:, :alike].mean(1)), "chance": max(1, round(alpha * count)) / count,
-            })
+            rows.append(
+                {
+                    "task": job["task"],
+                    "error": error,
+                    "V": questions,
+                    "pairs": count,
+                    "played": share,
+                    "same top half": agreement(np.nanmean(raced, axis=1)),
+                    "alike": agreement(table[:, :alike].mean(1)),
+                    "chance": max(1, round(alpha * count)) / count,
+                }
+            )
         third = table[:, : questions // 3].mean(1)
-        rows.append({"task": job["task"], "error": float("nan"), "V": questions // 3, "pairs": count, "played": 1 / 3, "same top half": float("nan"),
-                     "alike": agreement(third), "chance": max(1, round(alpha * count)) / count})
+        rows.append(
+            {
+                "task": job["task"],
+                "error": float("nan"),
+                "V": questions // 3,
+                "pairs": count,
+                "played": 1 / 3,
+                "same top half": float("nan"),
+                "alike": agreement(third),
+                "chance": max(1, round(alpha * count)) / count,
+            }
+        )
     return rows
 
 
 def controlled_rows(jobs: list[dict]) -> list[dict]:
-    """What the policy gradient as a control variate does for one-step influence: variance left, and test-retest correlation with and without."""
+    """What the policy gradient as a control variate does for one-step influence: variance left, and
+    test-retest correlation with and without."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
         own = {(j["estimator"], j["side"]): np.array(j["table"]) for j in jobs if j["task"] == task}
-        if ("one_step", 0) not in own or ("policy_gradient", 0) not in own or own["policy_gradient", 0].shape[1] < own["one_step", 0].shape[1]:
+        if (
+            ("one_step", 0) not in own
+            or ("policy_gradient", 0) not in own
+            or own["policy_gradient", 0].shape[1] < own["one_step", 0].shape[1]
+        ):
             continue
         groups = next(j["question"] for j in jobs if j["task"] == task)
         pairs = [controlled(own["one_step", side], own["policy_gradient", side]) for side in (0, 1)]
         plain = rank_correlation(own["one_step", 0].mean(1), own["one_step", 1].mean(1), groups)
         better = rank_correlation(pairs[0][0].mean(1), pairs[1][0].mean(1), groups)
         rows += [
-            {"task": task, "score": name, "V": own["one_step", 0].shape[1], "variance left": left, "mean": r["rho"], "low": r["low"], "high": r["high"]}
-            for name, left, r in (("one_step", 1.0, plain), ("controlled", float(np.mean([left for _, left, _ in pairs])), better))
+            {
+                "task": task,
+                "score": name,
+                "V": own["one_step", 0].shape[1],
+                "variance left": left,
+                "mean": r["rho"],
+                "low": r["low"],
+                "high": r["high"],
+            }
+            for name, left, r in (
+                ("one_step", 1.0, plain),
+                ("controlled", float(np.mean([left for _, left, _ in pairs])), better),
+            )
         ]
     return rows
 
@@ -210,18 +349,34 @@ def truth_job(params: Params, task: str, kind: str, index: int) -> dict:
     """Retrain on a part of the pairs and measure the metric on test questions.
 
     Args:
-        kind: `half`, a random half of the searched questions (by `index`); `without`, all but the family of this index; `all`.
+        kind: `half`, a random half of the searched questions (by `index`); `without`, all but the
+            family of this index; `all`.
     """
     pipeline = Pipeline(params, task)
     p, seed = pipeline.params, pipeline.params.seed
     model, searched = _fidelity_pairs(pipeline)
     pairs = pipeline.pairs(searched)[: p.fidelity.pairs]
-    labels = np.array([pair.meta["family"] if kind == "without" else pair.question_id for pair in pairs])
+    labels = np.array(
+        [pair.meta["family"] if kind == "without" else pair.question_id for pair in pairs]
+    )
     names = np.unique(labels)
-    chosen = names if kind == "all" else np.delete(names, index) if kind == "without" else np.random.default_rng([seed, 11, index]).permutation(names)[: len(names) // 2]
+    chosen = (
+        names
+        if kind == "all"
+        else np.delete(names, index)
+        if kind == "without"
+        else np.random.default_rng([seed, 11, index]).permutation(names)[: len(names) // 2]
+    )
     kept = np.flatnonzero(np.isin(labels, chosen))
     metric = pipeline.evaluate(pipeline.dpo(model, searched, kept, seed), seed)
-    return {"task": task, "kind": kind, "index": index, "kept": kept.tolist(), "metric": metric.tolist(), "left_out": names[index] if kind == "without" else ""}
+    return {
+        "task": task,
+        "kind": kind,
+        "index": index,
+        "kept": kept.tolist(),
+        "metric": metric.tolist(),
+        "left_out": names[index] if kind == "without" else "",
+    }
 
 
 def families(jobs: list[dict], task: str) -> int:
@@ -230,16 +385,21 @@ def families(jobs: list[dict], task: str) -> int:
 
 
 def lds_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
-    """Linear datamodelling score (Ilyas et al., 2022; Park et al., 2023): rank correlation, over random halves of the data, between the mean
-    score of a half and the metric after training on it (the mean, since every half trains for the same number of steps). The row `ceiling`
-    is what noise lets a perfect score reach: sqrt(2 r / (1 + r)), r the correlation of the metrics on two halves of the test questions."""
+    """Linear datamodelling score (Ilyas et al., 2022; Park et al., 2023): rank correlation, over
+    random halves of the data, between the mean score of a half and the metric after training on it
+    (the mean, since every half trains for the same number of steps). The row `ceiling` is what
+    noise lets a perfect score reach: sqrt(2 r / (1 + r)), r the correlation of the metrics on two
+    halves of the test questions."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
         halves = [t for t in truths if t["task"] == task and t["kind"] == "half"]
         measured = np.array([np.mean(t["metric"]) for t in halves])
         odd, even = (np.array([np.mean(t["metric"][start::2]) for t in halves]) for start in (0, 1))
         again = rank_correlation(odd, even)
-        reach = {key: float(np.sqrt(max(0.0, 2 * again[key] / (1 + again[key])))) for key in ("rho", "low", "high")}
+        reach = {
+            key: float(np.sqrt(max(0.0, 2 * again[key] / (1 + again[key]))))
+            for key in ("rho", "low", "high")
+        }
         rows.append({"task": task, "estimator": "ceiling", **reach, "n": again["n"]})
         for name, scores in pooled_scores(jobs, task).items():
             predicted = np.array([scores.value[t["kept"]].mean() for t in halves])
@@ -248,19 +408,34 @@ def lds_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
 
 
 def left_out_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
-    """Leave one family out: the metric with all pairs minus that without the family (paired by test question, 95 % interval), and the mean
-    score of the family's pairs by every estimator, in standard deviations of its scores."""
+    """Leave one family out: the metric with all pairs minus that without the family (paired by test
+    question, 95 % interval), and the mean score of the family's pairs by every estimator, in
+    standard deviations of its scores."""
     rows = []
     for task in dict.fromkeys(job["task"] for job in jobs):
-        whole = np.array(next(t["metric"] for t in truths if t["task"] == task and t["kind"] == "all"))
+        whole = np.array(
+            next(t["metric"] for t in truths if t["task"] == task and t["kind"] == "all")
+        )
         labels = np.array(next(job["family"] for job in jobs if job["task"] == task))
         for truth in (t for t in truths if t["task"] == task and t["kind"] == "without"):
             gain = whole - np.array(truth["metric"])
             half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
             inside = labels == truth["left_out"]
-            scores = {name: float((s.value[inside].mean() - s.value.mean()) / (s.value.std() or 1)) for name, s in pooled_scores(jobs, task).items()}
-            rows.append({"task": task, "family": truth["left_out"], "pairs": int(inside.sum()), "mean": float(gain.mean()), "low": float(gain.mean() - half),
-                         "high": float(gain.mean() + half), **scores})
+            scores = {
+                name: float((s.value[inside].mean() - s.value.mean()) / (s.value.std() or 1))
+                for name, s in pooled_scores(jobs, task).items()
+            }
+            rows.append(
+                {
+                    "task": task,
+                    "family": truth["left_out"],
+                    "pairs": int(inside.sum()),
+                    "mean": float(gain.mean()),
+                    "low": float(gain.mean() - half),
+                    "high": float(gain.mean() + half),
+                    **scores,
+                }
+            )
     return rows
 
 

@@ -1,4 +1,5 @@
-"""Notebook 05: rounds of search, score, select, SFT and DPO, by influence (DITS) or by Q (Optima)."""
+"""Notebook 05: rounds of search, score, select, SFT and DPO, by influence (DITS) or by Q
+(Optima)."""
 
 from __future__ import annotations
 
@@ -42,15 +43,11 @@ def iterations_job(params: Params, task: str, method: str, seed: int) -> list[di
         row = run | {"round": number, "pairs": len(score)}
         if method == METHODS[0]:
             v = params.influence.validation_questions
-            influence = influence_values(
-                pipeline, start, searched, size, v, seed, skip=number * v
-            )
+            influence = influence_values(pipeline, start, searched, size, v, seed, skip=number * v)
             score = combined_score(influence, score, iterations.gamma)
             row |= _moments(influence) | {"step_size": size}
         ties = np.random.default_rng([seed, number])
-        policy = pipeline.dpo(
-            start, searched, top_share(score, params.selection.alpha, ties), seed
-        )
+        policy = pipeline.dpo(start, searched, top_share(score, params.selection.alpha, ties), seed)
         rows.append(row | _measured(pipeline, policy, seed))
     return rows
 

@@ -110,7 +110,9 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
 def _drift(trained: ModelRef) -> dict:
     """Of a model after DPO; zero where no pair was there to train on."""
     folder = Path(trained.path).parent
-    last = Artifact(folder, "", {}).json("drift.json")[-1] if (folder / "drift.json").exists() else {}
+    last = (
+        Artifact(folder, "", {}).json("drift.json")[-1] if (folder / "drift.json").exists() else {}
+    )
     return {name: last.get(name, 0.0) for name in ("drift_chosen", "drift_rejected")}
 
 

@@ -7,6 +7,26 @@ from .hotpotqa import HotpotQA, TwoWikiMultiHopQA
 from .triviaqa import TriviaQA
 from .webwalkerqa import WebWalkerQA
 
-PUBLIC: dict[str, PublicDataset] = {d.name: d for d in (HotpotQA(), TwoWikiMultiHopQA(), TriviaQA(), CBT(), ARCChallenge(), MMLU(), WebWalkerQA())}
+PUBLIC: dict[str, PublicDataset] = {
+    d.name: d
+    for d in (
+        HotpotQA(),
+        TwoWikiMultiHopQA(),
+        TriviaQA(),
+        CBT(),
+        ARCChallenge(),
+        MMLU(),
+        WebWalkerQA(),
+    )
+}
 
-__all__ = ["PUBLIC", "SHARES", "PublicDataset", "RowError", "Slice", "WebWalkerQA", "check_disjoint", "load_splits"]
+__all__ = [
+    "PUBLIC",
+    "SHARES",
+    "PublicDataset",
+    "RowError",
+    "Slice",
+    "WebWalkerQA",
+    "check_disjoint",
+    "load_splits",
+]

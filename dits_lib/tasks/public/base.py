@@ -1,7 +1,8 @@
 """What a public data set defines, and how its rows become questions of disjoint splits.
 
-A data set is one small class: where it lies, its licence, and how one row becomes a question. It is read from the hub by
-`datasets.load_dataset`, or from a folder of JSONL files in the same schema (`data.data_dir`).
+A data set is one small class: where it lies, its licence, and how one row becomes a question. It is
+read from the hub by `datasets.load_dataset`, or from a folder of JSONL files in the same schema
+(`data.data_dir`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class PublicDataset:
         task: `exchange`, `debate` or `deep_search`.
         hub_id, config: of the hub.
         licence: of the data, as its card names it.
-        hub_split: {split here: split of the hub}; splits here that share one are drawn from it without overlap.
+        hub_split: {split here: split of the hub}; splits here that share one are drawn from it
+            without overlap.
         fields: {field: type} of a row.
         question_field: the one that holds the question's text.
     """
@@ -47,7 +49,12 @@ class PublicDataset:
     hub_id: str
     config: str | None = None
     licence: str
-    hub_split = {"train": "train", "validation": "train", "development": "train", "test": "validation"}
+    hub_split = {
+        "train": "train",
+        "validation": "train",
+        "development": "train",
+        "test": "validation",
+    }
     fields: dict[str, type]
 
     def question(self, row: dict, words: int) -> Question:
@@ -59,7 +66,8 @@ class PublicDataset:
         raise NotImplementedError
 
     def flat(self, row: dict) -> dict:
-        """The row with its fields at the places that `fields` names; for data whose hub and files differ in them."""
+        """The row with its fields at the places that `fields` names; for data whose hub and files
+        differ in them."""
         return row
 
     def checked(self, row: object, words: int, where: str) -> Question:
@@ -70,7 +78,10 @@ class PublicDataset:
         """
         try:
             if not isinstance(row, dict):
-                raise RowError("(row)", f"a {type(row).__name__}; expected an object with {', '.join(self.fields)}")
+                raise RowError(
+                    "(row)",
+                    f"a {type(row).__name__}; expected an object with {', '.join(self.fields)}",
+                )
             row = self.flat(row)
             for name, kind in self.fields.items():
                 if name not in row:
@@ -86,7 +97,8 @@ class PublicDataset:
 
 @dataclass(frozen=True)
 class Slice:
-    """What serves one split: its questions, where they come from, and how many rows were left out as repeats."""
+    """What serves one split: its questions, where they come from, and how many rows were left out
+    as repeats."""
 
     split: str
     source: str
@@ -100,26 +112,34 @@ class Slice:
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
-def load_splits(dataset: PublicDataset, data_dir: str | Path | None, words: int, max_rows: int) -> dict[str, Slice]:
+def load_splits(
+    dataset: PublicDataset, data_dir: str | Path | None, words: int, max_rows: int
+) -> dict[str, Slice]:
     """The questions of every split, disjoint by question text.
 
     Args:
-        data_dir: folder of `<name>*.jsonl` files (a file whose name ends in the hub split serves that split; a single file
-            serves all); None reads the hub.
+        data_dir: folder of `<name>*.jsonl` files (a file whose name ends in the hub split serves
+            that split; a single file serves all); None reads the hub.
         words: of context that an agent reads at most.
         max_rows: rows of a hub split used at most, drawn by a hash of the question.
 
     Raises:
-        DataError: for a missing file, a row that cannot be used (file, line, field), or splits that overlap.
+        DataError: for a missing file, a row that cannot be used (file, line, field), or splits that
+            overlap.
     """
     served: dict[tuple[str, ...], list[str]] = {}
     for split, hub_split in dataset.hub_split.items():
         served.setdefault(_source(dataset, data_dir, hub_split), []).append(split)
     taken: set[str] = set()
     slices: dict[str, Slice] = {}
-    # The source that serves the test split comes first: what stands in it is not used for anything else.
+    # The source that serves the test split comes first: what stands in it is not used for anything
+    # else.
     for source, splits in sorted(served.items(), key=lambda item: "test" not in item[1]):
-        rows = _read_local(dataset, Path(source[0])) if data_dir is not None else _read_hub(dataset, source[1])
+        rows = (
+            _read_local(dataset, Path(source[0]))
+            if data_dir is not None
+            else _read_hub(dataset, source[1])
+        )
         kept, repeats = _distinct(dataset, rows, words, max_rows, taken)
         slices |= _share_out(kept, splits, " ".join(filter(None, source)), repeats)
     check_disjoint(dataset.name, slices)
@@ -132,7 +152,10 @@ def check_disjoint(name: str, slices: dict[str, Slice]) -> None:
     for split, part in slices.items():
         for question in part.questions:
             if owner.setdefault(_key(question), split) != split:
-                raise DataError(f"{name}: question {question.id!r} is in '{split}' and in '{owner[_key(question)]}'; splits must be disjoint")
+                raise DataError(
+                    f"{name}: question {question.id!r} is in '{split}' and in "
+                    f"'{owner[_key(question)]}'; splits must be disjoint"
+                )
 
 
 def _source(dataset: PublicDataset, data_dir: str | Path | None, hub_split: str) -> tuple[str, ...]:
@@ -140,20 +163,32 @@ def _source(dataset: PublicDataset, data_dir: str | Path | None, hub_split: str)
         return (dataset.hub_id, hub_split, dataset.config or "")
     files = sorted(Path(data_dir).glob(f"{dataset.name}*.jsonl"))
     if not files:
-        raise DataError(f"{data_dir}: no file {dataset.name}*.jsonl; expected rows in the schema of {dataset.hub_id}")
+        raise DataError(
+            f"{data_dir}: no file {dataset.name}*.jsonl; expected rows in the schema of "
+            f"{dataset.hub_id}"
+        )
     own = [path for path in files if path.stem.endswith(hub_split)]
     if len(own or files) > 1:
-        raise DataError(f"{data_dir}: {len(files)} files {dataset.name}*.jsonl; expected one, or one a split, its name ending in train, validation or test")
+        raise DataError(
+            f"{data_dir}: {len(files)} files {dataset.name}*.jsonl; expected one, or one a split, "
+            "its name ending in train, validation or test"
+        )
     return (str((own or files)[0]),)
 
 
 Rows = list[tuple[str, str, Callable[[], object]]]
-"""(where the row stands, its question's text, the row), the row read when it is needed: a hub split may not fit the memory."""
+"""(where the row stands, its question's text, the row), the row read when it is needed: a hub split
+may not fit the memory."""
 
 
 def _read_local(dataset: PublicDataset, path: Path) -> Rows:
     return [
-        (where, str(dataset.flat(row).get(dataset.question_field)) if isinstance(row, dict) else "", lambda row=row: row) for where, row in json_lines(path)
+        (
+            where,
+            str(dataset.flat(row).get(dataset.question_field)) if isinstance(row, dict) else "",
+            lambda row=row: row,
+        )
+        for where, row in json_lines(path)
     ]
 
 
@@ -162,18 +197,34 @@ def _read_hub(dataset: PublicDataset, split: str) -> Rows:
 
     try:
         table = load_dataset(dataset.hub_id, dataset.config, split=split)
-    except Exception as error:  # no network, no such split, a hub that refuses: the user needs one line
+    except (
+        Exception
+    ) as error:  # no network, no such split, a hub that refuses: the user needs one line
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set data.data_dir to a folder of JSONL") from None
-    name = next((column for column in table.column_names if column.lower() == dataset.question_field), None)
+        raise DataError(
+            f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set "
+            "data.data_dir to a folder of JSONL"
+        ) from None
+    name = next(
+        (column for column in table.column_names if column.lower() == dataset.question_field), None
+    )
     if name is None:
-        raise DataError(f"{dataset.hub_id} ({split}): no column '{dataset.question_field}'; its columns: {', '.join(table.column_names)}")
+        raise DataError(
+            f"{dataset.hub_id} ({split}): no column '{dataset.question_field}'; its columns: "
+            f"{', '.join(table.column_names)}"
+        )
     texts = table.select_columns(name)
-    return [(f"{dataset.hub_id} {split} row {i}", str(row[name]), lambda i=i: table[i]) for i, row in enumerate(texts)]
+    return [
+        (f"{dataset.hub_id} {split} row {i}", str(row[name]), lambda i=i: table[i])
+        for i, row in enumerate(texts)
+    ]
 
 
-def _distinct(dataset: PublicDataset, rows: Rows, words: int, max_rows: int, taken: set[str]) -> tuple[list[Question], int]:
-    """Questions in the order of a hash of their text, each text once and none that is taken; and how many were left out."""
+def _distinct(
+    dataset: PublicDataset, rows: Rows, words: int, max_rows: int, taken: set[str]
+) -> tuple[list[Question], int]:
+    """Questions in the order of a hash of their text, each text once and none that is taken; and
+    how many were left out."""
     found: dict[str, Question] = {}
     repeats = 0
     for where, _, row in sorted(rows, key=lambda item: stable_hash(item[1])):
@@ -183,12 +234,16 @@ def _distinct(dataset: PublicDataset, rows: Rows, words: int, max_rows: int, tak
         if _key(question) in found or _key(question) in taken:
             repeats += 1
         else:
-            found[_key(question)] = replace(question, meta=question.meta | {"dataset": dataset.name})
+            found[_key(question)] = replace(
+                question, meta=question.meta | {"dataset": dataset.name}
+            )
     taken.update(found)
     return list(found.values()), repeats
 
 
-def _share_out(questions: list[Question], splits: list[str], source: str, repeats: int) -> dict[str, Slice]:
+def _share_out(
+    questions: list[Question], splits: list[str], source: str, repeats: int
+) -> dict[str, Slice]:
     edges = np.cumsum([0.0, *(SHARES[split] for split in splits)])
     cuts = np.round(edges / edges[-1] * len(questions)).astype(int)
     parts = {}
@@ -204,7 +259,9 @@ def _key(question: Question) -> str:
 
 def stable_hash(*parts: object) -> int:
     """A 64-bit hash that is the same in every process."""
-    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "little"
+    )
 
 
 def first_words(text: str, count: int) -> str:
@@ -219,11 +276,14 @@ def first_words(text: str, count: int) -> str:
     return "\n".join(kept)
 
 
-def deal(passages: list[str], essential: list[int], words: int, seed: object) -> tuple[dict[str, str], dict[int, str]]:
+def deal(
+    passages: list[str], essential: list[int], words: int, seed: object
+) -> tuple[dict[str, str], dict[int, str]]:
     """Share passages out between alice and bob.
 
-    Essential passages go to the two in turn, so that neither has them all when there are two or more; the others follow as
-    long as `words` allows. Which agent begins, and the order in a view, follow from the seed.
+    Essential passages go to the two in turn, so that neither has them all when there are two or
+    more; the others follow as long as `words` allows. Which agent begins, and the order in a view,
+    follow from the seed.
 
     Returns the views, and who has which passage.
     """
@@ -240,7 +300,9 @@ def deal(passages: list[str], essential: list[int], words: int, seed: object) ->
         order = [held[agent][i] for i in rng.permutation(len(held[agent]))]
         share = words // max(1, len(order))
         fits = sum(len(passages[i].split()) for i in order) <= words
-        views[agent] = "\n".join(passages[i] if fits else first_words(passages[i], share) for i in order)
+        views[agent] = "\n".join(
+            passages[i] if fits else first_words(passages[i], share) for i in order
+        )
     return views, {i: agent for agent, indices in held.items() for i in indices}
 
 

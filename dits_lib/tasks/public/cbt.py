@@ -1,4 +1,5 @@
-"""Children's Book Test: which word is missing from the sentence that follows twenty others; token F1."""
+"""Children's Book Test: which word is missing from the sentence that follows twenty others; token
+F1."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from .base import PublicDataset, RowError, first_words, stable_hash
 class CBT(PublicDataset):
     """Children's Book Test, named entities (Hill et al., 2016).
 
-    Alice reads the first half of the twenty sentences, Bob the second; the ten options stand in the question. The data do not
-    say which sentences are needed, so one half may suffice.
+    Alice reads the first half of the twenty sentences, Bob the second; the ten options stand in the
+    question. The data do not say which sentences are needed, so one half may suffice.
     """
 
     name, task = "cbt", "exchange"
@@ -23,12 +24,24 @@ class CBT(PublicDataset):
         if row["answer"] not in row["options"]:
             raise RowError("answer", f"{row['answer']!r} is not among the options")
         if len(row["sentences"]) < 2:
-            raise RowError("sentences", f"{len(row['sentences'])} sentences; expected 2 or more, one at least for each agent")
+            raise RowError(
+                "sentences",
+                f"{len(row['sentences'])} sentences; expected 2 or more, one at least for each "
+                "agent",
+            )
         half = (len(row["sentences"]) + 1) // 2
         views = {
             "alice": first_words("\n".join(row["sentences"][:half]), words),
             "bob": first_words("\n".join(row["sentences"][half:]), words),
         }
-        text = f"Which word is missing (XXXXX)? {row['question'].strip()} Options: {', '.join(row['options'])}."
+        options = ", ".join(row["options"])
+        asked = row["question"].strip()
+        text = f"Which word is missing (XXXXX)? {asked} Options: {options}."
         identity = f"{stable_hash(row['question'], *row['sentences']):016x}"
-        return Question(f"{self.name}-{identity}", text, (row["answer"],), views, {"family": "cloze", "neither_suffices": False})
+        return Question(
+            f"{self.name}-{identity}",
+            text,
+            (row["answer"],),
+            views,
+            {"family": "cloze", "neither_suffices": False},
+        )

@@ -9,27 +9,48 @@ from .base import PublicDataset, RowError, deal, first_words, stable_hash
 class TriviaQA(PublicDataset):
     """TriviaQA, reading comprehension (Joshi et al., 2017).
 
-    The documents (search results, then Wikipedia pages) are dealt out to the agents in turn, each cut to its first words; the
-    gold answer is not looked at, so one half may suffice. Rows without documents are asked closed-book.
+    The documents (search results, then Wikipedia pages) are dealt out to the agents in turn, each
+    cut to its first words; the gold answer is not looked at, so one half may suffice. Rows without
+    documents are asked closed-book.
     """
 
     name, task = "triviaqa", "exchange"
-    hub_id, config, licence = "mandarjoshi/trivia_qa", "rc", "not stated by the card (code: Apache-2.0)"
+    hub_id, config, licence = (
+        "mandarjoshi/trivia_qa",
+        "rc",
+        "not stated by the card (code: Apache-2.0)",
+    )
     fields = {"question": str, "answer": dict}
 
     def question(self, row: dict, words: int) -> Question:
         answer = row["answer"]
         aliases = answer.get("aliases") or []
-        answers = tuple(dict.fromkeys(a.strip() for a in [answer.get("value"), *aliases] if isinstance(a, str) and a.strip()))
+        answers = tuple(
+            dict.fromkeys(
+                a.strip()
+                for a in [answer.get("value"), *aliases]
+                if isinstance(a, str) and a.strip()
+            )
+        )
         if not answers:
             raise RowError("answer", "neither 'value' nor 'aliases' holds a text")
-        documents = [*self._documents(row, "search_results", "search_context"), *self._documents(row, "entity_pages", "wiki_context")]
+        documents = [
+            *self._documents(row, "search_results", "search_context"),
+            *self._documents(row, "entity_pages", "wiki_context"),
+        ]
         identity = row.get("question_id") or f"{stable_hash(row['question']):016x}"
         passages = [first_words(text, words) for text in documents]
-        # Documents are long: each agent gets as many as it has room for when every one keeps an equal part.
+        # Documents are long: each agent gets as many as it has room for when every one keeps an
+        # equal part.
         each = max(40, words // max(1, (len(passages) + 1) // 2))
         views, _ = deal([first_words(text, each) for text in passages], [], words, identity)
-        return Question(f"{self.name}-{identity}", row["question"].strip(), answers, views, {"family": "trivia", "neither_suffices": False})
+        return Question(
+            f"{self.name}-{identity}",
+            row["question"].strip(),
+            answers,
+            views,
+            {"family": "trivia", "neither_suffices": False},
+        )
 
     @staticmethod
     def _documents(row: dict, group: str, column: str) -> list[str]:
@@ -37,4 +58,8 @@ class TriviaQA(PublicDataset):
         if not isinstance(part, dict):
             raise RowError(group, f"a {type(part).__name__}; expected an object with '{column}'")
         titles, texts = part.get("title") or [], part.get(column) or []
-        return [f"{title}: {' '.join(text.split())}" for title, text in zip(titles, texts) if isinstance(text, str) and text.strip()]
+        return [
+            f"{title}: {' '.join(text.split())}"
+            for title, text in zip(titles, texts, strict=False)
+            if isinstance(text, str) and text.strip()
+        ]

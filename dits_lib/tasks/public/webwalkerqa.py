@@ -1,4 +1,5 @@
-"""WebWalkerQA: questions whose answers lie some clicks below a site's first page; accuracy by a judge."""
+"""WebWalkerQA: questions whose answers lie some clicks below a site's first page; accuracy by a
+judge."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from .base import PublicDataset, RowError, stable_hash
 
 
 class WebWalkerQA(PublicDataset):
-    """WebWalkerQA (Wu et al., 2025). The pages are on the live web; the question tells where to begin."""
+    """WebWalkerQA (Wu et al., 2025). The pages are on the live web; the question tells where to
+    begin."""
 
     name, task = "webwalkerqa", "deep_search"
     hub_id, config, licence = "callanwu/WebWalkerQA", None, "Apache-2.0"
@@ -15,11 +17,15 @@ class WebWalkerQA(PublicDataset):
     fields = {"question": str, "answer": str, "root_url": str, "type": str}
 
     def flat(self, row: dict) -> dict:
-        """Names in lower case, and what stands in `info` beside the rest: the hub, its card and published copies differ in both. The hub
-        calls the type `hop`."""
+        """Names in lower case, and what stands in `info` beside the rest: the hub, its card and
+        published copies differ in both. The hub calls the type `hop`."""
         known = {name.lower(): value for name, value in row.items()}
         inner = known.pop("info", None)
-        known = ({name.lower(): value for name, value in inner.items()} if isinstance(inner, dict) else {}) | known
+        known = (
+            {name.lower(): value for name, value in inner.items()}
+            if isinstance(inner, dict)
+            else {}
+        ) | known
         return {"type": known.get("hop", "web")} | known
 
     def question(self, row: dict, words: int) -> Question:
@@ -28,5 +34,13 @@ class WebWalkerQA(PublicDataset):
         if not row["answer"].strip():
             raise RowError("answer", "empty")
         text = f"{row['question'].strip()}\nBegin at {row['root_url']}"
-        meta = {"family": row["type"], "root_url": row["root_url"]} | {name: row[name] for name in ("difficulty_level", "lang", "domain") if name in row}
-        return Question(f"{self.name}-{stable_hash(row['question'], row['root_url']):016x}", text, (row["answer"].strip(),), {"reasoner": "", "explorer": ""}, meta)
+        meta = {"family": row["type"], "root_url": row["root_url"]} | {
+            name: row[name] for name in ("difficulty_level", "lang", "domain") if name in row
+        }
+        return Question(
+            f"{self.name}-{stable_hash(row['question'], row['root_url']):016x}",
+            text,
+            (row["answer"].strip(),),
+            {"reasoner": "", "explorer": ""},
+            meta,
+        )
