@@ -39,12 +39,14 @@ STEP_SIZE = {"exchange": 1.0, "debate": 3.0}
 
 def bench(task: str, name: str) -> dict:
     """Reliability and seconds of an estimator, and the seconds of one-step influence at V = 100."""
-    system, speaker = SYSTEMS[task], engine()
+    system, model_engine = SYSTEMS[task], engine()
     trees = tree_search(
-        speaker, system, make_questions(task, "train", QUESTIONS, 0), SearchSettings(), 0
+        model_engine, system, make_questions(task, "train", QUESTIONS, 0), SearchSettings(), 0
     )
-    pairs = extract_pairs(speaker.tokenizer, system, trees, 0.4, 0.2)[:CANDIDATES]
-    setting = ScoringContext(speaker, system, STEP_SIZE[task], InfluenceSettings(), lora_seed=1)
+    pairs = extract_pairs(model_engine.tokenizer, system, trees, 0.4, 0.2)[:CANDIDATES]
+    setting = ScoringContext(
+        model_engine, system, STEP_SIZE[task], InfluenceSettings(), lora_seed=1
+    )
     questions = make_questions(task, "validation", 2 * V, 0)
     start, sides = time.perf_counter(), []
     for side in (0, 1):

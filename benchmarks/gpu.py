@@ -212,9 +212,8 @@ def scored(engine, system, pairs, questions, config, alone: int):
             stack = step(
                 dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01
             ).to(engine.stack_device)
-    evaluate_adapters(
-        engine, system, questions[:1], part(stack, 0, 2), 2, config, 9
-    )  # first adapters compile kernels
+    # First adapters compile kernels.
+    evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)
     with Recorder(engine) as recorder:
         together, seconds, _ = speed(
             engine,

@@ -42,24 +42,23 @@ def bench_search(task: str):
     system, questions = SYSTEMS[task], make_questions(task, "train", QUESTIONS, 0)
     speeds: dict[str, list[float]] = {"search": [], "plain": []}
     for _ in range(REPEATS + 1):
-        speaker, requests = engine(), []
-        generate = speaker.generate
+        model_engine, requests = engine(), []
+        generate = model_engine.generate
 
         def recorded(batch, adapters=None, generate=generate, requests=requests):
             requests.extend(batch)
             return generate(batch, adapters)
 
-        speaker.generate = recorded
+        model_engine.generate = recorded
         start = time.perf_counter()
-        trees = tree_search(speaker, system, questions, SearchSettings(), 0)
-        speeds["search"].append(speaker.usage.generated_tokens / (time.perf_counter() - start))
+        trees = tree_search(model_engine, system, questions, SearchSettings(), 0)
+        speeds["search"].append(model_engine.usage.generated_tokens / (time.perf_counter() - start))
         plain = engine()
         start = time.perf_counter()
         plain.generate(requests)
         speeds["plain"].append(plain.usage.generated_tokens / (time.perf_counter() - start))
-    searching, batch = (
-        median(speeds[name][1:]) for name in ("search", "plain")
-    )  # the first turn warms up
+    # The first turn warms up.
+    searching, batch = (median(speeds[name][1:]) for name in ("search", "plain"))
     return trees, {
         "search tokens/s": searching,
         "plain batch tokens/s": batch,
@@ -70,13 +69,13 @@ def bench_search(task: str):
 def bench_scoring(task: str, trees) -> dict:
     """Seconds to score pairs at V side by side, against one adapter after another through the same
     engine."""
-    system, speaker, config = SYSTEMS[task], engine(), InfluenceSettings()
-    pairs = extract_pairs(speaker.tokenizer, system, trees, 0.4, 0.2)[:PAIRS]
+    system, model_engine, config = SYSTEMS[task], engine(), InfluenceSettings()
+    pairs = extract_pairs(model_engine.tokenizer, system, trees, 0.4, 0.2)[:PAIRS]
     questions = make_questions(task, "validation", V, 0)
     start = time.perf_counter()
-    one_step_influence(speaker, system, pairs, questions, STEP_SIZE, config, 0)
+    one_step_influence(model_engine, system, pairs, questions, STEP_SIZE, config, 0)
     together = time.perf_counter() - start
-    speaker = engine()
+    model_engine = engine()
     start = time.perf_counter()
     options = {
         "beta": config.beta,
@@ -86,17 +85,17 @@ def bench_scoring(task: str, trees) -> dict:
     }
     for pair in pairs[:ONE_BY_ONE]:
         evaluate_adapters(
-            speaker,
+            model_engine,
             system,
             questions,
-            step(dpo_gradients(speaker, [pair], **options), STEP_SIZE),
+            step(dpo_gradients(model_engine, [pair], **options), STEP_SIZE),
             1,
             config,
             0,
         )
     alone = (time.perf_counter() - start) / ONE_BY_ONE * len(pairs)
     reading = (
-        _reading_once(speaker, system, pairs[:ONE_BY_ONE], questions, config)
+        _reading_once(model_engine, system, pairs[:ONE_BY_ONE], questions, config)
         / ONE_BY_ONE
         * len(pairs)
     )
@@ -110,7 +109,7 @@ def bench_scoring(task: str, trees) -> dict:
     }
 
 
-def _reading_once(speaker, system, pairs, questions, config) -> float:
+def _reading_once(model_engine, system, pairs, questions, config) -> float:
     """Seconds to read, not sample, the base model's dialogues once under each pair's adapter: what
     no method saves that runs every candidate's own LoRA over every dialogue. An agent's last prompt
     holds all its earlier turns, so it is read alone."""
@@ -120,9 +119,9 @@ def _reading_once(speaker, system, pairs, questions, config) -> float:
         "scaling": config.scaling,
         "seed": derive_seed(0, "lora"),
     }
-    stack = step(dpo_gradients(speaker, pairs, **options), STEP_SIZE)
+    stack = step(dpo_gradients(model_engine, pairs, **options), STEP_SIZE)
     rows = []
-    for dialogue in evaluate_adapters(speaker, system, questions, None, 1, config, 0)[0]:
+    for dialogue in evaluate_adapters(model_engine, system, questions, None, 1, config, 0)[0]:
         last = {turn.agent: turn for turn in dialogue.turns}
         rows += [(turn.prompt_ids, turn.token_ids) for turn in last.values()]
     rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
@@ -130,7 +129,7 @@ def _reading_once(speaker, system, pairs, questions, config) -> float:
     with torch.inference_mode():
         for begin in range(0, len(rows), 4):  # passes of about a hundred rows of one length
             part = rows[begin : begin + 4]
-            speaker.teacher_forced(
+            model_engine.teacher_forced(
                 part * len(pairs), stack, torch.arange(len(pairs)).repeat_interleave(len(part))
             )
     return time.perf_counter() - start

@@ -74,10 +74,10 @@ def extract_pairs(
     pairs = []
     for tree in trees:
         for index, node in enumerate(tree.nodes):
-            spoken = [child for child in node.children if tree.nodes[child].turn.trainable]
-            if len(spoken) < 2:
+            replies = [child for child in node.children if tree.nodes[child].turn.trainable]
+            if len(replies) < 2:
                 continue
-            ranked = sorted(spoken, key=lambda child: (tree.nodes[child].q, -child))
+            ranked = sorted(replies, key=lambda child: (tree.nodes[child].q, -child))
             worst, best = tree.nodes[ranked[0]], tree.nodes[ranked[-1]]
             if best.q > min_value and best.q - worst.q > min_gap:
                 pairs.append(_pair(tokenizer, system, tree, index, best, worst))

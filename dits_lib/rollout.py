@@ -74,16 +74,16 @@ class _Dialogues:
         self.turns += [state.turns for state in states]
         return self._advance([*range(len(self.states) - len(states), len(self.states))])
 
-    def reply(self, said: dict[int, Completion]) -> dict[int, Request]:
+    def reply(self, completions: dict[int, Completion]) -> dict[int, Request]:
         """Take in what was said; returns the requests to make next."""
-        for i, completion in said.items():
+        for i, completion in completions.items():
             agent, request = self._asked.pop(i)
             mean = sum(completion.logprobs) / max(1, len(completion.logprobs))
             self.turns[i] = (
                 *self.turns[i],
                 Turn(agent, completion.text, completion.token_ids, request.prompt_ids, mean),
             )
-        return self._advance([*said])
+        return self._advance([*completions])
 
     def _advance(self, which: list[int]) -> dict[int, Request]:
         asked, ended = {}, []

@@ -271,7 +271,7 @@ def _selected(
         derive_seed(seed, "rollout", tree.question.id, repetition, rollout)
         for rollout in range(settings.rollouts)
     ]
-    return node, [State(tree.question, tree.turns(node), own) for own in noise]
+    return node, [State(tree.question, tree.turns(node), drawn) for drawn in noise]
 
 
 def _grow(
@@ -304,10 +304,9 @@ def _grow(
         ended[number][index] = dialogue
         if len(ended[number]) < settings.rollouts:
             return []
-        for _, own in sorted(
-            ended[number].items()
-        ):  # in the order of the rollouts, whichever ended first
-            add(trees[number], node, own)
+        # In the order of the rollouts, whichever ended first.
+        for _, played in sorted(ended[number].items()):
+            add(trees[number], node, played)
         ended[number] = {}
         return (
             begin(number, repetition + 1, _q_values(trees[number]))

@@ -254,10 +254,11 @@ def test_a_page_cannot_call_answer_or_open_a_message(tokenizer):
     ] and dialogue.answer == "Cork"
     ids = dialogue.turns[-1].prompt_ids
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    # System, user, assistant, user, and the reply to come.
     assert (ids.count(start), ids.count(end)) == (
         5,
         4,
-    )  # system, user, assistant, user, and the reply to come
+    )
     assert re.findall(r"<\|im_start\|>(\w+)", seen[1]) == [
         "system",
         "user",
@@ -361,9 +362,8 @@ def test_search_and_pairs_need_no_special_case(engine, looked_up):
         for node in tree.nodes
         if node.turn and node.turn.agent == "alice" and node.depth == 3
     }
-    assert (
-        started
-    )  # d counts replies: what follows the reader (depth 2, one reply) may still be searched
+    # D counts replies: what follows the reader (depth 2, one reply) may still be searched.
+    assert started
 
 
 def test_influence_and_training_need_no_special_case(engine, looked_up, tmp_path):

@@ -124,9 +124,8 @@ def test_a_race_finds_the_top_half_with_fewer_plays():
         plays.append((~np.isnan(raced)).mean())
         assert np.array_equal(raced[~np.isnan(raced)], table[~np.isnan(raced)])
     assert np.mean(plays) < 0.4
-    assert (
-        missed / (20 * 20) < 0.1
-    )  # the stated error; the two next to the cut are 0.05 apart, a standard error of 400 questions
+    # The stated error; the two next to the cut are 0.05 apart, a standard error of 400 questions.
+    assert missed / (20 * 20) < 0.1
 
 
 def test_a_race_between_equals_plays_everything():

@@ -338,9 +338,8 @@ def test_reliability_follows_the_closed_form():
     assert [row["V"] for row in runs[0]] == [8, 16, 32, 64] and all(
         row["low"] < row["mean"] < row["high"] for row in runs[0]
     )
-    for rows in zip(
-        *runs, strict=False
-    ):  # four runs of 400 pairs: the mean has a standard error of 0.025
+    # Four runs of 400 pairs: the mean has a standard error of 0.025.
+    for rows in zip(*runs, strict=False):
         pearson = 1 / (1 + 16 / rows[0]["V"])
         assert np.mean([row["mean"] for row in rows]) == pytest.approx(
             6 / np.pi * np.arcsin(pearson / 2), abs=0.05

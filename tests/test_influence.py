@@ -156,9 +156,8 @@ def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
     full = torch.autograd.grad(loss, dict(stepped.model.named_modules())[name].weight)[0]
     a, b = repeated.weights[name]
     mine = torch.autograd.grad(ours.mean(), b)[0].sum(0)
-    assert torch.allclose(
-        mine, stack.scaling * full @ a.T, atol=1e-5, rtol=1e-3
-    )  # chain rule: W = W0 + s B A
+    # Chain rule: W = W0 + s B A.
+    assert torch.allclose(mine, stack.scaling * full @ a.T, atol=1e-5, rtol=1e-3)
 
 
 def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
@@ -310,16 +309,14 @@ def test_rank_correlation_and_reliability():
     )
     assert np.isnan(rank_correlation(x, np.zeros(200))["rho"])
     flat = [Scores("x", np.repeat([0.0, 1.0], [80, 20]), x), Scores("y", np.zeros(100), x)]
-    assert reliability(*flat)["overlap"] == pytest.approx(
-        0.5, abs=0.03
-    )  # ties alone agree no more than chance
+    # Ties alone agree no more than chance.
+    assert reliability(*flat)["overlap"] == pytest.approx(0.5, abs=0.03)
     grouped = rank_correlation(
         np.repeat(x[:40], 5), np.repeat(noisy[:40], 5), groups=np.repeat(np.arange(40), 5)
     )
     alone = rank_correlation(np.repeat(x[:40], 5), np.repeat(noisy[:40], 5))
-    assert grouped["high"] - grouped["low"] > 1.5 * (
-        alone["high"] - alone["low"]
-    )  # five copies are not five observations
+    # Five copies are not five observations.
+    assert grouped["high"] - grouped["low"] > 1.5 * (alone["high"] - alone["low"])
     same = Scores("x", x, x)
     assert reliability(same, same)["overlap"] == 1.0
     # Intervals of unrelated scores cover zero about 95 times in 100.

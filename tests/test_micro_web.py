@@ -99,9 +99,8 @@ def test_bad_habits_are_seldom_the_good_reply_by_chance_and_lose(site):
         spoken = [index for index, turn in enumerate(turns) if turn.trainable]
         state = turns[: spoken[rng.integers(len(spoken))]]
         agent = system.next_agent(question, state)
-        same += speaker.flawed(question, state, agent, rng) == speaker.good(
-            question, state, agent
-        )  # a line of the page picked at random
+        # A line of the page picked at random.
+        same += speaker.flawed(question, state, agent, rng) == speaker.good(question, state, agent)
         played = scripted_dialogue(system, question, np.random.default_rng(len(lost)))
         lost.append(system.score(question, system.answer(question, played)) == 0)
     assert 0.1 < np.mean(lost) < 0.7 and same / 60 < 0.15

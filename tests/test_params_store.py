@@ -170,10 +170,11 @@ def test_the_default_profile_names_every_key_and_notebooks_share_it():
     raw = yaml.safe_load((ROOT / "params" / "micro.yaml").read_text())
     dumped = load_params("micro").model_dump()
     assert set(raw) == set(dumped)
+    # One changed key leaves its neighbours alone.
     for section, key in (
         ("search", "repetitions"),
         ("dpo", "steps"),
-    ):  # one changed key leaves its neighbours alone
+    ):
         changed = notebook_params(
             {"profile": "micro", section: {key: 3}}, "01_rollout"
         ).model_dump()
@@ -324,9 +325,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
 
     def make(folder):
         (folder / "big.bin").symlink_to("/dev/full")
-        with (folder / "big.bin").open(
-            "wb"
-        ) as handle:  # the kernel answers ENOSPC, as a full disk does
+        # The kernel answers ENOSPC, as a full disk does.
+        with (folder / "big.bin").open("wb") as handle:
             handle.write(b"x" * 100_000)
 
     with pytest.raises(

@@ -566,10 +566,11 @@ def test_a_chain_of_adapters_loads_as_peft_would_and_adds_up(tmp_path):
 
 def test_in_bfloat16_adapters_stay_beside_the_weights_and_keep_what_merging_rounds_away(tmp_path):
     small = {"a": (torch.full((1, 2), 1e-3), torch.ones(1, 1))}
+    # A thousandth of a weight of 1 is less than half of its last digit.
     for put, said in (
         (attach, 2e-3),
         (merge, 0.0),
-    ):  # a thousandth of a weight of 1 is less than half of its last digit
+    ):
         model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)})
         model["a"].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.bfloat16)
         put(model, small)
@@ -648,9 +649,8 @@ def test_adapters_of_different_modules_and_ranks_add_up(tmp_path):
 def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     params = load_params("micro")
     work = count_work(params).set_index(["notebook", "stage"])
-    dialogues = (
-        params.ablation.seeds * 10 * params.sizes.test_questions
-    )  # base, SFT and eight arms, for each task
+    # Base, SFT and eight arms, for each task.
+    dialogues = params.ablation.seeds * 10 * params.sizes.test_questions
     tokens = sum(
         system.max_turns * system.max_new_tokens / 2
         for system in (TASKS[task].system("micro", {}) for task in params.parts()[0].tasks)
@@ -699,10 +699,11 @@ def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
     work = count_work(load_params("micro"))
     assert set(work["notebook"]) == set(load_params("micro").notebooks)
     micro, models = load_params("micro"), work.set_index(["notebook", "stage"])["models"]
+    # Two tasks, eight arms.
     assert (
         models["08_deep_search", "sft"] == micro.web.seeds
         and models["03_selection_ablation", "dpo"] == 2 * 8 * micro.ablation.seeds
-    )  # two tasks, eight arms
+    )
     assert lengths(params, "deep_search").longest < params.model.max_length
 
 

@@ -78,6 +78,7 @@ def test_continuing_from_a_node_backs_up_through_its_ancestors_only():
     [("kitten", "sitting", 3 / 7), ("", "", 0.0), ("ab", "", 1.0), ("fox", "fox", 0.0)],
 )
 def test_edit_distance_is_levenshtein_over_the_longer_text(a, b, expected):
+    # Near, but another answer.
     assert distance(a, b) == pytest.approx(expected)
 
 
@@ -91,7 +92,7 @@ def test_edit_distance_is_levenshtein_over_the_longer_text(a, b, expected):
             "flag dirk wet ant <A> a </A>",
             "flag dirk wet ant <A> b </A>",
             False,
-        ),  # near, but another answer
+        ),
     ],
 )
 def test_near_equal_replies_merge_unless_their_answers_differ(first, second, merges):
@@ -174,9 +175,8 @@ def test_a_tree_does_not_depend_on_the_other_questions(engine, trees):
         SearchSettings(repetitions=4),
         0,
     )
-    for one, other in zip(
-        alone, trees["exchange"][:3], strict=True
-    ):  # log probabilities differ by rounding alone
+    # Log probabilities differ by rounding alone.
+    for one, other in zip(alone, trees["exchange"][:3], strict=True):
         assert one.rewards == other.rewards
         spoken = [
             [(n.turn.token_ids, n.parent, n.visits, n.total) for n in tree.nodes[1:]]

@@ -48,9 +48,8 @@ def test_a_site_is_searched_and_its_links_followed_inside_it(site):
     found = site.search("who was born in Cork")
     assert found[0].title == "Ada Byrne" and "born in Cork" in found[0].text
     assert found[0].links == (("home", "site:///index.html"),)
-    assert site.open("site:///index.html").links == (
-        ("Ada Byrne", "site:///people/byrne.html"),
-    )  # the way out is not there
+    # The way out is not there.
+    assert site.open("site:///index.html").links == (("Ada Byrne", "site:///people/byrne.html"),)
     assert "cork" not in site.open("site:///bridges.html").text
     assert site.search("") == [] and site.search("zzz qqq") == [] and site.search("the of") == []
 
@@ -162,9 +161,8 @@ def test_encodings():
     assert "Zürich" in read_html(text.encode("latin-1"), "u", "iso-8859-1").text
     assert "Zürich" in read_html(text.encode("utf-8"), "u", "no-such-encoding").text
     assert "Zürich" in read_html(text.encode("utf-16"), "u").text
-    assert (
-        "liegt in der Schweiz" in read_html(text.encode("latin-1"), "u", "utf-8").text
-    )  # the header lies
+    # The header lies.
+    assert "liegt in der Schweiz" in read_html(text.encode("latin-1"), "u", "utf-8").text
     assert read_html(b"\xff\xfe\x00broken", "u").url == "u"
 
 
@@ -460,9 +458,8 @@ def test_two_processes_on_one_cache_replay_what_both_saw(tmp_path):
             return Page(url, self.title, "x")
 
     other = Cached(Titled("other"), tmp_path)
-    mine = Cached(
-        Titled("mine", lambda: other.open("u")), tmp_path
-    )  # the other one asks and is done while mine still waits
+    # The other one asks and is done while mine still waits.
+    mine = Cached(Titled("mine", lambda: other.open("u")), tmp_path)
     assert (
         mine.open("u").title
         == other.open("u").title

@@ -138,8 +138,8 @@ class System:
 
 def parse_answer(text: str) -> str | None:
     """The text between `<A>` and `</A>`; None unless exactly one non-empty answer stands there."""
-    found = _ANSWER.findall(text)
-    return found[0] if len(found) == 1 and found[0] else None
+    matches = _ANSWER.findall(text)
+    return matches[0] if len(matches) == 1 and matches[0] else None
 
 
 def chat_messages(

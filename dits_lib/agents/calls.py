@@ -63,8 +63,8 @@ class Frame:
 
 def parse_call(text: str) -> tuple[str, str] | None:
     """(name, request) of the one call in a reply; None unless there is exactly one."""
-    found = _CALL.findall(text)
-    return found[0] if len(found) == 1 else None
+    matches = _CALL.findall(text)
+    return matches[0] if len(matches) == 1 else None
 
 
 def plain(text: str) -> str:

@@ -78,8 +78,8 @@ class DeepSearch(CallingAgents):
         return self.judge.score(question, answer)
 
     def _search(self, request: str) -> str:
-        found = self.source.search(request)
-        return "\n".join(map(self._result, found)) or "nothing found"
+        pages = self.source.search(request)
+        return "\n".join(map(self._result, pages)) or "nothing found"
 
     def _result(self, page: Page) -> str:
         """A page as a line among the results of a search."""

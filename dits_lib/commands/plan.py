@@ -18,7 +18,7 @@ import lazy_loader
 from ..engines import ModelError
 from ..report.markdown import markdown_table
 from ..settings import OUTPUT, ROOT, ParamsError
-from ..suite.checks import InputError, check_models, check_questions
+from ..suite.checks import InputError, check_data_and_models
 from ..suite.params import Params, add_profile_options, profile_of
 from ..suite.planning import (
     ASSUMED,
@@ -49,9 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         params = profile_of(options)
-        for part in params.parts():
-            check_questions(part)
-        check_models(params)
+        check_data_and_models(params)
         size = model_size(params.model_path(params.parts()[0].tasks[0]))
         judge = model_size(params.judge_path()).parameters if params.judge_path() else 0
     except (ParamsError, DataError, ModelError, InputError) as error:

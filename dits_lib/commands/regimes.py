@@ -44,9 +44,9 @@ def regime_of(params: dict, task: str) -> str:
         else "no planted harm"
     )
     data = params["data"][task]
-    told = [name for name in (model, data) if name not in ("micro", "micro-web")]
+    named = [name for name in (model, data) if name not in ("micro", "micro-web")]
     return (
-        "".join(f"{name}; " for name in told)
+        "".join(f"{name}; " for name in named)
         + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}"
         + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
     )
@@ -119,9 +119,8 @@ def regime_figure(rows: pd.DataFrame):
         for axis, kind in zip(line, kinds[task], strict=False):
             part = shown[(shown["task"] == task) & (shown["regime"] == kind)]
             for number, (_, row) in enumerate(part.iterrows()):
-                place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(
-                    row["arm"]
-                )  # one arm of two profiles: side by side
+                # One arm of two profiles: side by side.
+                place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(row["arm"])
                 axis.errorbar(
                     row["mean"],
                     place,

@@ -133,5 +133,5 @@ class Engine:
         """`converse`, round by round."""
         requests = first
         while requests:
-            said = self.generate([*requests.values()], adapters)
-            requests = reply(dict(zip(requests, said, strict=True)))
+            completions = self.generate([*requests.values()], adapters)
+            requests = reply(dict(zip(requests, completions, strict=True)))

@@ -136,9 +136,8 @@ class TransformersEngine(Engine):
             count = int(alive.sum())
             if count == 0:
                 break
-            if count < 0.6 * len(
-                rows
-            ):  # dropping finished rows copies the cache, so it must be worth it
+            # Dropping finished rows copies the cache, so it must be worth it.
+            if count < 0.6 * len(rows):
                 kept = alive.nonzero()[:, 0]
                 rows, chosen, positions, mask, alive = (
                     rows[kept],

@@ -122,16 +122,16 @@ class VLLMEngine(Engine):
         self, requests: list[Request], adapters: LoRAStack | None = None
     ) -> list[Completion]:
         """Sample all replies, in the order of the requests, in one batch."""
-        said: dict[int, Completion] = {}
+        completions: dict[int, Completion] = {}
         self.converse(
-            dict(enumerate(requests)), lambda replies: said.update(replies) or {}, adapters
+            dict(enumerate(requests)), lambda replies: completions.update(replies) or {}, adapters
         )
-        return [said[i] for i in range(len(requests))]
+        return [completions[i] for i in range(len(requests))]
 
     def converse(
         self, first: dict[int, Request], reply: Replies, adapters: LoRAStack | None = None
     ) -> None:
-        """Sample replies until no request is left: `reply` is told what has been said, by key, and
+        """Sample replies until no request is left: `reply` is told what has ended, by key, and
         returns what to ask next.
 
         What follows goes before what has not begun, so that a dialogue finds its prefix in the
@@ -141,9 +141,8 @@ class VLLMEngine(Engine):
         try:
             while waiting or keys:
                 room = min(_MOST_REPLIES, len(keys) + len(waiting))
-                gathered = (
-                    len(keys) <= _REFILL * room
-                )  # reading prompts breaks the CUDA graphs of a step, so many are read at once
+                # Reading prompts breaks the CUDA graphs of a step, so many are read at once.
+                gathered = len(keys) <= _REFILL * room
                 while gathered and waiting and len(keys) < _MOST_REPLIES:
                     key, request = waiting.popleft()
                     self._check_length(request)
@@ -158,14 +157,14 @@ class VLLMEngine(Engine):
                     self.usage.prompt_tokens += len(request.prompt_ids)
                 outputs = [output for output in core.step() if output.finished]
                 if outputs:
-                    said = dict(
+                    finished = dict(
                         zip(
                             [keys.pop(output.request_id) for output in outputs],
                             self._completions(outputs),
                             strict=True,
                         )
                     )
-                    waiting.extendleft(reversed(reply(said).items()))
+                    waiting.extendleft(reversed(reply(finished).items()))
         finally:
             if keys:  # something failed: leave no request behind
                 core.abort_request(list(keys))
@@ -194,17 +193,17 @@ class VLLMEngine(Engine):
         )
 
     def _completions(self, outputs: list) -> list[Completion]:
-        said = [output.outputs[0] for output in outputs]
-        ids = [tuple(one.token_ids) for one in said]
+        sampled = [output.outputs[0] for output in outputs]
+        ids = [tuple(one.token_ids) for one in sampled]
         scores = [
             tuple(step[token].logprob for step, token in zip(one.logprobs, row, strict=True))
-            for one, row in zip(said, ids, strict=True)
+            for one, row in zip(sampled, ids, strict=True)
         ]
         texts = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
         self.usage.generated_tokens += sum(map(len, ids))
         return [
-            Completion(row, text.strip(), own)
-            for row, text, own in zip(ids, texts, scores, strict=True)
+            Completion(row, text.strip(), chosen)
+            for row, text, chosen in zip(ids, texts, scores, strict=True)
         ]
 
     def logprobs(
@@ -340,9 +339,8 @@ def _server(
             "settings; one process serves one root model"
         )
     if device == "cuda":
-        os.environ.setdefault(
-            "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
-        )  # vLLM in this process: starts sooner, as TRL's colocated mode does
+        # vLLM in this process: starts sooner, as TRL's colocated mode does.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     try:
         from vllm import LLM
         from vllm.engine.arg_utils import EngineArgs
@@ -353,21 +351,23 @@ def _server(
         ) from None
     # The share of memory is that of main memory on a CPU. vLLM fails to fall asleep when another
     # process takes memory meanwhile.
-    own: dict = {"gpu_memory_utilization": memory, "enable_sleep_mode": _sleeps(device, cache_gb)}
+    chosen: dict = {
+        "gpu_memory_utilization": memory,
+        "enable_sleep_mode": _sleeps(device, cache_gb),
+    }
     if dummy:
-        own["load_format"] = "dummy"
+        chosen["load_format"] = "dummy"
     if cache_gb is not None:
-        own["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
+        chosen["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:
-        own["compilation_config"] = {
+        chosen["compilation_config"] = {
             "mode": 0,
             "cudagraph_mode": "FULL_DECODE_ONLY",
             "cudagraph_capture_sizes": _GRAPH_SIZES,
         }
-    if (
-        device == "cpu"
-    ):  # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed
-        own |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
+    # vLLM 0.32 on a CPU fails where it splits the prompt of a reply with a seed.
+    if device == "cpu":
+        chosen |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
     adapted: dict = {}
     if not _no_adapters(device, dtype):
         adapted = {
@@ -390,14 +390,14 @@ def _server(
             enforce_eager=eager,
             seed=0,
             max_num_seqs=_MOST_REPLIES,
-            **own,
+            **chosen,
         )
     except Exception as error:
-        told = " ".join(str(error).split())  # a pydantic error says what is wrong on its third line
-        raise ModelError(f"{root}: vLLM cannot serve it: {told[:300]}") from error
-    Finalize(
-        None, stop, exitpriority=100
-    )  # before multiprocessing waits for a process's children, of which vLLM's server may be one
+        # A pydantic error says what is wrong on its third line.
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{root}: vLLM cannot serve it: {reason[:300]}") from error
+    # Before multiprocessing waits for a process's children, of which vLLM's server may be one.
+    Finalize(None, stop, exitpriority=100)
     return _SERVERS[key]
 
 

@@ -252,5 +252,5 @@ class Estimator:
         self, context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
     ) -> Scores:
         """Score pairs on validation questions."""
-        own = [self.options_of(context.settings)] if self.options.model_fields else []
-        return self.function(context, pairs, questions, seed, *own)
+        options = [self.options_of(context.settings)] if self.options.model_fields else []
+        return self.function(context, pairs, questions, seed, *options)

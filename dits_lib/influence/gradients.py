@@ -138,8 +138,8 @@ def gradients_of(
 ) -> LoRAStack:
     """The pairs' DPO gradients, where the engine takes adapters."""
     with engine.learning() as learner:
-        found = dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(settings))
-        return found.to(engine.stack_device)
+        gradients = dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(settings))
+        return gradients.to(engine.stack_device)
 
 
 def gradient_options(settings: InfluenceSettings) -> dict:

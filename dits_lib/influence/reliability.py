@@ -59,8 +59,8 @@ def reliability(first: Scores, second: Scores, alpha: float = 0.5, groups=None) 
             set(np.lexsort((rng.random(len(s.value)), -s.value))[:count]) for s in (first, second)
         ]
         overlaps.append(len(tops[0] & tops[1]) / count)
-    found = rank_correlation(first.value, second.value, groups)
-    return found | {"overlap": float(np.mean(overlaps)), "chance": count / len(first.value)}
+    correlation = rank_correlation(first.value, second.value, groups)
+    return correlation | {"overlap": float(np.mean(overlaps)), "chance": count / len(first.value)}
 
 
 def by_group(scores: Scores, groups: list) -> Scores:

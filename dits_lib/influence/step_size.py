@@ -32,7 +32,7 @@ def step_response(
     """
     gradients = gradients_of(engine, pairs, settings, derive_seed(seed, "lora"))
     base = evaluate_adapters(engine, system, questions, None, 1, settings, seed)
-    said = [[turn.token_ids for turn in dialogue.turns] for dialogue in base[0]]
+    base_replies = [[turn.token_ids for turn in dialogue.turns] for dialogue in base[0]]
     rows = []
     for size in step_sizes:
         played = evaluate_adapters(
@@ -42,7 +42,7 @@ def step_response(
             [
                 [t.token_ids for t in d.turns] != s
                 for row in played
-                for d, s in zip(row, said, strict=True)
+                for d, s in zip(row, base_replies, strict=True)
             ]
         )
         table = metric_table(played, settings.samples) - metric_table(base, settings.samples)

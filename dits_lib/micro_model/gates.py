@@ -81,10 +81,10 @@ def lookup_accuracy(engine: TransformersEngine, count: int = 1000) -> float:
     system, rng = make_system("exchange"), np.random.default_rng(0)
     requests, values = [], []
     for question in make_questions("exchange", "test", count, 1):
-        told = [fact for fact in question.meta["facts"]["alice"] if " " in fact[2]]
-        if not told:
+        facts = [fact for fact in question.meta["facts"]["alice"] if " " in fact[2]]
+        if not facts:
             continue
-        relation, subject, value = told[rng.integers(len(told))]
+        relation, subject, value = facts[rng.integers(len(facts))]
         start = engine.tokenizer(f"{relation} {subject}", add_special_tokens=False)["input_ids"]
         prompt = (*prompt_ids(engine.tokenizer, system, question, (), "alice"), *start)
         requests.append(Request(prompt, 0, 2, temperature=0.0))
@@ -119,8 +119,8 @@ def oracle_pairs(engine: TransformersEngine, trial: Trial, count: int) -> list[P
     )
     for question in trial.ask("train", count):
         turns = scripted_dialogue(system, question, rng)
-        spoken = [index for index, turn in enumerate(turns) if turn.trainable]
-        index = spoken[int(rng.integers(len(spoken)))]
+        replies = [index for index, turn in enumerate(turns) if turn.trainable]
+        index = replies[int(rng.integers(len(replies)))]
         state, agent = turns[:index], turns[index].agent
         good, bad = script.good(question, state, agent), script.flawed(question, state, agent, rng)
         if good != bad:

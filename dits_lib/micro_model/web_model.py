@@ -56,8 +56,8 @@ def dialogue_rows(tokenizer, recipe: WebRecipe) -> list[tuple[list[int], list[in
             )
             for question in web_questions(web, "base", recipe.questions, recipe.seed):
                 turns = scripted_dialogue(system, question, rng)
-                spoken = [index for index, turn in enumerate(turns) if turn.trainable]
-                index = spoken[rng.integers(len(spoken))]
+                replies = [index for index, turn in enumerate(turns) if turn.trainable]
+                index = replies[rng.integers(len(replies))]
                 prompt = prompt_ids(tokenizer, system, question, turns[:index], turns[index].agent)
                 rows.append((list(prompt), list(reply_ids(tokenizer, turns[index].text))))
     return rows

@@ -38,21 +38,21 @@ def tree_figure(
         influence: of the pair of the replies to a state, by the state's node; drawn as I on that
             node.
     """
-    told = {
+    tool_answers = {
         node.parent: node.turn
         for node in tree.nodes
         if node.turn is not None and not node.turn.trainable
     }
-    spoken = [i for i, node in enumerate(tree.nodes) if node.turn is None or node.turn.trainable]
-    origin = {i: _spoken_parent(tree, i) for i in spoken}
+    replies = [i for i, node in enumerate(tree.nodes) if node.turn is None or node.turn.trainable]
+    origin = {i: _parent_reply(tree, i) for i in replies}
     places = _places(origin)
-    level = {i: tree.level(i) for i in spoken}
+    level = {i: tree.level(i) for i in replies}
     depth = max(level.values())
-    height = max(3.0, (1.05 if told else 0.34) * (1 + max(places.values())))
+    height = max(3.0, (1.05 if tool_answers else 0.34) * (1 + max(places.values())))
     figure, axis = plt.subplots(
-        figsize=((2.0 if told else 3.4) * (depth + 1), height), layout="constrained"
+        figsize=((2.0 if tool_answers else 3.4) * (depth + 1), height), layout="constrained"
     )
-    for index in spoken[1:]:
+    for index in replies[1:]:
         axis.plot(
             [level[origin[index]], level[index]],
             [places[origin[index]], places[index]],
@@ -60,10 +60,10 @@ def tree_figure(
             lw=1,
             zorder=1,
         )
-    drawn = [tree.nodes[i] for i in spoken]
+    drawn = [tree.nodes[i] for i in replies]
     dots = axis.scatter(
-        [level[i] for i in spoken],
-        [places[i] for i in spoken],
+        [level[i] for i in replies],
+        [places[i] for i in replies],
         c=[n.q for n in drawn],
         s=[_dot(n.visits) for n in drawn],
         cmap="viridis",
@@ -73,15 +73,17 @@ def tree_figure(
         linewidths=0.5,
         zorder=2,
     )
-    for index, node in zip(spoken, drawn, strict=True):
+    for index, node in zip(replies, drawn, strict=True):
         text = (
             "start"
             if node.turn is None
             else f"{node.turn.agent}: {_short(node.turn.text, max_chars)}"
         )
-        if told:  # many short columns: the label stands below its node, wrapped
+        if tool_answers:  # many short columns: the label stands below its node, wrapped
             answer = (
-                _short(" ".join(told[index].text.split()), 3 * COLUMN - 20) if index in told else ""
+                _short(" ".join(tool_answers[index].text.split()), 3 * COLUMN - 20)
+                if index in tool_answers
+                else ""
             )
             text = "\n".join(
                 [
@@ -93,7 +95,11 @@ def tree_figure(
         if influence and state in influence:
             text += f"\n   I = {influence[state]:+.3f}"
         radius = _dot(node.visits) ** 0.5 / 2
-        place = {"xytext": (-4, -radius - 3), "va": "top"} if told else {"xytext": (radius + 3, 3)}
+        place = (
+            {"xytext": (-4, -radius - 3), "va": "top"}
+            if tool_answers
+            else {"xytext": (radius + 3, 3)}
+        )
         axis.annotate(
             text,
             (level[index], places[index]),
@@ -107,9 +113,11 @@ def tree_figure(
         xlabel="reply",
         yticks=[],
         xticks=range(depth + 1),
-        xlim=(-0.25, depth + (1.05 if told else 0.95)),
+        xlim=(-0.25, depth + (1.05 if tool_answers else 0.95)),
     )
-    axis.set_ylim(max(places.values()) + (0.85 if told else 0.5), -0.4 if told else -0.8)
+    axis.set_ylim(
+        max(places.values()) + (0.85 if tool_answers else 0.5), -0.4 if tool_answers else -0.8
+    )
     axis.grid(False)
     figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
     return figure
@@ -120,7 +128,7 @@ def _dot(visits: int) -> float:
     return 30 + 12 * min(visits, 40)
 
 
-def _spoken_parent(tree: Tree, node: int) -> int | None:
+def _parent_reply(tree: Tree, node: int) -> int | None:
     """The nearest node above that is a reply or the root."""
     above = tree.nodes[node].parent
     while (
@@ -289,9 +297,8 @@ def lines_figure(
         groups = list(rows[rows["task"] == task].groupby(hue, sort=False))
         for index, (name, part) in enumerate(groups):
             error = [part["mean"] - part["low"], part["high"] - part["mean"]]
-            aside = (
-                0.06 * index if counted else 0.0
-            )  # so that the bars of two lines can be told apart
+            # So that the bars of two lines can be told apart.
+            aside = 0.06 * index if counted else 0.0
             axis.errorbar(
                 part[x] + aside, part["mean"], yerr=error, marker="o", capsize=3, label=name
             )

@@ -62,16 +62,27 @@ def check_inputs(params: Params) -> None:
     Raises:
         InputError, DataError: in one line.
     """
-    for part in params.parts():
-        check_questions(part)
     try:
-        check_models(params)
+        check_data_and_models(params)
         if params.model.device == "cuda":
             check_gpu()
         if params.reads_pages:
             check_web(params, OUTPUT / "runs" / params.profile)
     except (ModelError, PageError, CacheError, JudgeError) as error:
         raise InputError(str(error)) from None
+
+
+def check_data_and_models(params: Params) -> None:
+    """The quickest first: whether the folders are there, the questions, what loads tokenizers.
+
+    Raises:
+        ModelError, DataError: in one line.
+    """
+    for path in params.model_paths():
+        check_model_folder(path)
+    for part in params.parts():
+        check_questions(part)
+    check_models(params)
 
 
 def check_gpu() -> None:
@@ -91,8 +102,6 @@ def check_models(params: Params) -> None:
         ModelError: naming the folder and what is wrong.
     """
     for path in params.model_paths():
-        check_model_folder(path)  # before transformers is imported
-    for path in params.model_paths():
         check_model(path)
         if params.model.engine == "vllm":
             _check_length(path, params.model.max_length)
@@ -104,6 +113,7 @@ def check_model(path: str) -> None:
 
     from ..engines import load_tokenizer
 
+    check_model_folder(path)
     load_tokenizer(path)
     for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []:
         try:

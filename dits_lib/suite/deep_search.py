@@ -129,9 +129,8 @@ def site_digest(params: Params) -> str:
 def pages_key(params: Params) -> list:
     """What decides the replies of the system's tools and its rewards, as JSON."""
     web = params.web.model_dump(exclude={"model", "seeds", "sizes", "cache", "replay", "seconds"})
-    crawl = (
-        params.web.cache if params.web.site == "live" else None
-    )  # two crawls of the live web are two webs
+    # Two crawls of the live web are two webs.
+    crawl = params.web.cache if params.web.site == "live" else None
     judge = (
         [checksum(file) for file in model_files(params.judge_path())] if params.judge_path() else []
     )

@@ -38,9 +38,8 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
     rows: dict[str, dict] = {}
     for name in sorted(set(artifacts)):
         manifest = runs / name / "manifest.json"
-        if (
-            not manifest.exists()
-        ):  # a notebook's results that came with the repository, its stages not computed here
+        # A notebook's results that came with the repository, its stages not computed here.
+        if not manifest.exists():
             continue
         stage, cost = name.split("-")[0], json.loads(manifest.read_text())["cost"]
         row = rows.setdefault(stage, {"stage": stage, **dict.fromkeys(COLUMNS, 0)})

@@ -168,9 +168,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         if p.sft.warm_start != "none"
         else Work()
     )
-    dpo = Work(
-        trained=p.dpo.steps * p.dpo.batch * 2 * row * 4 / 3, models=1
-    )  # and the reference's forward pass
+    # Four thirds: the reference takes a forward pass too.
+    dpo = Work(trained=p.dpo.steps * p.dpo.batch * 2 * row * 4 / 3, models=1)
     evaluation = played(s.test_questions * s.test_samples)
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
     pairs, arms = PAIRS_A_QUESTION * s.train_questions, len(ARMS) + 1
@@ -179,9 +178,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     budgets = (
         len(p.budget.q_questions) + len(p.budget.validation) + len(p.budget.estimators)
     ) * p.budget.seeds
-    retrained = (f.subsets + 5 if f.subsets else 0) + (
-        2 * len(f.use) + 4
-    ) * f.use_seeds  # and about five families of questions
+    # The five are families of questions, as many as there are about.
+    retrained = (f.subsets + 5 if f.subsets else 0) + (2 * len(f.use) + 4) * f.use_seeds
     changes = t.seeds * (
         1
         + sum(
@@ -341,9 +339,8 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
     width = 2 if params.model.dtype == "bfloat16" else 4
     row = max(lengths(part, task).row for part in params.parts() for task in part.tasks)
     rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
-    kept = (
-        2 if params.dpo.gradient_checkpointing else 34
-    )  # bytes a token, layer and hidden unit (Korthikanti et al., 2022)
+    # Bytes a token, layer and hidden unit (Korthikanti et al., 2022).
+    kept = 2 if params.dpo.gradient_checkpointing else 34
     if params.sft.lora_rank and not params.dpo.lora_rank:
         width = 4  # adapters are merged into float32 weights where all of them are trained
     activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
@@ -367,15 +364,15 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
         m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
     ) + width * judge
     if m.engine == "vllm" and m.cache_gb is not None:
+        # The last 2 GB are CUDA's own.
         speaking = (
             m.cache_gb * 1e9
             + 2 * size.parameters
             + 2 * m.max_adapters * m.max_rank * size.lora
             + 2e9
-        )  # and CUDA's own
-        return (learning + speaking) * (
-            params.workers if m.device == "cuda" else 1
-        )  # vLLM stays awake beside the training
+        )
+        # vLLM stays awake beside the training.
+        return (learning + speaking) * (params.workers if m.device == "cuda" else 1)
     return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
 
 

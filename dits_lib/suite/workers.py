@@ -132,9 +132,8 @@ def run_jobs(
                     results[waiting[done]] = done.result()
                     bar.bar.update()
             except BaseException:
-                for process in list(
-                    (pool._processes or {}).values()
-                ):  # a pool on its way out would do all that is left first
+                # A pool on its way out would do all that is left first.
+                for process in list((pool._processes or {}).values()):
                     process.terminate()
                 raise
     return results

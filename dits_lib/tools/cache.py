@@ -77,9 +77,8 @@ class Cached:
             except PageError as error:
                 asked = {"request": request, "error": [error.kind, error.message]}
             self._write(file, asked)
-            kept = self._read(
-                file
-            )  # another process may have been first: what lies there is everybody's answer
+            # Another process may have been first: what lies there is everybody's answer.
+            kept = self._read(file)
         return kept
 
     def _read(self, file: Path) -> dict | None:

@@ -105,9 +105,8 @@ def _read(html: str, url: str) -> Page:
     from bs4 import BeautifulSoup
 
     html = html[:MAX_CHARACTERS]
-    soup = BeautifulSoup(
-        html, "lxml"
-    )  # html.parser takes quadratic time on tags that are never closed
+    # html.parser takes quadratic time on tags that are never closed.
+    soup = BeautifulSoup(html, "lxml")
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
     links: dict[str, str] = {}
     for anchor in soup.find_all("a", href=True):

@@ -193,7 +193,8 @@ class Web:
         except (
             ValueError,
             TypeError,
-        ) as error:  # an address that the parts of the library disagree on
+        ) as error:
+            # An address that the parts of the library disagree on.
             raise PageError("refused", f"{url!r}: no address ({error})") from None
         if status >= 400:
             raise PageError("no page", f"{url}: status {status}")

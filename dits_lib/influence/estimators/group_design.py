@@ -147,15 +147,14 @@ def handed_down(member: np.ndarray, changes: np.ndarray, shared: list[np.ndarray
     from sklearn.linear_model import Ridge, RidgeCV
 
     inside = member - member.mean(axis=0)
-    labels = [
-        np.equal.outer(names, np.unique(names)).astype(float) for names in shared
-    ]  # [n, labels]
+    # [n, labels]
+    labels = [np.equal.outer(names, np.unique(names)).astype(float) for names in shared]
     design = np.hstack([inside, *(inside @ of / np.sqrt(of.sum(0)) for of in labels)])
     strength = RidgeCV(alphas=np.logspace(-2, 5, 29)).fit(design, changes.mean(1)).alpha_
-    found = Ridge(alpha=strength).fit(design, changes).coef_.T  # [columns, V]
-    total, start = found[: member.shape[1]].copy(), member.shape[1]
+    coefficients = Ridge(alpha=strength).fit(design, changes).coef_.T  # [columns, V]
+    total, start = coefficients[: member.shape[1]].copy(), member.shape[1]
     for of in labels:
-        total += (of / np.sqrt(of.sum(0))) @ found[start : start + of.shape[1]]
+        total += (of / np.sqrt(of.sum(0))) @ coefficients[start : start + of.shape[1]]
         start += of.shape[1]
     return total
 

@@ -67,7 +67,7 @@ def _log_ratios(learner, steps, dialogues, temperature: float) -> np.ndarray:
                 rows.append((turn.prompt_ids, turn.token_ids))
                 owner.append(index)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-    found, block = np.zeros((len(steps), len(dialogues))), 8
+    log_ratios, block = np.zeros((len(steps), len(dialogues))), 8
     with torch.inference_mode():
         width = max(1, learner.max_rows // block)
         for start in range(0, len(order), width):
@@ -83,12 +83,12 @@ def _log_ratios(learner, steps, dialogues, temperature: float) -> np.ndarray:
                     .reshape(len(some), -1)
                 )
                 np.add.at(
-                    found[first : first + len(some)].T,
+                    log_ratios[first : first + len(some)].T,
                     [owner[i] for i in chunk],
                     (moved - base).T.cpu().double().numpy(),
                 )
     learner.usage.prompt_tokens += (len(steps) + 1) * sum(len(p) + len(r) for p, r in rows)
-    return found
+    return log_ratios
 
 
 def effort(amount: Amount) -> Effort:

@@ -77,7 +77,7 @@ def learned(
             )
     value = predicted.mean(1)
     varied = value[known].std() > 0 and measured.value.std() > 0
-    found = {
+    cost = {
         "gradients": len(known),
         "learned_from": len(known),
         "cross_validated_rho": float(scipy.stats.spearmanr(value[known], measured.value).statistic)
@@ -85,7 +85,7 @@ def learned(
         else 0.0,
     }
     return Scores.of_table(
-        "learned", pairs, predicted, context.engine.usage.minus(before) | found, spread
+        "learned", pairs, predicted, context.engine.usage.minus(before) | cost, spread
     )
 
 
@@ -122,9 +122,8 @@ def features(learner: TransformersEngine, pairs: list[Pair]) -> np.ndarray:
         chunk = order[start : start + learner.max_rows]
         with torch.inference_mode():
             states[chunk] = _mean_states(learner, [rows[i] for i in chunk])
-    learner.usage.prompt_tokens += sum(
-        len(prompt) + len(reply) for prompt, reply in rows
-    )  # the states' own passes
+    # The states' own passes.
+    learner.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
     likely = np.array([sum(row) for row in learner.logprobs(rows)]).reshape(-1, 2)
     lengths = np.array([[len(p.chosen_ids), len(p.rejected_ids), len(p.prompt_ids)] for p in pairs])
     q = np.array([[p.q_chosen, p.q_rejected, p.q_chosen - p.q_rejected] for p in pairs])

@@ -55,11 +55,11 @@ def controlled(table: np.ndarray, covariate: np.ndarray) -> tuple[np.ndarray, fl
             f"the control has {covariate.shape[1]} questions, the scores {table.shape[1]}; it "
             "takes at least as many"
         )
-    own = covariate[:, : table.shape[1]]
-    x, y = own - own.mean(1, keepdims=True), table - table.mean(1, keepdims=True)
+    control = covariate[:, : table.shape[1]]
+    x, y = control - control.mean(1, keepdims=True), table - table.mean(1, keepdims=True)
     slope = float((x * y).sum() / (x**2).sum()) if (x**2).sum() > 0 else 0.0
     left = float(((y - slope * x) ** 2).sum() / (y**2).sum()) if (y**2).sum() > 0 else 1.0
-    return table - slope * (own - covariate.mean(1, keepdims=True)), left, slope
+    return table - slope * (control - covariate.mean(1, keepdims=True)), left, slope
 
 
 def one_step_controlled(

@@ -37,10 +37,10 @@ def whole_groups(pairs: list[Pair], size: int) -> list[list[int]]:
     """Indices of the pairs in blocks of about `size`, all pairs of a question in one block."""
     blocks: list[list[int]] = [[]]
     for name in dict.fromkeys(pair.question_id for pair in pairs):
-        own = [i for i, pair in enumerate(pairs) if pair.question_id == name]
-        if blocks[-1] and len(blocks[-1]) + len(own) > size:
+        members = [i for i, pair in enumerate(pairs) if pair.question_id == name]
+        if blocks[-1] and len(blocks[-1]) + len(members) > size:
             blocks.append([])
-        blocks[-1] += own
+        blocks[-1] += members
     return blocks
 
 

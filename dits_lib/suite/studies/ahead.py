@@ -67,9 +67,8 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
 def _attempted(job: Job, params: Params, *key) -> bool:
     try:
         job(params, *key)
-    except (
-        Exception
-    ):  # whatever it is, it comes again where it can be told with its notebook's name
+    except Exception:
+        # Whatever it is, it comes again where it can be told with its notebook's name.
         return False
     return True
 

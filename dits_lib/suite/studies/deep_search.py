@@ -54,5 +54,5 @@ def _tool_turns(tree: Tree) -> list[str]:
 
 def failure_of(text: str) -> str | None:
     """The kind of failure that a tool's text tells of; None when it did not fail."""
-    told = re.match(r"\w+ failed: (\w+): (?:([a-z ]+):)?", text)
-    return None if told is None else told[2] or told[1]
+    failure = re.match(r"\w+ failed: (\w+): (?:([a-z ]+):)?", text)
+    return None if failure is None else failure[2] or failure[1]

@@ -197,9 +197,8 @@ def _read_hub(dataset: PublicDataset, split: str) -> Rows:
 
     try:
         table = load_dataset(dataset.hub_id, dataset.config, split=split)
-    except (
-        Exception
-    ) as error:  # no network, no such split, a hub that refuses: the user needs one line
+    except Exception as error:
+        # No network, no such split, a hub that refuses: the user needs one line.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
             f"{dataset.hub_id} ({split}): cannot be loaded from the hub: {reason}; or set "

@@ -49,12 +49,12 @@ class HotpotQA(PublicDataset):
         ]
         essential = list(dict.fromkeys(titles.index(title) for title, _ in needed))
         views, holder = deal(passages, essential, words, row["id"])
-        told: dict[str, list[str]] = {"alice": [], "bob": []}
+        script: dict[str, list[str]] = {"alice": [], "bob": []}
         for title, number in needed:
             parts = sentences[titles.index(title)]
             if 0 <= number < len(parts):  # some rows point past the end
-                told[holder[titles.index(title)]].append(" ".join(parts[number].split()))
-        meta = {"family": row["type"], "script": told, "neither_suffices": len(essential) > 1}
+                script[holder[titles.index(title)]].append(" ".join(parts[number].split()))
+        meta = {"family": row["type"], "script": script, "neither_suffices": len(essential) > 1}
         return Question(
             f"{self.name}-{row['id']}",
             row["question"].strip(),
