@@ -23,18 +23,16 @@ from dits_lib.engines import (
     read_deltas,
     write_deltas,
 )
-from dits_lib.influence import ESTIMATORS
 from dits_lib.pairs import extract_pairs
 from dits_lib.rollout import sample_dialogues
 from dits_lib.search import SearchSettings, tree_search
 from dits_lib.settings import ROOT, ParamsError
-from dits_lib.suite.checks import choose_notebooks
 from dits_lib.suite.notebooks import questions_needed
 from dits_lib.suite.params import check_params, load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.planning import MACHINES, count_work, lengths, model_size, size_of
 from dits_lib.suite.store import Store
-from dits_lib.tasks import DataError, make_questions
+from dits_lib.tasks import DataError
 from dits_lib.tasks.public import PUBLIC, SHARES, Slice, check_disjoint, load_splits
 from dits_lib.tasks.public.base import deal, first_words
 from dits_lib.training import Place, SFTSettings, train_sft
@@ -710,45 +708,3 @@ def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
 def test_the_plan_names_a_model_that_is_not_there(capsys):
     assert main(["--profile", "smollm2", "--set", "model.path=models/none"]) == 2
     assert "no such model folder" in capsys.readouterr().err
-
-
-# The guide
-
-
-def test_the_code_of_the_guide_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    text = (ROOT / "docs" / "guide.md").read_text()
-    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    assert len(blocks) == 5
-    own = tmp_path / "guide.yaml"
-    own.write_text(text.split("```yaml\n")[1].split("```")[0])
-    assert choose_notebooks(None, load_params(own)) == ["08_deep_search"]
-    names = {}
-    for block in blocks:
-        exec(compile(block, "docs/guide.md", "exec"), names)
-    try:
-        rows = [
-            {
-                "id": str(n),
-                "question": f"Who sang song {n}?",
-                "answer": "Ann",
-                "notes": ["one", "two"],
-            }
-            for n in range(20)
-        ]
-        write(tmp_path, "musicquiz", rows)
-        assert len(load_splits(PUBLIC["musicquiz"], tmp_path, 10, 5000)["train"].questions) == 8
-        write(tmp_path, "musicquiz", [*rows, rows[0] | {"notes": []}])
-        with pytest.raises(DataError, match=r"musicquiz.jsonl:21: field 'notes': 0 notes"):
-            load_splits(PUBLIC["musicquiz"], tmp_path, 10, 5000)
-    finally:
-        PUBLIC.pop("musicquiz")
-        assert ESTIMATORS.pop("shortest") is names["shortest"]
-    spoken = sample_dialogues(
-        names["engine"], names["Newsroom"](), make_questions("exchange", "train", 3, 0), 0
-    )
-    assert all(dialogue.turns[0].agent == "editor" for dialogue in spoken)
-    assert names["Newsroom"]().look_up("who built the bridge") == names["ARCHIVE"]["bridge"]
-    own = names["shortest"](None, names["pairs"], [], 0)
-    assert own.value.shape == own.stderr.shape == (len(names["pairs"]),)
-    assert len(names["scores"].value) == len(names["pairs"][:4]) > 0 and capsys.readouterr().out

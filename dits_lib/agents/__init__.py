@@ -1,6 +1,7 @@
 """Multi-agent systems: who speaks, what each agent is shown, when a dialogue ends."""
 
-from . import debate, deep_search, exchange
+from importlib import import_module
+
 from .base import ENDINGS, LIMIT, Dialogue, System, Turn, chat_messages, finish, parse_answer
 from .calls import CallingAgents, CallLimits, Frame, frames_of, parse_call, plain
 from .debate import Debate
@@ -9,15 +10,18 @@ from .exchange import Exchange
 from .rendering import message_ids, prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
 from .task import Task, World
 
+TASK_MODULES = (
+    "exchange",
+    "debate",
+    "deep_search",
+)
+"""Files of this folder that build a `TASK`. A new agent graph is such a file, and its line here."""
+
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (
-        exchange.TASK,
-        debate.TASK,
-        deep_search.TASK,
-    )
+    for task in (import_module(f"{__name__}.{module}").TASK for module in TASK_MODULES)
 }
-"""Every task by name. A new agent graph is a file that builds a `Task`, and its line here."""
+"""Every task by name."""
 
 
 def make_system(task: str, style: str = "micro", **limits: int) -> System:
