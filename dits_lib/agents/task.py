@@ -22,8 +22,8 @@ class World:
         harmful: `{"share": ..., "kind": ...}` of training questions harmed on purpose, or None.
     """
 
-    seed: int = 0
-    facts_per_view: int = 4
+    seed: int
+    facts_per_view: int
     harmful: dict | None = None
 
 

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from ..agents import System
 from ..engines import Engine, derive_seed
-from ..pairs import Pair
+from ..pairs import Pair, PairSettings
 from ..search import SearchSettings
-from ..settings import Count, Positive, Settings
+from ..settings import Count, Positive, Settings, defaults
 from ..tasks import Question
 
 
@@ -57,8 +57,8 @@ class ScoringContext:
         settings: shared by estimators.
         lora_seed: of the LoRA's A; None draws one for each scoring. Scores under one A can be
             compared without the noise of projection.
-        search, min_value, min_gap: how trees and pairs of validation questions are made, by the
-            estimators that need them; `search` None: those of the defaults.
+        search, pairs: how trees and pairs of validation questions are made, by the estimators that
+            need them.
         alpha: share of the pairs that will be kept: estimators that spend their questions around
             the cut need it.
     """
@@ -68,18 +68,13 @@ class ScoringContext:
     step_size: float
     settings: InfluenceSettings
     lora_seed: int | None = None
-    search: SearchSettings | None = None
-    min_value: float = 0.4
-    min_gap: float = 0.2
-    alpha: float = 0.5
+    search: SearchSettings = field(default_factory=SearchSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    alpha: float = field(default_factory=lambda: defaults("selection")["alpha"])
 
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
         return derive_seed(seed, "lora") if self.lora_seed is None else self.lora_seed
-
-    def search_settings(self) -> SearchSettings:
-        """How trees of validation questions are grown."""
-        return self.search or SearchSettings()
 
 
 @dataclass

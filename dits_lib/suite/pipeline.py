@@ -282,7 +282,6 @@ class Pipeline:
         """
         p, name = self.params, estimator or self.params.influence.estimator
         record = ESTIMATORS[name]
-        limits = p.pairs.min_value, p.pairs.min_gap
         # Validation questions are searched as the policy speaks, whatever guides other searches.
         grown = p.search.changed(guide="q")
         spec = {
@@ -298,7 +297,7 @@ class Pipeline:
         if record.uses_alpha:
             spec["alpha"] = p.selection.alpha
         if record.grows_trees:
-            spec["trees"] = [grown.model_dump(), limits]
+            spec["trees"] = [grown.model_dump(), p.pairs.model_dump()]
 
         def make(folder: Path) -> dict:
             engine = self.engine(model)
@@ -309,7 +308,7 @@ class Pipeline:
                 p.influence,
                 lora_seed,
                 grown,
-                *limits,
+                p.pairs,
                 p.selection.alpha,
             )
             questions = self.questions("validation", count, seed, skip)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..settings import defaults
 from .base import SPLITS, Question
 
 ATTRIBUTES = ("badge", "mask", "flag", "toy", "cup", "hat", "coin", "lamp")
@@ -216,17 +217,19 @@ def make_questions(
     split: str,
     count: int,
     seed: int,
-    facts_per_view: int = 4,
+    facts_per_view: int | None = None,
     harmful: dict | None = None,
 ) -> list[Question]:
     """`count` questions of one task and split, families in turn; the same arguments give the same
     questions.
 
     Args:
+        facts_per_view: facts that an agent reads; None: as many as in `params/micro.yaml`.
         harmful: `{"share": 0..1, "kind": "wrong_answer" | "inverted_reward"}`; only training
             questions are harmed. The first gives another value (or letter) as gold, the second
             inverts the reward of the search.
     """
+    facts = defaults("world")["facts_per_view"] if facts_per_view is None else facts_per_view
     families, questions = FAMILIES[task], []
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), list(_MAKE).index(task), index])
@@ -235,7 +238,7 @@ def make_questions(
             split,
             families[index % len(families)],
             f"{task}-{split}-{seed}-{index}",
-            facts_per_view,
+            facts,
         )
         if harmful and split == "train" and rng.random() < harmful["share"]:
             question = _harm(question, harmful["kind"], rng)

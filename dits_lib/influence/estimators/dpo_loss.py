@@ -53,10 +53,8 @@ def dpo_loss(
     """`dpo_loss_influence` as an estimator: the validation pairs come from a search on the
     validation questions."""
     engine, system, before = context.engine, context.system, context.engine.snapshot()
-    grown = tree_search(
-        engine, system, questions, context.search_settings(), derive_seed(seed, "trees")
-    )
-    limits = context.min_value, context.min_gap
+    grown = tree_search(engine, system, questions, context.search, derive_seed(seed, "trees"))
+    limits = context.pairs.min_value, context.pairs.min_gap
     validation = extract_pairs(engine.tokenizer, system, grown, *limits)
     scores = dpo_loss_influence(
         engine, pairs, validation, context.step_size, context.settings, seed, context.lora(seed)

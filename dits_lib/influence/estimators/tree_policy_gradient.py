@@ -19,7 +19,7 @@ def tree_policy_gradient(
     A heuristic, and biased: the search visits replies of high Q more often than the policy says
     them, and a parent's Q holds the child's own dialogues.
     """
-    engine, before, settings = context.engine, context.engine.snapshot(), context.search_settings()
+    engine, before, settings = context.engine, context.engine.snapshot(), context.search
     trees = tree_search(engine, context.system, questions, settings, derive_seed(seed, "trees"))
     rows, temperature = tree_rows(trees), settings.temperature
     return advantage_scores(
