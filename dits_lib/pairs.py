@@ -120,11 +120,6 @@ def best_dialogues(trees: list[Tree], min_reward: float) -> list[dict]:
             continue
         for turn in tree.turns(best[0]):
             if turn.trainable:
-                rows.append(
-                    {
-                        "question_id": tree.question.id,
-                        "prompt_ids": turn.prompt_ids,
-                        "reply_ids": turn.token_ids,
-                    }
-                )
+                ids = {"prompt_ids": turn.prompt_ids, "reply_ids": turn.token_ids}
+                rows.append({"question_id": tree.question.id, **ids})
     return rows

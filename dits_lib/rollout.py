@@ -76,42 +76,36 @@ class _Dialogues:
 
     def reply(self, completions: dict[int, Completion]) -> dict[int, Request]:
         """Take in what was said; returns the requests to make next."""
-        for i, completion in completions.items():
+        for i, said in completions.items():
             agent, request = self._asked.pop(i)
-            mean = sum(completion.logprobs) / max(1, len(completion.logprobs))
-            self.turns[i] = (
-                *self.turns[i],
-                Turn(agent, completion.text, completion.token_ids, request.prompt_ids, mean),
-            )
+            mean = sum(said.logprobs) / max(1, len(said.logprobs))
+            turn = Turn(agent, said.text, said.token_ids, request.prompt_ids, mean)
+            self.turns[i] = (*self.turns[i], turn)
         return self._advance([*completions])
 
     def _advance(self, which: list[int]) -> dict[int, Request]:
-        asked, ended = {}, []
-        for i, agent in zip(
-            which, _let_tools_act(self.system, self.states, self.turns, which), strict=True
-        ):
-            request = (
-                None
-                if agent is None
-                else _request(
-                    self.engine, self.system, self.states[i], self.turns[i], agent, self.temperature
-                )
-            )
-            if request is not None and _too_long(self.engine, self.system, request):
-                self.turns[i] = (
-                    *self.turns[i],
-                    Turn(
-                        LIMIT,
-                        f"stopped: a prompt longer than {self.engine.max_length} tokens",
-                        trainable=False,
-                    ),
-                )
-                request = None
+        """Let tools act, and ask the agents whose turn it is; close the dialogues that ended."""
+        requests, ended = {}, []
+        agents = _let_tools_act(self.system, self.states, self.turns, which)
+        for i, agent in zip(which, agents, strict=True):
+            request = None if agent is None else self._request(i, agent)
             if request is None:
                 ended.append(i)
             else:
-                asked[i], self._asked[i] = request, (agent, request)
-        return asked | self._close(ended)
+                requests[i], self._asked[i] = request, (agent, request)
+        return requests | self._close(ended)
+
+    def _request(self, i: int, agent: str) -> Request | None:
+        """What to ask an agent; None, after a turn that says why, if the engine cannot hold it."""
+        engine, system, state, turns = self.engine, self.system, self.states[i], self.turns[i]
+        prompt, prefix = prompt_and_prefix(engine.tokenizer, system, state.question, turns, agent)
+        noise, longest = derive_seed(state.seed, len(turns)), system.max_new_tokens
+        request = Request(prompt, noise, longest, self.temperature, state.adapter, prefix)
+        if not _too_long(engine, system, request):
+            return request
+        reason = f"stopped: a prompt longer than {engine.max_length} tokens"
+        self.turns[i] = (*turns, Turn(LIMIT, reason, trainable=False))
+        return None
 
     def _close(self, ended: list[int]) -> dict[int, Request]:
         """Score the dialogues that ended and take up what follows them."""
@@ -152,19 +146,6 @@ def _too_long(engine: Engine, system: System, request: Request) -> bool:
     if engine.max_length is None or not system.has_tools:
         return False
     return len(request.prompt_ids) + request.max_new_tokens > engine.max_length
-
-
-def _request(
-    engine: Engine,
-    system: System,
-    state: State,
-    turns: tuple[Turn, ...],
-    agent: str,
-    temperature: float,
-) -> Request:
-    prompt, prefix = prompt_and_prefix(engine.tokenizer, system, state.question, turns, agent)
-    seed = derive_seed(state.seed, len(turns))
-    return Request(prompt, seed, system.max_new_tokens, temperature, state.adapter, prefix)
 
 
 def sample_dialogues(

@@ -125,21 +125,30 @@ def distance(a: str, b: str) -> float:
 
 
 def candidates(tree: Tree, values: np.ndarray, settings: SearchSettings) -> list[int]:
-    """Nodes that may be selected, best first: the root and the expanded nodes above depth d,
-    without near copies."""
-    open_nodes = [
-        index
-        for index, node in enumerate(tree.nodes)
-        if node.parent is None
-        or (node.children and tree.level(index) < settings.max_depth and not node.terminal)
-    ]
+    """Nodes that may be selected, best first: the root and the expanded nodes above the depth
+    limit, without near copies."""
+    expanded = [node for node in range(len(tree.nodes)) if _expanded(tree, node, settings)]
     kept: list[int] = []
-    for index in sorted(open_nodes, key=lambda i: (-values[i], i)):
-        text = tree.nodes[index].turn.text if tree.nodes[index].turn else ""
-        texts = (tree.nodes[k].turn.text if tree.nodes[k].turn else "" for k in kept)
-        if all(distance(text, other) >= settings.candidate_distance for other in texts):
-            kept.append(index)
+    for node in sorted(expanded, key=lambda node: (-values[node], node)):
+        text = _text(tree, node)
+        near = (distance(text, _text(tree, other)) < settings.candidate_distance for other in kept)
+        if not any(near):
+            kept.append(node)
     return kept[: settings.max_candidates]
+
+
+def _expanded(tree: Tree, index: int, settings: SearchSettings) -> bool:
+    """Whether dialogues may be played from a node: the root always, others once they have children
+    and lie above the depth limit."""
+    node = tree.nodes[index]
+    if node.parent is None:
+        return True
+    return bool(node.children) and not node.terminal and tree.level(index) < settings.max_depth
+
+
+def _text(tree: Tree, node: int) -> str:
+    turn = tree.nodes[node].turn
+    return turn.text if turn else ""
 
 
 def select(
@@ -171,18 +180,21 @@ def insert(
 
 
 def _child(tree: Tree, parent: int, turn: Turn, settings: SearchSettings) -> int:
+    """The child that a reply leads to: one that is there already, or a new one."""
     for index in tree.nodes[parent].children:
-        sibling = tree.nodes[index].turn
-        same_act = parse_answer(sibling.text) == parse_answer(turn.text) and parse_call(
-            sibling.text
-        ) == parse_call(turn.text)
-        if same_act and (
-            sibling.text == turn.text or distance(sibling.text, turn.text) < settings.merge_distance
-        ):
+        if _same_reply(tree.nodes[index].turn, turn, settings.merge_distance):
             return index
     tree.nodes.append(Node(turn, parent, tree.nodes[parent].depth + 1))
     tree.nodes[parent].children.append(len(tree.nodes) - 1)
     return len(tree.nodes) - 1
+
+
+def _same_reply(a: Turn, b: Turn, merge_distance: float) -> bool:
+    """Whether two replies are one node. A word more or less changes little, but replies with
+    different answers or calls lead to different rewards, however near their texts are."""
+    if parse_answer(a.text) != parse_answer(b.text) or parse_call(a.text) != parse_call(b.text):
+        return False
+    return a.text == b.text or distance(a.text, b.text) < merge_distance
 
 
 def reward_of(
@@ -191,16 +203,11 @@ def reward_of(
     """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts
     the metric's part."""
     metric = dialogue.metric if question.meta.get("reward_sign", 1) > 0 else 1.0 - dialogue.metric
-    fluency = (
-        float(np.mean([np.exp(turn.logprob) for turn in dialogue.turns if turn.trainable]))
-        if settings.fluency_weight
-        else 0.0
-    )
-    return (
-        metric
-        + settings.token_weight * dialogue.tokens / token_scale
-        + settings.fluency_weight * fluency
-    )
+    reward = metric + settings.token_weight * dialogue.tokens / token_scale
+    if settings.fluency_weight:
+        replies = [turn for turn in dialogue.turns if turn.trainable]
+        reward += settings.fluency_weight * float(np.mean([np.exp(t.logprob) for t in replies]))
+    return reward
 
 
 def tree_search(
@@ -211,7 +218,7 @@ def tree_search(
     seed: object,
     scorer: NodeScorer | None = None,
 ) -> list[Tree]:
-    """Grow one tree a question.
+    """Grow one tree for each question.
 
     Args:
         seed: of all randomness; a question's tree depends on it and on the question, not on the
@@ -226,19 +233,14 @@ def tree_search(
         raise ValueError(f"search.guide is {settings.guide!r}, which needs a scorer of nodes")
     trees = [Tree(question) for question in questions]
     opened = [_selected(tree, _q_values(tree), 0, settings, seed) for tree in trees]
-    dialogues = play(
-        engine, system, [state for _, states in opened for state in states], settings.temperature
-    )
+    states = [state for _, own in opened for state in own]
+    dialogues = play(engine, system, states, settings.temperature)
+    # T of the reward: what counts as long follows from the first dialogues of all questions.
     token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
 
     def add(tree: Tree, node: int, dialogue: Dialogue) -> None:
-        insert(
-            tree,
-            node,
-            dialogue,
-            reward_of(dialogue, tree.question, settings, token_scale),
-            settings,
-        )
+        reward = reward_of(dialogue, tree.question, settings, token_scale)
+        insert(tree, node, dialogue, reward, settings)
 
     for number, (tree, (node, _)) in enumerate(zip(trees, opened, strict=True)):
         for dialogue in dialogues[number * settings.rollouts : (number + 1) * settings.rollouts]:
@@ -248,16 +250,8 @@ def tree_search(
     step = 1 if scorer and settings.guide != "q" else max(1, settings.repetitions - 1)
     for first in range(1, settings.repetitions, step):
         values = _guiding_values(trees, settings, scorer)
-        _grow(
-            engine,
-            system,
-            trees,
-            values,
-            range(first, min(first + step, settings.repetitions)),
-            settings,
-            seed,
-            add,
-        )
+        some = range(first, min(first + step, settings.repetitions))
+        _grow(engine, system, trees, values, some, settings, seed, add)
     return trees
 
 
@@ -308,11 +302,9 @@ def _grow(
         for _, played in sorted(ended[number].items()):
             add(trees[number], node, played)
         ended[number] = {}
-        return (
-            begin(number, repetition + 1, _q_values(trees[number]))
-            if repetition + 1 in repetitions
-            else []
-        )
+        if repetition + 1 not in repetitions:
+            return []
+        return begin(number, repetition + 1, _q_values(trees[number]))
 
     first = [
         state

@@ -137,24 +137,12 @@ def train_dpo(
 
     whole = not settings.lora_rank
     model, tokenizer = load_model(model_folder, place.dtype, place.device, whole=whole)
-    # With a LoRA the reference is the model without it.
-    reference = (
-        load_model(model_folder, place.dtype, place.device, whole=True)[0] if whole else None
-    )
-    data = Dataset.from_list(
-        [
-            {
-                name: list(getattr(pair, name))
-                for name in ("prompt_ids", "chosen_ids", "rejected_ids")
-            }
-            for pair in pairs
-        ]
-    )
-    losses = (
-        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
-        if settings.nll_weight
-        else {}
-    )
+    reference = None  # with a LoRA: the model without it
+    if whole:
+        reference, _ = load_model(model_folder, place.dtype, place.device, whole=True)
+    losses = {}
+    if settings.nll_weight:
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
     arguments = DPOConfig(
         **_arguments(settings, seed, out, place), beta=settings.beta, max_length=None, **losses
     )
@@ -162,7 +150,7 @@ def train_dpo(
         model=model,
         ref_model=reference,
         args=arguments,
-        train_dataset=data,
+        train_dataset=Dataset.from_list([_dpo_row(pair) for pair in pairs]),
         processing_class=tokenizer,
         peft_config=_peft_config(settings),
     )
@@ -177,6 +165,14 @@ def train_dpo(
         }
         for row in log
     ]
+
+
+def _dpo_row(pair: Pair) -> dict:
+    return {
+        "prompt_ids": list(pair.prompt_ids),
+        "chosen_ids": list(pair.chosen_ids),
+        "rejected_ids": list(pair.rejected_ids),
+    }
 
 
 def _sft_row(row: dict) -> dict:
@@ -236,13 +232,9 @@ def _run(trainer, tokenizer, model_folder: str | Path, out: Path) -> list[dict]:
     if base_of(out) is None:
         tokenizer.save_pretrained(out)
     else:
-        config = out / "adapter_config.json"
-        config.write_text(
-            json.dumps(
-                json.loads(config.read_text()) | {"base_model_name_or_path": str(model_folder)},
-                sort_keys=True,
-            )
-        )
+        file = out / "adapter_config.json"
+        named = json.loads(file.read_text()) | {"base_model_name_or_path": str(model_folder)}
+        file.write_text(json.dumps(named, sort_keys=True))
         (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     log = [row for row in trainer.state.log_history if "loss" in row]
     (out / "train_log.json").write_text(json.dumps(log))
