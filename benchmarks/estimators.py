@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 
 from benchmarks.run import engine, processor  # noqa: E402
-from dits_lib.agents import SYSTEMS  # noqa: E402
+from dits_lib.agents import make_system  # noqa: E402
 from dits_lib.influence import (  # noqa: E402
     ESTIMATORS,
     InfluenceSettings,
@@ -39,7 +39,7 @@ STEP_SIZE = {"exchange": 1.0, "debate": 3.0}
 
 def bench(task: str, name: str) -> dict:
     """Reliability and seconds of an estimator, and the seconds of one-step influence at V = 100."""
-    system, model_engine = SYSTEMS[task], engine()
+    system, model_engine = make_system(task), engine()
     trees = tree_search(
         model_engine, system, make_questions(task, "train", QUESTIONS, 0), SearchSettings(), 0
     )
@@ -86,7 +86,7 @@ def main() -> None:
         "V = 100, seconds | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for task in SYSTEMS:
+    for task in STEP_SIZE:
         for name in ("policy_gradient", "tree_policy_gradient"):
             found = bench(task, name)
             rho = [

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dits_lib.influence.one_step import gradient_options
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dits_lib.agents import make_system, prompt_and_prefix
@@ -40,6 +39,7 @@ from dits_lib.engines import (
     asleep,
 )
 from dits_lib.influence import InfluenceSettings, dpo_gradients, evaluate_adapters, part, step
+from dits_lib.influence.gradients import gradient_options
 from dits_lib.pairs import Pair, extract_pairs
 from dits_lib.search import SearchSettings, tree_search
 from dits_lib.suite.memory import GPUMemoryWatch

@@ -13,15 +13,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 
-from dits_lib.agents import SYSTEMS  # noqa: E402
+from dits_lib.agents import make_system  # noqa: E402
 from dits_lib.engines import TransformersEngine, derive_seed  # noqa: E402
 from dits_lib.influence import (  # noqa: E402
     InfluenceSettings,
     dpo_gradients,
     evaluate_adapters,
-    one_step_influence,
     step,
 )
+from dits_lib.influence.estimators.one_step import one_step_influence  # noqa: E402
 from dits_lib.pairs import extract_pairs  # noqa: E402
 from dits_lib.search import SearchSettings, tree_search  # noqa: E402
 from dits_lib.settings import ROOT  # noqa: E402
@@ -39,7 +39,7 @@ def engine() -> TransformersEngine:
 def bench_search(task: str):
     """Generated tokens/s of a search, against the same requests as one plain batch: medians of
     REPEATS turns about."""
-    system, questions = SYSTEMS[task], make_questions(task, "train", QUESTIONS, 0)
+    system, questions = make_system(task), make_questions(task, "train", QUESTIONS, 0)
     speeds: dict[str, list[float]] = {"search": [], "plain": []}
     for _ in range(REPEATS + 1):
         model_engine, requests = engine(), []
@@ -69,7 +69,7 @@ def bench_search(task: str):
 def bench_scoring(task: str, trees) -> dict:
     """Seconds to score pairs at V side by side, against one adapter after another through the same
     engine."""
-    system, model_engine, config = SYSTEMS[task], engine(), InfluenceSettings()
+    system, model_engine, config = make_system(task), engine(), InfluenceSettings()
     pairs = extract_pairs(model_engine.tokenizer, system, trees, 0.4, 0.2)[:PAIRS]
     questions = make_questions(task, "validation", V, 0)
     start = time.perf_counter()
@@ -144,7 +144,7 @@ def main() -> None:
         "",
     ]
     lines += ["| task | what | measured | ratio | goal |", "|---|---|---|---|---|"]
-    for task in SYSTEMS:
+    for task in ("exchange", "debate"):
         trees, found = bench_search(task)
         lines.append(
             _row(task, "search against a plain batch of the same requests", found, "at least 0.7")

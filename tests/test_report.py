@@ -109,6 +109,18 @@ def test_equal_reports_are_equal_files(tmp_path, monkeypatch, trees):
     assert files[0] == files[1] and len(files[0]) == 7
 
 
+def test_tables_are_exact_in_csv_and_rounded_in_md(tmp_path, monkeypatch):
+    """Whatever computes from a table reads the former: no number changes on the way."""
+    monkeypatch.setattr("dits_lib.report.book.OUTPUT", tmp_path)
+    values = [0.1 + 0.2, 1 / 3, float("nan"), 2e-17]
+    shown = Report("p", "01_x").table("t", pd.DataFrame({"x": values}), "A table.", fold=True)
+    folder = tmp_path / "results" / "p" / "tables"
+    back = pd.read_csv(folder / "t.csv", float_precision="round_trip")["x"]
+    assert back.tolist()[:2] == values[:2] and back.tolist()[3] == values[3] and np.isnan(back[2])
+    assert shown["x"].tolist() == ["0.300", "0.333", "", "0.000"]
+    assert "| 0.333 |" in (folder / "t.md").read_text()
+
+
 def pins(text):
     return dict(re.findall(r"^\s*-?\s*([A-Za-z0-9_.-]+)==(\S+)$", text, flags=re.M))
 
@@ -196,8 +208,8 @@ def imported(path):
                 yield node.level, node.module or "", [alias.name for alias in node.names]
 
 
-def rooms_of(path, depth, folder):
-    """The parts of `folder`, a package at this depth, that a file imports from."""
+def rooms_of(path, folder):
+    """The parts of `folder`, a package, that a file below it imports from."""
     level = len(path.relative_to(folder).parts)
     for own, module, names in imported(path):
         if own == level:
@@ -215,8 +227,42 @@ def test_imports_run_one_way(path):
             continue
         own = path.relative_to(folder).parts[0].removesuffix(".py")
         assert own in order, f"{own} is no room: put it where it belongs in the list"
-        for name in rooms_of(path, 1, folder):
+        for name in rooms_of(path, folder):
             assert order.index(name) <= order.index(own), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("name", ["run", "estimators", "gpu"])
+def test_benchmarks_can_be_imported(name):
+    """They are run by hand, so that nothing else would notice a name that moved."""
+    command = [sys.executable, "-c", f"import benchmarks.{name}"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+
+
+def drawn_arrows():
+    """The arrows of the picture in docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text().split("```mermaid")[1].split("```")[0]
+    return {tuple(line.split(" --> ")) for line in map(str.strip, text.splitlines()) if ">" in line}
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports():
+    """It shows every arrow that does not follow from others, and no arrow that is not there."""
+    found = {room: set() for room in ROOMS}
+    for path in FILES:
+        own = path.relative_to(ROOT / "dits_lib").parts[0].removesuffix(".py")
+        if own in ROOMS:
+            found[own] |= set(rooms_of(path, ROOT / "dits_lib")) - {own}
+
+    def reach(start):
+        below = set(found[start])
+        return below.union(*(reach(room) for room in below))
+
+    direct = {
+        (room, other)
+        for room, others in found.items()
+        for other in others
+        if not any(other in reach(between) for between in others - {other})
+    }
+    assert drawn_arrows() == direct
 
 
 STALE = {
