@@ -1,13 +1,14 @@
-"""vLLM against transformers, and the paper's scale, as ratios measured in one run: `python -m
-benchmarks.gpu`.
+"""vLLM against transformers, and the paper's scale, as ratios measured in one run.
 
-    python -m benchmarks.gpu engines --model models/smollm2          # search and scoring through
-    both engines python -m benchmarks.gpu greedy --dtype float32                 # do both give the
-    same greedy text? python -m benchmarks.gpu scale --model models/random-8b          # one search
-    batch, 64 pairs at V = 20, DPO steps python -m benchmarks.gpu random --shape llama3-8b --like
-    models/smollm2 --out models/random-8b   # a Llama-3-8B configuration, random weights python -m
-    benchmarks.gpu speak --shape qwq-32b --like models/smollm2           # QwQ-32B's: one search
-    batch and one scoring batch of vLLM
+Search and scoring through both engines; whether both give the same greedy text; one search batch,
+64 pairs at V = 20 and DPO steps; a Llama-3-8B configuration with random weights; QwQ-32B's, one
+search batch and one scoring batch of vLLM:
+
+    python -m benchmarks.gpu engines --model models/smollm2
+    python -m benchmarks.gpu greedy --dtype float32
+    python -m benchmarks.gpu scale --model models/random-8b
+    python -m benchmarks.gpu random --shape llama3-8b --like models/smollm2 --out models/random-8b
+    python -m benchmarks.gpu speak --shape qwq-32b --like models/smollm2
 
 Writes benchmarks/gpu-<part>.md and .json. The questions are the micro world's as text, so no data
 set is needed.

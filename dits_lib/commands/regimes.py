@@ -1,10 +1,11 @@
-"""Where does selection by influence pay? `python -m dits_lib.commands.regimes` puts the committed
-results of all profiles side by side.
+"""Put the results of all profiles side by side: where does selection by influence pay?
+
+    python -m dits_lib.commands.regimes
 
 Reads `tables/03_differences.csv`, `tables/06_use_differences.csv` and `tables/08_differences.csv`
 of every folder of `results/`, with the parameters that they ran with, and writes `results/regimes`:
-one row a regime (task, planted harm, strength of DPO, NLL term), arm and what it is held against,
-with the 95 % interval over seeds and what it decides. Nothing is trained or sampled here.
+one row for each regime (task, planted harm, strength of DPO, NLL term), arm and what it is held
+against, with the 95 % interval over seeds and what it decides. Nothing is trained or sampled here.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         params = profile_of(options)
         names = choose_notebooks(options.notebook, params)
-        check_inputs(params.model_copy(update={"notebooks": names}))
+        check_inputs(params, names)
         folder = prepare(params)
         start = time.monotonic()
         compute_ahead(names, params, folder)

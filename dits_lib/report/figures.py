@@ -314,7 +314,7 @@ def lines_figure(
 
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit;
-    columns as `studies.fidelity_rows`."""
+    columns as `fidelity_rows` of `suite/studies/influence_fidelity.py`."""
     panels = list(dict.fromkeys(zip(rows["task"], rows["unit"], strict=False)))
     lines = max(1, rows["task"].nunique())
     columns = -(-len(panels) // lines)

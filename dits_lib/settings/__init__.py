@@ -78,7 +78,10 @@ def _default_file() -> dict:
             f"{DEFAULTS}: no such file, and all defaults stand there; install from a checkout: pip "
             "install -e ."
         )
-    return read_yaml(DEFAULTS)
+    found = read_yaml(DEFAULTS)
+    if not isinstance(found, dict):
+        raise ParamsError(f"{DEFAULTS}: a {type(found).__name__}; expected keys and their defaults")
+    return found
 
 
 def read_yaml(path: Path) -> object:

@@ -12,7 +12,7 @@ from ..tasks import DataError, read_questions
 from ..tasks.judge import JudgeError
 from ..tools import CacheError, PageError
 from .deep_search import check_web
-from .notebooks import NOTEBOOKS, questions_needed
+from .notebooks import NOTEBOOKS, holds_questions_back, questions_needed
 from .params import Params
 from .store import StoreError
 
@@ -56,12 +56,18 @@ def choose_notebooks(wanted: list[str] | None, params: Params) -> list[str]:
     return [name for name in NOTEBOOKS if name in served]
 
 
-def check_inputs(params: Params) -> None:
+def check_inputs(params: Params, names: list[str]) -> None:
     """Look at data, models and device, the quickest first.
+
+    Args:
+        names: of the notebooks that will be run.
 
     Raises:
         InputError, DataError: in one line.
     """
+    every = [*params.notebooks, *(name for name in names if name not in params.notebooks)]
+    counted = every if holds_questions_back(params) else names
+    params = params.model_copy(update={"notebooks": counted})
     try:
         check_data_and_models(params)
         if params.model.device == "cuda":

@@ -58,7 +58,7 @@ def _budget(p: Params) -> dict[str, int]:
     most = max(*b.q_questions, b.dits_questions)
     return _arms(p) | {
         "train": max(_searched(p), p.sizes.sft_questions + most),
-        "validation": max(*b.validation, *b.estimators.values()),
+        "validation": max([*b.validation, *b.estimators.values()]),
     }
 
 
@@ -117,6 +117,12 @@ NOTEBOOKS: dict[str, Notebook] = {
     )
 }
 """Every notebook by name, in order."""
+
+
+def holds_questions_back(params: Params) -> bool:
+    """Whether some questions serve nothing but a warm start or the guide of a search: which ones
+    then follows from the needs of all notebooks of the profile, whichever are run."""
+    return params.sft.warm_start != "none" or params.search.guide != "q"
 
 
 def questions_needed(params: Params) -> dict[str, int]:

@@ -53,7 +53,10 @@ def _limits_of(task: Task) -> type[Settings]:
         name: (Annotated[int, Field(ge=least, le=most)] | None, None)
         for name, (least, most) in task.limits.items()
     }
-    return create_model(f"{task.name.title()}Limits", __base__=Settings, **ranges)
+    name = f"{task.name.title().replace('_', '')}Limits"
+    kind = create_model(name, __base__=Settings, __module__=__name__, **ranges)
+    globals()[name] = kind  # where pickle looks for it: parameters go to other processes
+    return kind
 
 
 class _Agents(Settings):
@@ -355,7 +358,8 @@ class Params(Settings):
             for n in self.notebooks
             if [t for t in self.tasks if NOTEBOOKS[n].serves(TASKS[t])] == tasks
         ]
-        changes: dict = {"tasks": tasks, "notebooks": alike or [notebook]}
+        own = [] if notebook in alike else [notebook]
+        changes: dict = {"tasks": tasks, "notebooks": [*alike, *own]}
         if all(TASKS[task].on_pages for task in tasks):
             ablation = self.ablation.model_copy(update={"seeds": self.web.seeds})
             changes |= {"sizes": self.web.sizes, "ablation": ablation}
@@ -565,7 +569,7 @@ def load_params(profile: str | Path, changes: list[str] = (), dataset: str | Non
         if dataset not in PUBLIC:
             raise ParamsError(f"--dataset {dataset}: unknown; allowed: {', '.join(PUBLIC)}")
         task = PUBLIC[dataset].task
-        name = f"{found.profile if 'profile' in raw else path.stem}-{dataset}"
+        name = f"{raw.get('profile', path.stem)}-{dataset}"
         raw = _merged(raw, {"profile": name, "tasks": [task], "data": {task: dataset}})
     return check_params(raw, str(path)) if changes or dataset else found
 
@@ -646,6 +650,8 @@ def _described(item: dict, model: type[BaseModel] = Params) -> str:
         near = difflib.get_close_matches(place[-1], allowed, n=1, cutoff=0.0)
         meant = f" did you mean '{near[0]}'?" if near else ""
         return f"{key}: unknown key;{meant} allowed: {', '.join(allowed) or 'none'}"
+    if item["type"] == "missing":  # no file says it
+        return f"{key}: missing, and params/micro.yaml has no default for it"
     message = item["msg"].replace("Input should be", "must be").replace("Value error, ", "")
     return f"{key} = {item['input']!r}: {message}"
 

@@ -187,15 +187,16 @@ class Pipeline:
             "min_reward": p.sft.min_reward,
         }
         guided = p.search.guide != "q"
+        # The last validation questions guide; they serve nothing else.
+        guides = questions_needed(p)["validation"] - p.influence.validation_questions
         if guided:
-            spec |= {
-                "influence": p.influence.model_dump(),
-                "code": code_version("score", _ONE_STEP),
-            }
+            influence = p.influence.model_dump(exclude={"options", "estimator"})
+            code = code_version("score", _ONE_STEP)
+            spec |= {"influence": influence, "guided_by": guides, "code": code}
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
-            scorer = self._node_scorer(engine, seed) if guided else None
+            scorer = self._node_scorer(engine, seed, guides) if guided else None
             trees = tree_search(engine, self.system, questions, p.search, seed, scorer)
             limits = p.pairs.min_value, p.pairs.min_gap
             pairs = extract_pairs(engine.tokenizer, self.system, trees, *limits)
@@ -206,16 +207,14 @@ class Pipeline:
 
         return self.store.get("search", spec, make)
 
-    def _node_scorer(self, engine: Engine, seed: int):
+    def _node_scorer(self, engine: Engine, seed: int, skip: int):
         """Influence of every state's current pair, for the guided search; each pair is scored once.
 
         The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The
         validation questions are others than those that score the pairs afterwards.
         """
         influence, known = self.params.influence, {}
-        # The last validation questions serve nothing else.
         count = influence.validation_questions
-        skip = questions_needed(self.params)["validation"] - count
         questions = self.questions("validation", count, seed, skip)
         size = influence.step_sizes[len(influence.step_sizes) // 2]
 
@@ -462,7 +461,7 @@ class Pipeline:
             own = [part.digest for part in data.values()]
         on_pages = TASKS[self.task].on_pages
         system = pages_key(self.params) if on_pages else asdict(self.system)
-        return [system, world.facts_per_view, world.harmful.model_dump(), own]
+        return [system, asdict(self.params.drawn_world()), own]
 
 
 _ONE_STEP = ("influence/estimators/one_step.py",)
