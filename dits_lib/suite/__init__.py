@@ -1,1 +1,2 @@
-"""The experiments around the method: parameters, stages as artifacts, and one study for each notebook."""
+"""The experiments around the method: parameters, stages as artifacts, and a study for each
+notebook."""
