@@ -18,7 +18,7 @@ OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
-	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), LONG=1 (test: all), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
 
 setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU)
 
@@ -55,9 +55,9 @@ plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; check
 models/smollm2/config.json:
 	@$(MAKE) smollm2-model
 
-test: setup ## format and lint, then the whole test suite (with VLLM=1 also that of the vLLM engine)
+test: setup ## format, lint and tests (LONG=1: those of a minute or more too; VLLM=1: also the vLLM engine's)
 	@$(RUN) -m ruff format --check . && $(RUN) -m ruff check .
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest $(if $(filter 1,$(VLLM) $(LONG)),,-m "not long")
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/01_rollout.ipynb

@@ -148,7 +148,7 @@ def test_settings_of_an_estimator_are_in_its_key_alone():
     assert uses == {n for n, e in ESTIMATORS.items() if "policy_samples" in e.uses}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["panel", "newsroom"])
 def test_agents_of_ones_own_run_the_notebooks(copy, task, tmp_path):
     """In every table and figure, and in the plan. The micro model does not know what these agents
@@ -177,7 +177,7 @@ def test_agents_of_ones_own_run_the_notebooks(copy, task, tmp_path):
     assert plan.returncode == 0 and "03_selection_ablation" in plan.stdout, plan.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_loop_of_the_readme_learns(tmp_path):
     """Thirty lines through the public names: the accuracy rises."""
     loop = blocks(README)[0]
