@@ -234,6 +234,19 @@ def test_every_key_of_the_default_profile_has_a_comment():
     assert set(bare) <= explained, set(bare) - explained
 
 
+def reproduce_mine(folder):
+    """`make reproduce` with `mine.yaml` of a folder, which takes the results too."""
+    command = [sys.executable, "-m", "dits_lib.commands.reproduce", "--profile"]
+    return subprocess.run(
+        [*command, str(folder / "mine.yaml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DITS_OUTPUT": str(folder)},
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -249,20 +262,7 @@ def test_the_command_refuses_bad_input_at_once(tmp_path, change, message):
     if "cuda" in change and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     (tmp_path / "mine.yaml").write_text(change)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dits_lib.commands.reproduce",
-            "--profile",
-            str(tmp_path / "mine.yaml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
-        check=False,
-    )
+    done = reproduce_mine(tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0]
     assert not list(tmp_path.glob("results/*/notebooks/*.ipynb"))
@@ -371,20 +371,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path):
 def test_an_unwritable_results_folder_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     (tmp_path / "mine.yaml").write_text("seed: 0")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dits_lib.commands.reproduce",
-            "--profile",
-            str(tmp_path / "mine.yaml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
-        check=False,
-    )
+    done = reproduce_mine(tmp_path)
     assert (
         done.returncode == 2
         and "cannot be written" in done.stderr
@@ -557,20 +544,7 @@ def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path)
     (tmp_path / "mine.yaml").write_text(
         f"profile: mine\ntasks: [exchange]\nworld: {{questions: {own_questions}}}\n"
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dits_lib.commands.reproduce",
-            "--profile",
-            str(tmp_path / "mine.yaml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"DITS_OUTPUT": str(tmp_path)},
-        check=False,
-    )
+    done = reproduce_mine(tmp_path)
     assert (
         done.returncode == 2
         and "8 questions of split 'train', but the parameters ask for"

@@ -50,10 +50,11 @@ def choose_notebooks(wanted: list[str] | None, params: Params) -> list[str]:
         except ParamsError as error:
             raise InputError(f"--notebook {name}: {error}") from None
     chosen = wanted or params.notebooks
-    served = {
-        name for name in chosen if any(NOTEBOOKS[name].serves(TASKS[task]) for task in params.tasks)
-    }
-    return [name for name in NOTEBOOKS if name in served]
+    return [
+        name
+        for name, notebook in NOTEBOOKS.items()
+        if name in chosen and notebook.tasks_of(params.tasks)
+    ]
 
 
 def check_inputs(params: Params, names: list[str]) -> None:

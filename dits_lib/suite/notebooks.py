@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..agents import Task
+from ..agents import TASKS, Task
 
 if TYPE_CHECKING:
     from .params import Params
@@ -28,6 +28,10 @@ class Notebook:
     title: str
     serves: Callable[[Task], bool]
     needs: Callable[[Params], dict[str, int]]
+
+    def tasks_of(self, names: Iterable[str]) -> list[str]:
+        """Those of these tasks that it serves."""
+        return [name for name in names if self.serves(TASKS[name])]
 
 
 def _dialogue(task: Task) -> bool:

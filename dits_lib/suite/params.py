@@ -346,18 +346,13 @@ class Params(Settings):
         Raises:
             ParamsError: when it serves none of the tasks.
         """
-        serves = NOTEBOOKS[notebook].serves
-        tasks = [task for task in self.tasks if serves(TASKS[task])]
+        tasks = NOTEBOOKS[notebook].tasks_of(self.tasks)
         if not tasks:
-            served = ", ".join(name for name, task in TASKS.items() if serves(task))
+            served = ", ".join(NOTEBOOKS[notebook].tasks_of(TASKS))
             raise ParamsError(
                 f"tasks names {', '.join(self.tasks)}, but {notebook} serves {served} alone"
             )
-        alike = [
-            n
-            for n in self.notebooks
-            if [t for t in self.tasks if NOTEBOOKS[n].serves(TASKS[t])] == tasks
-        ]
+        alike = [name for name in self.notebooks if NOTEBOOKS[name].tasks_of(self.tasks) == tasks]
         own = [] if notebook in alike else [notebook]
         changes: dict = {"tasks": tasks, "notebooks": [*alike, *own]}
         if all(TASKS[task].on_pages for task in tasks):
@@ -369,7 +364,7 @@ class Params(Settings):
         """The profile once for each group of its notebooks that serves the same of its tasks."""
         found: dict[tuple, Params] = {}
         for name in self.notebooks:
-            if any(NOTEBOOKS[name].serves(TASKS[task]) for task in self.tasks):
+            if NOTEBOOKS[name].tasks_of(self.tasks):
                 part = self.serving(name)
                 found.setdefault(tuple(part.tasks), part)
         return list(found.values())
@@ -405,9 +400,7 @@ def _check_tasks(p: Params) -> None:
         raise ValueError("tasks must not repeat")
     if not p.parts():
         served = "; ".join(
-            f"{name} serves "
-            f"{', '.join(task for task in TASKS if NOTEBOOKS[name].serves(TASKS[task]))}"
-            for name in p.notebooks
+            f"{name} serves {', '.join(NOTEBOOKS[name].tasks_of(TASKS))}" for name in p.notebooks
         )
         raise ValueError(f"notebooks: none of them serves tasks {', '.join(p.tasks)}; {served}")
     for task in _run(p):

@@ -10,15 +10,8 @@ from ...agents import LIMIT
 from ...search import Tree
 from ..params import Params
 from ..pipeline import Pipeline, read_pairs, read_trees
-from .common import influence_values, pair_stage, seeds_of, sft_stage, step_size_of
-from .selection_ablation import ablation_job
-
-
-def keys(params: Params) -> list[tuple]:
-    """One job for each seed and task that reads pages."""
-    return [
-        (task, seed) for seed in seeds_of(params, params.ablation.seeds) for task in params.tasks
-    ]
+from .common import influence_values, pair_stage, sft_stage, step_size_of
+from .selection_ablation import ablation_job, keys  # noqa: F401 (one job for each seed, as there)
 
 
 def deep_search_job(params: Params, task: str, seed: int) -> dict:
