@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from .agents import System, prompt_ids
 from .search import Tree
 from .settings import Settings
+from .settings.kinds import Bounded, NotNegative
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ class PairSettings(Settings):
 
     section: ClassVar = "pairs"
 
-    min_value: float
-    min_gap: Annotated[float, Field(ge=0)]
+    min_value: Bounded
+    min_gap: NotNegative
 
 
 def extract_pairs(

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -20,7 +19,7 @@ from dits_lib.settings import ROOT, ParamsError
 from dits_lib.suite.checks import check_models
 from dits_lib.suite.ledger import ledger
 from dits_lib.suite.notebooks import questions_needed
-from dits_lib.suite.params import check_params, load_params, notebook_params
+from dits_lib.suite.params import check_params, load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.store import Store, StoreError, code_version, source_digest, write_json
 from dits_lib.suite.workers import run_jobs
@@ -59,7 +58,10 @@ BAD_PARAMS = {
         "tasks.0 = 'chess': must be 'exchange', 'debate' or 'deep_search'",
     ),
     "no task": ({"tasks": []}, "tasks = []"),
-    "a task twice": ({"tasks": ["debate", "debate"]}, "tasks must not repeat"),
+    "a task twice": (
+        {"tasks": ["debate", "debate"]},
+        "must not repeat a value, but debate stands there twice",
+    ),
     "harm in own questions": (
         {"tasks": ["debate"], "world": {"questions": "x.jsonl", "harmful": {"share": 0.1}}},
         "takes no planted harm",
@@ -197,30 +199,14 @@ def test_missing_and_broken_files_are_named(tmp_path):
         load_params(tmp_path / "list.yaml")
 
 
-def test_the_default_profile_names_every_key_and_notebooks_share_it():
+def test_the_default_profile_names_every_key():
     raw = yaml.safe_load((ROOT / "params" / "micro.yaml").read_text())
     dumped = load_params("micro").model_dump()
     assert set(raw) == set(dumped)
-    # One changed key leaves its neighbours alone.
-    for section, key in (
-        ("search", "repetitions"),
-        ("dpo", "steps"),
-    ):
-        changed = notebook_params(
-            {"profile": "micro", section: {key: 3}}, "01_rollout"
-        ).model_dump()
-        assert changed[section] == load_params("micro").model_dump()[section] | {key: 3}
-    assert notebook_params({"profile": "mine", "seed": 5}, "01_rollout") == load_params(
-        "micro"
-    ).changed(profile="mine", seed=5).serving("01_rollout")
     assert load_params("smoke").dpo.learning_rate == load_params("micro").dpo.learning_rate
     for section, value in dumped.items():
         if isinstance(value, dict):
             assert set(raw[section]) == set(value), section
-    assert notebook_params({"profile": "micro"}, "08_deep_search") == load_params("micro").serving(
-        "08_deep_search"
-    )
-    assert notebook_params({"profile": "micro", "seed": 3, "pd": pd}, "01_rollout").seed == 3
 
 
 def test_every_key_of_the_default_profile_has_a_comment():

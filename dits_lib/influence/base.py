@@ -14,6 +14,7 @@ from ..engines import Engine, derive_seed
 from ..pairs import Pair, PairSettings
 from ..search import SearchSettings
 from ..settings import Count, Positive, Settings, defaults
+from ..settings.kinds import AtLeastTwo
 from ..tasks import Question
 
 
@@ -43,7 +44,7 @@ class InfluenceSettings(Settings):
     candidates: Count
     gradient_rows: Count
     gradient_block: Count
-    policy_samples: Annotated[int, Field(ge=2)]
+    policy_samples: AtLeastTwo
     options: dict[str, dict[str, object]]
 
 

@@ -7,40 +7,44 @@ the same. Only the settings of a single estimator have their defaults in the est
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository's root; relative paths in parameters start here."""
+from .kinds import Count, Positive, Share
+from .messages import ParamsError
+from .places import OUTPUT, ROOT
+from .reading import parse_yaml, read_yaml, write_yaml
 
-OUTPUT = Path(os.environ.get("DITS_OUTPUT", ROOT))
-"""Where `runs/` (artifacts) and `results/` go; set DITS_OUTPUT to keep them elsewhere."""
+__all__ = [
+    "DEFAULTS",
+    "OUTPUT",
+    "ROOT",
+    "Count",
+    "ParamsError",
+    "Positive",
+    "Settings",
+    "Share",
+    "defaults",
+    "parse_yaml",
+    "read_yaml",
+    "write_yaml",
+]
 
 DEFAULTS = ROOT / "params" / "micro.yaml"
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class ParamsError(ValueError):
-    """Parameters that cannot be used; one line for each mistake."""
-
 
 class Settings(BaseModel):
-    """A group of settings, checked when it is built and never changed afterwards.
+    """A group of settings, checked when it is built and never changed afterwards. Nothing is
+    converted: text is no number, and true is not 1; numbers are finite.
 
     Attributes:
         section: where `params/micro.yaml` holds the defaults, as keys joined by dots; `None` for
             settings whose defaults stand in the class.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     section: ClassVar[str | None] = None
 
     @model_validator(mode="before")
@@ -82,19 +86,3 @@ def _default_file() -> dict:
     if not isinstance(found, dict):
         raise ParamsError(f"{DEFAULTS}: a {type(found).__name__}; expected keys and their defaults")
     return found
-
-
-def read_yaml(path: Path) -> object:
-    """The value that a YAML file holds.
-
-    Raises:
-        ParamsError: in one line that names the file, and the row of a mistake.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ParamsError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from None

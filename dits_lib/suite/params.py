@@ -4,27 +4,68 @@ is allowed. Defaults stand in `params/micro.yaml` alone."""
 from __future__ import annotations
 
 import argparse
-import difflib
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
 
 from ..agents import TASKS, Task, World
 from ..influence import ESTIMATORS, InfluenceSettings
 from ..pairs import PairSettings
 from ..search import SearchSettings
-from ..settings import ROOT, Count, ParamsError, Positive, Settings, Share, read_yaml
+from ..settings import ROOT, Count, ParamsError, Positive, Settings, Share, parse_yaml, read_yaml
+from ..settings.kinds import (
+    MOST,
+    AtLeastTwo,
+    Bounded,
+    CountOrZero,
+    Different,
+    NotNegative,
+    PartOf,
+    PathText,
+    Rising,
+    Seeds,
+    Text,
+)
+from ..settings.messages import cut, did_you_mean, mistakes, shown
+from ..settings.places import with_home
 from ..tasks import HARM_KINDS
 from ..tasks.public import PUBLIC, Slice, load_splits
 from ..training import DPOSettings, SFTSettings
+from .cells import given_parameters
 from .notebooks import NOTEBOOKS
 
 EstimatorName = Literal[tuple(ESTIMATORS)]
-ByEstimator = dict[EstimatorName, Annotated[int, Field(ge=2)]]
+ByEstimator = dict[EstimatorName, AtLeastTwo]
 """Validation questions by estimator."""
+
+_DEVICE_NAMES = {"con", "prn", "aux", "nul"} | {
+    f"{p}{n}" for p in ("com", "lpt") for n in range(10)
+}
+"""What Windows does not take as the name of a file."""
+
+
+def _plain_name(name: str) -> str:
+    """A profile's name becomes that of folders and files."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*", name) or len(name) > 80:
+        raise ValueError(
+            "must be a plain word of at most 80 letters, digits, _ and - (dots inside) that begins "
+            "with a letter or digit"
+        )
+    if name.split(".")[0].lower() in _DEVICE_NAMES or name == "regimes":
+        raise ValueError("is the name of something else; take another")
+    if CHANGED.search(name) or name.endswith((".yaml", ".yml")):
+        raise ValueError("must not end as a file or a folder of changed parameters does")
+    return name
+
+
+CHANGED = re.compile(r"-changed-[0-9a-f]{8}$")
+"""How the name of a results folder ends whose parameters are not those of its profile."""
+
+ProfileName = Annotated[str, AfterValidator(_plain_name)]
 
 
 class Model(Settings):
@@ -33,7 +74,7 @@ class Model(Settings):
 
     section: ClassVar = "model"
 
-    path: str
+    path: PathText
     engine: Literal["transformers", "vllm"]
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
@@ -42,7 +83,7 @@ class Model(Settings):
     max_rank: Annotated[int, Field(ge=1, le=512)]
     memory: Annotated[float, Field(gt=0, lt=1)]
     cache_gb: Positive | None
-    max_length: Annotated[int, Field(ge=64)]
+    max_length: Annotated[int, Field(ge=64, le=MOST)]
     eager: bool
     compile: bool
 
@@ -73,9 +114,9 @@ class _Agents(Settings):
 class _Data(Settings):
     section: ClassVar = "data"
 
-    data_dir: str | None
+    data_dir: PathText | None
     context_words: Annotated[int, Field(ge=10, le=100_000)]
-    max_rows: Annotated[int, Field(ge=10)]
+    max_rows: Annotated[int, Field(ge=10, le=MOST)]
 
     def splits(self, task: str) -> dict[str, Slice] | None:
         """The questions of a task's public data set by split; None for the made-up world.
@@ -131,7 +172,7 @@ class WorldSettings(Settings):
     section: ClassVar = "world"
 
     facts_per_view: Annotated[int, Field(ge=2, le=8)]
-    questions: str | None
+    questions: PathText | None
     harmful: Harmful
 
 
@@ -140,12 +181,12 @@ class Influence(InfluenceSettings):
     that of notebooks 03 to 05; `step_sizes` that are tried on `step_questions` with `step_pairs`,
     of which the one is taken that changes a share of dialogues nearest to `target_changed`."""
 
-    validation_questions: Annotated[int, Field(ge=2)]
+    validation_questions: AtLeastTwo
     estimator: EstimatorName
-    step_sizes: Annotated[list[Positive], Field(min_length=1)]
+    step_sizes: Rising[Positive]
     target_changed: Annotated[float, Field(gt=0, lt=1)]
-    step_questions: Annotated[int, Field(ge=2)]
-    step_pairs: Annotated[int, Field(ge=3)]
+    step_questions: AtLeastTwo
+    step_pairs: Annotated[int, Field(ge=3, le=MOST)]
 
 
 class Selection(Settings):
@@ -154,15 +195,15 @@ class Selection(Settings):
 
     section: ClassVar = "selection"
 
-    alpha: Annotated[float, Field(gt=0, le=1)]
-    small_alpha: Annotated[float, Field(gt=0, le=1)]
+    alpha: PartOf
+    small_alpha: PartOf
 
 
 class SFT(SFTSettings):
     """Dialogues above `min_reward` are learned; `warm_start` `scripted` first trains the base
     model on `warm_questions` gold dialogues for `warm_steps`."""
 
-    min_reward: float
+    min_reward: Bounded
     warm_start: Literal["none", "scripted"]
     warm_questions: Count
     warm_steps: Count
@@ -192,7 +233,7 @@ class Ablation(Settings):
 
     section: ClassVar = "ablation"
 
-    seeds: Annotated[int, Field(ge=2)]
+    seeds: Seeds
 
 
 class Scoring(Settings):
@@ -201,8 +242,8 @@ class Scoring(Settings):
 
     section: ClassVar = "scoring"
 
-    pairs: Annotated[int, Field(ge=4)]
-    retest_questions: Annotated[int, Field(ge=2)]
+    pairs: Annotated[int, Field(ge=4, le=MOST)]
+    retest_questions: AtLeastTwo
 
 
 class Budget(Settings):
@@ -212,10 +253,10 @@ class Budget(Settings):
 
     section: ClassVar = "budget"
 
-    seeds: Annotated[int, Field(ge=2)]
-    q_questions: Annotated[list[Count], Field(min_length=1)]
+    seeds: Seeds
+    q_questions: Rising[Count]
     dits_questions: Count
-    validation: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    validation: Rising[AtLeastTwo]
     estimators: ByEstimator
 
 
@@ -224,10 +265,10 @@ class Iterations(Settings):
 
     section: ClassVar = "iterations"
 
-    seeds: Annotated[int, Field(ge=2)]
+    seeds: Seeds
     rounds: Annotated[int, Field(ge=1, le=20)]
     questions: Count
-    gamma: Annotated[float, Field(ge=0)]
+    gamma: NotNegative
 
 
 class Fidelity(Settings):
@@ -239,14 +280,14 @@ class Fidelity(Settings):
 
     section: ClassVar = "fidelity"
 
-    pairs: Annotated[int, Field(ge=4)]
+    pairs: Annotated[int, Field(ge=4, le=MOST)]
     questions: Count
     validation: Annotated[ByEstimator, Field(min_length=1)]
-    subsets: Annotated[int, Field(ge=0)]
-    race_pairs: Annotated[int, Field(ge=0)]
-    race_questions: Annotated[int, Field(ge=4)]
-    use_seeds: Annotated[int, Field(ge=0)]
-    first_use_seed: Annotated[int, Field(ge=0)]
+    subsets: CountOrZero
+    race_pairs: CountOrZero
+    race_questions: Annotated[int, Field(ge=4, le=MOST)]
+    use_seeds: Annotated[int, Field(ge=0, le=1000)]
+    first_use_seed: Annotated[int, Field(ge=0, lt=2**31)]
     use: Annotated[ByEstimator, Field(min_length=1)]
 
 
@@ -256,13 +297,13 @@ class Sensitivity(Settings):
 
     section: ClassVar = "sensitivity"
 
-    seeds: Annotated[int, Field(ge=2)]
-    gamma: list[Annotated[float, Field(ge=0)]]
-    validation: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
-    alpha: list[Annotated[float, Field(gt=0, le=1)]]
-    step: list[Positive]
-    min_value: list[float]
-    min_gap: list[Annotated[float, Field(ge=0)]]
+    seeds: Seeds
+    gamma: Rising[NotNegative]
+    validation: Rising[AtLeastTwo]
+    alpha: Rising[PartOf]
+    step: Rising[Positive]
+    min_value: Rising[Bounded]
+    min_gap: Rising[NotNegative]
 
 
 class Web(Settings):
@@ -275,13 +316,13 @@ class Web(Settings):
 
     section: ClassVar = "web"
 
-    model: str | None
-    site: str
-    cache: str | None
+    model: PathText | None
+    site: PathText
+    cache: PathText | None
     replay: bool
     results: Annotated[int, Field(ge=1, le=50)]
-    search_engine: Annotated[str, Field(pattern=r"^https?://\S+$")] | None
-    seconds: Positive
+    search_engine: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=2000)] | None
+    seconds: Annotated[float, Field(gt=0, le=3600)]
     calls: Count | None
     nesting: Count | None
     tokens: Count | None
@@ -289,9 +330,9 @@ class Web(Settings):
     page_characters: Annotated[int, Field(ge=100, le=20_000)] | None
     snippet_words: Annotated[int, Field(ge=0, le=1000)] | None
     judge: Literal["exact_match", "model", "server"]
-    judge_url: str | None
-    judge_model: str | None
-    seeds: Annotated[int, Field(ge=2)]
+    judge_url: Text | None
+    judge_model: PathText | None
+    seeds: Seeds
     sizes: WebSizes
 
     @model_validator(mode="after")
@@ -304,14 +345,19 @@ class Web(Settings):
         return self
 
 
+def _in_order(names: list[str]) -> list[str]:
+    """Notebooks run in their own order, whatever that of the list."""
+    return [name for name in NOTEBOOKS if name in names]
+
+
 class Params(Settings):
     """All parameters of a profile."""
 
     section: ClassVar = ""
 
-    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    profile: ProfileName
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    tasks: Annotated[list[Literal[tuple(TASKS)]], Field(min_length=1)]
+    tasks: Different[Literal[tuple(TASKS)]]
     workers: Annotated[int, Field(ge=1, le=256)]
     model: Model
     agents: Agents
@@ -331,7 +377,7 @@ class Params(Settings):
     fidelity: Fidelity
     sensitivity: Sensitivity
     web: Web
-    notebooks: Annotated[list[Literal[tuple(NOTEBOOKS)]], Field(min_length=1)]
+    notebooks: Annotated[Different[Literal[tuple(NOTEBOOKS)]], AfterValidator(_in_order)]
 
     @model_validator(mode="after")
     def _fitting(self):
@@ -396,8 +442,6 @@ class Params(Settings):
 
 
 def _check_tasks(p: Params) -> None:
-    if len(set(p.tasks)) < len(p.tasks):
-        raise ValueError("tasks must not repeat")
     if not p.parts():
         served = "; ".join(
             f"{name} serves {', '.join(NOTEBOOKS[name].tasks_of(TASKS))}" for name in p.notebooks
@@ -477,14 +521,14 @@ def _check_options(name: str, options: dict) -> None:
     """The settings of an estimator against those that its file declares."""
     if name not in ESTIMATORS:
         raise ValueError(
-            f"influence.options.{name}: no such estimator; allowed: {', '.join(ESTIMATORS)}"
+            f"influence.options.{cut(name)}: no such estimator;"
+            f"{did_you_mean(name, list(ESTIMATORS))}"
         )
     kind = ESTIMATORS[name].options
     try:
         kind(**options)
     except ValidationError as error:
-        found = "; ".join(_described(item, kind) for item in error.errors())
-        raise ValueError(f"influence.options.{name}: {found}") from None
+        raise ValueError(f"influence.options.{name}: {'; '.join(mistakes(error, kind))}") from None
 
 
 def _check_vllm(p: Params) -> None:
@@ -530,16 +574,18 @@ def check_params(raw: object, source: str) -> Params:
             allowed.
     """
     if not isinstance(raw, dict):
-        kind = type(raw).__name__
-        raise ParamsError(f"{source}: a {kind}; expected a mapping of keys to values")
+        kind = "nothing in it" if raw is None else f"a {type(raw).__name__}"
+        raise ParamsError(f"{source}: {kind}; expected a mapping of keys to values")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError("\n".join(_line(source, item) for item in error.errors())) from None
+        lines = [f"{source}: {line}" for line in mistakes(error, Params)]
+        raise ParamsError("\n".join(lines)) from None
 
 
 def load_params(profile: str | Path, changes: list[str] = (), dataset: str | None = None) -> Params:
-    """Parameters of a profile name (`params/<profile>.yaml`) or of a YAML file.
+    """Parameters of a profile name (`params/<profile>.yaml`) or of a YAML file. A file that leaves
+    out `profile` is named as its file is.
 
     Args:
         changes: `key=value`, keys with dots, on top of the file.
@@ -549,22 +595,47 @@ def load_params(profile: str | Path, changes: list[str] = (), dataset: str | Non
     Raises:
         ParamsError: one line for each mistake.
     """
-    named = str(profile).endswith((".yaml", ".yml"))
-    path = Path(profile) if named else ROOT / "params" / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in (ROOT / "params").glob("*.yaml")))
-        raise ParamsError(f"{path}: no such parameter file; profiles here: {known}")
+    path = _profile_file(str(profile))
     raw = read_yaml(path)
+    if isinstance(raw, dict):
+        raw = {"profile": path.stem} | raw
     found = check_params(raw, str(path))
-    for change in changes:
-        raw = _merged(raw, _change(change))
+    if path.parent.resolve() == PROFILES and found.profile != path.stem:
+        raise ParamsError(
+            f"{path}: profile = {found.profile!r}: must be {path.stem}, the name of the file"
+        )
+    for change in _changes(changes):
+        raw = _merged(raw, change)
     if dataset is not None:
         if dataset not in PUBLIC:
-            raise ParamsError(f"--dataset {dataset}: unknown; allowed: {', '.join(PUBLIC)}")
+            raise ParamsError(f"--dataset {cut(dataset)}: unknown; allowed: {', '.join(PUBLIC)}")
         task = PUBLIC[dataset].task
-        name = f"{raw.get('profile', path.stem)}-{dataset}"
+        name = f"{raw['profile']}-{dataset}"
         raw = _merged(raw, {"profile": name, "tasks": [task], "data": {task: dataset}})
     return check_params(raw, str(path)) if changes or dataset else found
+
+
+PROFILES = ROOT / "params"
+"""Where a profile's name is looked up."""
+
+
+def profile_names() -> list[str]:
+    """The profiles of `params/`."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def _profile_file(profile: str) -> Path:
+    named = profile.endswith((".yaml", ".yml"))
+    try:
+        path = Path(with_home(profile)) if named else PROFILES / f"{_plain_name(profile)}.yaml"
+        if path.is_file():
+            return path
+    except (ValueError, OSError) as error:  # no name of a profile, or of a file
+        reason = str(getattr(error, "strerror", None) or error)
+        raise ParamsError(
+            f"--profile {cut(profile)}: {reason}; profiles here: {_listed()}"
+        ) from None
+    raise ParamsError(f"{cut(str(path), 300)}: no such parameter file; profiles here: {_listed()}")
 
 
 def add_profile_options(parser: argparse.ArgumentParser) -> None:
@@ -587,18 +658,26 @@ def profile_of(options: argparse.Namespace) -> Params:
     return load_params(options.profile, options.set, options.dataset)
 
 
-def _change(text: str) -> dict:
-    """`a.b=value` as {"a": {"b": value}}."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ParamsError(f"--set {text}: expected KEY=VALUE, such as sizes.test_questions=90")
-    try:
-        found: object = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ParamsError(f"--set {text}: the value is not valid YAML") from None
-    for part in reversed(key.strip().split(".")):
-        found = {part: found}
-    return found
+def _changes(texts: list[str]) -> list[dict]:
+    """Each `a.b=value` as {"a": {"b": value}}.
+
+    Raises:
+        ParamsError: for one that cannot be read, or a key that stands twice.
+    """
+    found: dict[str, dict] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not all(key.split(".")) or key.count(".") > 5:
+            raise ParamsError(
+                f"--set {cut(text)}: expected KEY=VALUE, such as sizes.test_questions=90"
+            )
+        if key in found:
+            raise ParamsError(f"--set {cut(key)}: given twice; keep one")
+        change = parse_yaml(value, f"--set {cut(text)}")
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        found[key] = change
+    return list(found.values())
 
 
 def _merged(base: dict, changes: dict) -> dict:
@@ -614,47 +693,43 @@ def _merged(base: dict, changes: dict) -> dict:
 
 
 def notebook_params(variables: dict, notebook: str) -> Params:
-    """Parameters of a notebook, with the tasks that it serves: what papermill or a reader set as
-    variables, the profile's file for the rest (a profile without a file builds on `micro`).
+    """Parameters of a notebook, with the tasks that it serves: what its parameters cell or
+    papermill gives, and the profile's file for the rest.
+
+    Args:
+        variables: the notebook's `globals()`; `suite/cells.py` finds the cells behind it.
 
     Raises:
         ParamsError: one line for each mistake.
     """
-    own = {name: variables[name] for name in Params.model_fields if name in variables}
-    name = str(own.get("profile", "micro"))
-    file = ROOT / "params" / f"{name}.yaml"
-    base = read_yaml(file) if file.is_file() else {}
-    check_params(own, "notebook parameters")
-    return check_params(_merged(base, own), "notebook parameters").serving(notebook)
+    own, source = given_parameters(variables, notebook), f"the parameters of {notebook}"
+    profile = own.get("profile")
+    if profile is None:
+        raise ParamsError(f"{source}: profile is missing; profiles here: {_listed()}")
+    base = {}
+    if isinstance(profile, str) and profile in profile_names():
+        base = read_yaml(PROFILES / f"{profile}.yaml")
+    elif not _complete(own, Params):  # `reproduce` gives all, also of a profile that has no file
+        raise ParamsError(
+            f"{source}: profile = {shown(profile)}: no such profile; profiles here: {_listed()}"
+        )
+    return check_params(_merged(base, own), source).serving(notebook)
 
 
-def _line(source: str, item: dict) -> str:
-    """One mistake, as pydantic tells it, in one line."""
-    if not item["loc"]:
-        return f"{source}: {item['msg'].replace('Value error, ', '')}"
-    return f"{source}: {_described(item)}"
+def _listed() -> str:
+    return ", ".join(profile_names())
 
 
-def _described(item: dict, model: type[BaseModel] = Params) -> str:
-    place = [str(part) for part in item["loc"]]
-    key = ".".join(place)
-    if item["type"] == "extra_forbidden":
-        allowed = _keys_at(place[:-1], model)
-        near = difflib.get_close_matches(place[-1], allowed, n=1, cutoff=0.0)
-        meant = f" did you mean '{near[0]}'?" if near else ""
-        return f"{key}: unknown key;{meant} allowed: {', '.join(allowed) or 'none'}"
-    if item["type"] == "missing":  # no file says it
-        return f"{key}: missing, and params/micro.yaml has no default for it"
-    message = item["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return f"{key} = {item['input']!r}: {message}"
+def _complete(given: object, model: type[Settings]) -> bool:
+    """Whether every key of a section is given, so that no default decides anything."""
+    if not isinstance(given, dict):
+        return True  # a value that cannot be one is refused later
+    return all(
+        name in given and (not _section(field) or _complete(given[name], _section(field)))
+        for name, field in model.model_fields.items()
+    )
 
 
-def _keys_at(place: list[str], model: type[BaseModel]) -> list[str]:
-    """The keys of a section of a model; of `X | None` those of X."""
-    for part in place:
-        kind = model.model_fields[part].annotation if part in model.model_fields else None
-        options = [kind, *get_args(kind)]
-        model = next((k for k in options if isinstance(k, type) and issubclass(k, BaseModel)), None)
-        if model is None:
-            return []
-    return list(model.model_fields)
+def _section(field: FieldInfo) -> type[Settings] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Settings) else None

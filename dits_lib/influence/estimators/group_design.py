@@ -20,6 +20,7 @@ from pydantic import Field
 from ...engines import LoRAStack, derive_seed
 from ...pairs import Pair
 from ...settings import Count, Positive
+from ...settings.kinds import MOST
 from ...tasks import Question
 from ..base import Amount, Effort, Estimator, InfluenceSettings, Options, Scores, ScoringContext
 from ..gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, gradient_options
@@ -37,7 +38,7 @@ class GroupOptions(Options):
     """`count` groups; `steps` of each; `batch` pairs of a step; `rate`: its size, in units of the
     step size."""
 
-    count: Annotated[int, Field(ge=4)] = 48
+    count: Annotated[int, Field(ge=4, le=MOST)] = 48
     steps: Count = 8
     batch: Count = 8
     rate: Positive = 0.7

@@ -20,6 +20,7 @@ import scipy
 from pydantic import Field
 
 from ...pairs import Pair
+from ...settings.kinds import AtLeastTwo
 from ...tasks import Question
 from ..base import Estimator, Options, Scores, ScoringContext
 from ..gradients import gradients_of, step, take
@@ -31,7 +32,7 @@ class RaceOptions(Options):
     """`questions` of a round; `error`: chance allowed to put a pair on the wrong side of the
     cut."""
 
-    questions: Annotated[int, Field(ge=2)] = 20
+    questions: AtLeastTwo = 20
     error: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
