@@ -252,7 +252,7 @@ def test_a_bad_artifact_stops_the_run_with_one_line(whole, tmp_path):
     )
 
 
-def test_prints_that_a_kernel_cut_in_two_are_one_output(tmp_path):
+def test_prints_that_a_kernel_cut_in_two_are_one_output():
     def printed(*texts):
         outputs = [{"output_type": "stream", "name": "stdout", "text": [text]} for text in texts]
         cells = [
@@ -262,9 +262,8 @@ def test_prints_that_a_kernel_cut_in_two_are_one_output(tmp_path):
                 "outputs": [*outputs, {"output_type": "display_data", "data": {}}, *outputs[-1:]],
             }
         ]
-        (tmp_path / "n.ipynb").write_text(json.dumps({"metadata": {}, "cells": cells}))
-        clean(tmp_path / "n.ipynb")
-        return json.loads((tmp_path / "n.ipynb").read_text())["cells"][0]["outputs"]
+        cleaned = clean(json.dumps({"metadata": {}, "cells": cells}))
+        return json.loads(cleaned)["cells"][0]["outputs"]
 
     assert printed("one\n", "two")[0] == {
         "output_type": "stream",

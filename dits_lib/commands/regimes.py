@@ -20,6 +20,7 @@ import yaml
 from ..agents import TASKS
 from ..report.markdown import markdown_table
 from ..settings import OUTPUT
+from ..settings.files import write_file
 
 pd = lazy_loader.load("pandas")
 
@@ -144,22 +145,17 @@ def regime_figure(rows: pd.DataFrame):
 def main(arguments: list[str] | None = None) -> int:
     """Write `results/regimes`."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
-    import matplotlib.pyplot as plt
+    from ..report.book import drawn
 
     rows = regimes(OUTPUT / "results")
     folder = OUTPUT / "results" / "regimes"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(folder / "regimes.csv", index=False)
+    write_file(folder / "regimes.csv", rows.to_csv(index=False))
     shown = rows.copy()
     for column in ("mean", "low", "high"):
         shown[column] = shown[column].map(lambda value: f"{value:+.3f}")
     shown["V"] = shown["V"].map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
-    figure = regime_figure(rows)
-    with plt.rc_context({"svg.hashsalt": "regimes"}):
-        figure.savefig(
-            folder / "regimes.png", dpi=150, bbox_inches="tight", metadata={"Software": None}
-        )
-        figure.savefig(folder / "regimes.svg", bbox_inches="tight", metadata={"Date": None})
+    for suffix, content in drawn(regime_figure(rows), "regimes").items():
+        write_file(folder / f"regimes.{suffix}", content)
     text = [
         "# Where does selection by influence pay?",
         "",
@@ -179,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
             markdown_table(part[part["arm"] != minus].drop(columns="minus")),
             "",
         ]
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+    write_file(folder / "README.md", "\n".join(text))
     print(f"read {folder / 'README.md'}")
     return 0
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from ..settings import OUTPUT
+from ..settings.files import write_changed
 from ..suite.checks import KNOWN_ERRORS, InputError, check_inputs, choose_notebooks
 from ..suite.execution import NotebookError, is_current, notebook_key, run_notebook, stamp_of
 from ..suite.notebooks import NOTEBOOKS
@@ -136,12 +137,6 @@ def finish(folder: Path, params: Params) -> None:
     for name, text in tables.items():
         write_changed(folder / "tables" / name, text)
     write_changed(folder / "README.md", readme)
-
-
-def write_changed(path: Path, text: str) -> None:
-    """Write a file unless it says this already."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ below results/<profile>."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..settings import OUTPUT
+from ..settings.files import write_file
 from .claims import CLAIMS
 from .markdown import markdown_table
 
@@ -27,8 +29,6 @@ class Report:
         self.entries: list[dict] = []
         self.claims: list[dict] = []
         self.artifacts: list[str] = []
-        for part in ("tables", "figures", "index"):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
 
     def table(
         self, name: str, table: pd.DataFrame, caption: str, digits: int = 3, fold: bool = False
@@ -44,25 +44,16 @@ class Report:
         shown = rounded(table, digits)
         # Whoever computes from a table reads this file: pandas writes floats so that they come
         # back.
-        table.to_csv(self._path("tables", name, "csv"), index=False)
-        text = markdown_table(shown) + "\n"
-        self._path("tables", name, "md").write_text(text, encoding="utf-8")
+        write_file(self._path("tables", name, "csv"), table.to_csv(index=False))
+        write_file(self._path("tables", name, "md"), markdown_table(shown) + "\n")
         entry = {"kind": "table", "name": name, "caption": caption}
         self._add(entry | ({"fold": True} if fold else {}))
         return shown
 
     def figure(self, name: str, figure: plt.Figure, caption: str) -> None:
         """Save a figure, without dates, so that equal runs give equal files."""
-        with plt.rc_context({"svg.hashsalt": name}):
-            figure.savefig(
-                self._path("figures", name, "png"),
-                dpi=150,
-                bbox_inches="tight",
-                metadata={"Software": None},
-            )
-            figure.savefig(
-                self._path("figures", name, "svg"), bbox_inches="tight", metadata={"Date": None}
-            )
+        for suffix, content in drawn(figure, name).items():
+            write_file(self._path("figures", name, suffix), content)
         self._add({"kind": "figure", "name": name, "caption": caption})
 
     def claim(self, number: str, verdict: str, evidence: str) -> str:
@@ -93,9 +84,19 @@ class Report:
             "claims": self.claims,
             "artifacts": self.artifacts,
         }
-        (self.folder / "index" / f"{self.notebook}.json").write_text(
-            json.dumps(body, indent=1) + "\n", encoding="utf-8"
+        write_file(
+            self.folder / "index" / f"{self.notebook}.json", json.dumps(body, indent=1) + "\n"
         )
+
+
+def drawn(figure: plt.Figure, name: str) -> dict[str, bytes]:
+    """A figure as {"png": bytes, "svg": bytes}, without dates, so that equal runs give equal
+    files."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(png, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return {"png": png.getvalue(), "svg": svg.getvalue()}
 
 
 def rounded(table: pd.DataFrame, digits: int) -> pd.DataFrame:

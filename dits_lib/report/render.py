@@ -10,18 +10,24 @@ import pandas as pd
 import yaml
 
 from ..agents import TASKS
+from ..settings.files import read_text
 from .claims import CLAIMS
+from .index import Claim, Index, read_index
 from .markdown import markdown_table
 
 
 def artifacts_of(folder: Path) -> list[str]:
-    """Names of the artifacts behind the results of a folder."""
-    return [name for index in _indexes(folder) for name in index["artifacts"]]
+    """Names of the artifacts behind the results of a folder.
+
+    Raises:
+        FileError: when an index is damaged.
+    """
+    return [name for index in _indexes(folder) for name in index.artifacts]
 
 
-def _indexes(folder: Path) -> list[dict]:
+def _indexes(folder: Path) -> list[Index]:
     """What the notebooks wrote of themselves, in their order."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "index").glob("*.json"))]
+    return [read_index(path) for path in sorted((folder / "index").glob("*.json"))]
 
 
 def render_readme(
@@ -34,10 +40,13 @@ def render_readme(
         costs: the ledger.
         titles: {notebook: title}.
         tasks: those that the notebooks ran.
+
+    Raises:
+        FileError: when an index or a table cannot be read.
     """
     indexes = _indexes(folder)
     parts = [_head(folder, tasks)]
-    if any(index["claims"] for index in indexes):
+    if any(index.claims for index in indexes):
         parts.append(_claims(indexes))
     parts += [_section(folder, index, titles) for index in indexes]
     if len(costs):
@@ -47,7 +56,7 @@ def render_readme(
         "seconds and memory are the only numbers here that differ between two runs with one "
         "seed).\n\n" + markdown_table(costs)
     )
-    versions = json.loads((folder / "versions.json").read_text())
+    versions = json.loads(read_text(folder / "versions.json", "run again"))
     listed = ", ".join(f"{name} {value}" for name, value in versions.items())
     parts.append(f"## Versions\n\n{listed}")
     tables = {"ledger.csv": costs.to_csv(index=False), "ledger.md": markdown_table(costs) + "\n"}
@@ -95,9 +104,9 @@ def _data_of(params: dict, task: str) -> str:
     return own if name == "micro" else name
 
 
-def _claims(indexes: list[dict]) -> str:
-    rows = sorted(
-        (claim for index in indexes for claim in index["claims"]), key=lambda claim: claim["number"]
+def _claims(indexes: list[Index]) -> str:
+    rows: list[Claim] = sorted(
+        (claim for index in indexes for claim in index.claims), key=lambda claim: claim.number
     )
     lines = [
         "## The paper's claims, as this run finds them",
@@ -106,24 +115,24 @@ def _claims(indexes: list[dict]) -> str:
         "|---|---|---|",
     ]
     lines += [
-        f"| {c['number']}. {CLAIMS[c['number']]} | **{c['verdict']}** | "
-        f"{c['evidence'].replace('|', '/')} |"
+        f"| {c.number}. {CLAIMS[c.number]} | **{c.verdict}** | {c.evidence.replace('|', '/')} |"
         for c in rows
     ]
     return "\n".join(lines)
 
 
-def _section(folder: Path, index: dict, titles: dict[str, str]) -> str:
-    name = index["notebook"]
+def _section(folder: Path, index: Index, titles: dict[str, str]) -> str:
+    name = index.notebook
     parts = [f"## {titles.get(name, name)}\n\nNotebook: [{name}](notebooks/{name}.ipynb)"]
-    for entry in index["entries"]:
-        caption = f"**{entry['caption']}**"
-        if entry["kind"] == "figure":
-            parts.append(f"{caption}\n\n![{entry['caption']}](figures/{entry['name']}.png)")
+    for entry in index.entries:
+        caption = f"**{entry.caption}**"
+        if entry.kind == "figure":
+            parts.append(f"{caption}\n\n![{entry.caption}](figures/{entry.name}.png)")
             continue
-        table = (folder / "tables" / f"{entry['name']}.md").read_text().strip()
-        if entry.get("fold"):
-            summary = f"<summary><b>{entry['caption']}</b></summary>"
+        file = folder / "tables" / f"{entry.name}.md"
+        table = read_text(file, f"run {name} again").strip()
+        if entry.fold:
+            summary = f"<summary><b>{entry.caption}</b></summary>"
             parts.append(f"<details>{summary}\n\n{table}\n\n</details>")
         else:
             parts.append(f"{caption}\n\n{table}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..agents import TASKS
 from ..engines import ModelError, check_model_folder
 from ..settings import OUTPUT, ROOT, ParamsError
+from ..settings.files import FileError
 from ..tasks import DataError, read_questions
 from ..tasks.judge import JudgeError
 from ..tools import CacheError, PageError
@@ -15,6 +16,7 @@ from .deep_search import check_web
 from .notebooks import NOTEBOOKS, holds_questions_back, questions_needed
 from .params import Params
 from .store import StoreError
+from .workers import WorkerError
 
 
 class InputError(ValueError):
@@ -25,6 +27,8 @@ KNOWN_ERRORS = (
     ParamsError,
     DataError,
     StoreError,
+    FileError,
+    WorkerError,
     InputError,
     ModelError,
     JudgeError,

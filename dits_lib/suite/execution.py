@@ -7,16 +7,19 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from ..engines import model_files
+from ..report.index import read_index
 from ..settings import OUTPUT, ROOT
+from ..settings.files import FileError, make_way, write_file
 from .checks import KNOWN_ERRORS
 from .deep_search import site_digest
 from .params import Params
-from .store import LIBRARY, checksum, source_digest
-
-_OUTPUTS = {"table": ("tables", ("csv", "md")), "figure": ("figures", ("png", "svg"))}
+from .store import LIBRARY, StoreError, checksum, read_manifest, source_digest, sweep
 
 
 class NotebookError(RuntimeError):
@@ -35,36 +38,42 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
 
     Raises:
         NotebookError: with the notebook's own message.
+        FileError: when its outputs cannot be written.
     """
     key, stamp = notebook_key(name, params), stamp_of(name, params)
     if is_current(stamp, key, folder):
         print(f"{name}: up to date")
         return False
+    _make_way_for(name, folder, stamp)
     print(f"{name}: running", flush=True)
-    executed = folder / "notebooks" / f"{name}.ipynb"
-    temporary = executed.with_name(f".{name}.tmp.ipynb")
-    try:
-        _execute(name, params, temporary)
-    finally:
-        if temporary.exists():
-            clean(temporary)
-            os.replace(temporary, executed)
+    executed, _ = _own_files(name, folder)
+    write_file(executed, clean(_execute(name, params, executed)))
     write_stamp(stamp, key, name, folder)
+    sweep(stamp.parent)
     return True
 
 
-def _execute(name: str, params: Params, out: Path) -> None:
+def _execute(name: str, params: Params, executed: Path) -> str:
+    """The executed notebook's text, from memory: papermill itself writes into the very file that
+    it is asked for, after every cell. A failed one is written, so that it can be looked at."""
     import papermill
-    from nbclient.exceptions import DeadKernelError
+    from papermill.iorw import NoIOHandler, papermill_io
 
     # It warns of parameters that the notebook's cell leaves out.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     os.environ["OMP_NUM_THREADS"] = "1"  # rounding is then the same on any number of cores
-    source = f"notebooks/{name}.ipynb"
+    source, kept = f"notebooks/{name}.ipynb", []
+
+    class Memory(NoIOHandler):
+        def write(self, text: str, path: str) -> None:
+            kept.append(text)
+
+    papermill_io.register("memory:", Memory())
     try:
         papermill.execute_notebook(
             ROOT / source,
-            out,
+            "memory:.ipynb",
+            request_save_on_cell_execute=False,
             parameters=params.model_dump(),
             kernel_name="python3",
             cwd=ROOT,
@@ -72,15 +81,20 @@ def _execute(name: str, params: Params, out: Path) -> None:
             log_output=False,
         )
     except papermill.PapermillExecutionError as error:
+        with suppress(FileError):  # why the notebook failed counts, and is told
+            write_file(executed, clean(kept[-1]))
         known = error.ename in {kind.__name__ for kind in KNOWN_ERRORS}
         text = str(error.evalue).strip()
         if not known:
             text = f"{source}, cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise NotebookError(text, known) from None
-    except DeadKernelError:
+    except RuntimeError as error:  # of nbclient or of jupyter_client, by the moment
         raise NotebookError(
-            f"{source}: its kernel died (out of memory?); finished stages are kept, run again", True
+            f"{source}: its kernel died (out of memory?) or did not start ({error}); finished "
+            "stages are kept, run again",
+            True,
         ) from None
+    return kept[-1]
 
 
 def stamp_of(name: str, params: Params) -> Path:
@@ -108,39 +122,72 @@ def notebook_key(name: str, params: Params) -> str:
     return hashlib.sha256(body.encode()).hexdigest()
 
 
-def _outputs(name: str, folder: Path) -> list[Path]:
-    index = folder / "index" / f"{name}.json"
-    entries = json.loads(index.read_text())["entries"] if index.exists() else []
-    files = [
-        folder / place / f"{entry['name']}.{suffix}"
-        for entry in entries
-        for place, suffixes in [_OUTPUTS[entry["kind"]]]
-        for suffix in suffixes
-    ]
-    return [folder / "notebooks" / f"{name}.ipynb", index, *files]
+def _own_files(name: str, folder: Path) -> tuple[Path, Path]:
+    """The executed notebook, and what it wrote of itself."""
+    return folder / "notebooks" / f"{name}.ipynb", folder / "index" / f"{name}.json"
+
+
+def _make_way_for(name: str, folder: Path, stamp: Path) -> None:
+    """See before a notebook runs that no folder lies where it is going to write a file.
+
+    Raises:
+        FileError: when there is one that is not empty.
+    """
+    executed, index = _own_files(name, folder)
+    try:
+        known = read_index(index).files()
+    except FileError:
+        known = []  # it is written anew
+    for path in (executed, index, stamp, *(folder / file for file in known)):
+        make_way(path)
+
+
+class Stamp(BaseModel):
+    """What a notebook's outputs were made from.
+
+    Attributes:
+        key: `notebook_key`.
+        files: {output, as a path below the results: checksum}.
+        artifacts: folder names of the stages behind them, whose costs the README adds up.
+    """
+
+    key: str
+    files: dict[str, str]
+    artifacts: list[str]
 
 
 def write_stamp(stamp: Path, key: str, name: str, folder: Path) -> None:
-    files = {str(path.relative_to(folder)): checksum(path) for path in _outputs(name, folder)}
-    stamp.write_text(json.dumps({"key": key, "files": files}), encoding="utf-8")
+    """Note that a notebook was run with this key.
+
+    Raises:
+        FileError: when what it wrote is not there, or the stamp cannot be written.
+    """
+    executed, index = _own_files(name, folder)
+    written = read_index(index)
+    paths = [executed, index, *(folder / file for file in written.files())]
+    files = {str(path.relative_to(folder)): checksum(path) for path in paths}
+    found = Stamp(key=key, files=files, artifacts=written.artifacts)
+    write_file(stamp, found.model_dump_json())
 
 
 def is_current(stamp: Path, key: str, folder: Path) -> bool:
-    """Whether the stamp has this key and every output is as it was written."""
+    """Whether the stamp has this key, every output is as it was written, and the stages behind them
+    are there. What is damaged is made anew, so that no error is told here."""
     try:
-        known = json.loads(stamp.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        known = Stamp.model_validate_json(stamp.read_bytes())
+        if known.key != key:
+            return False
+        for artifact in known.artifacts:
+            read_manifest(stamp.parent / artifact)
+        return all(checksum(folder / name) == digest for name, digest in known.files.items())
+    except (OSError, ValueError, StoreError):
         return False
-    files = known["files"].items()
-    return known["key"] == key and all(
-        (folder / name).is_file() and checksum(folder / name) == digest for name, digest in files
-    )
 
 
-def clean(path: Path) -> None:
-    """Drop times, progress bars and random ids from an executed notebook, so that equal runs give
-    equal files."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+def clean(text: str) -> str:
+    """The text of an executed notebook without times, progress bars and random ids, so that equal
+    runs give equal files."""
+    notebook = json.loads(text)
     notebook["metadata"].pop("papermill", None)
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
@@ -152,8 +199,7 @@ def clean(path: Path) -> None:
         kept = [o for o in outputs if o.get("name") != "stderr" and not _is_progress(o)]
         if "outputs" in cell:
             cell["outputs"] = _joined(kept)
-    text = json.dumps(notebook, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def _joined(outputs: list[dict]) -> list[dict]:

@@ -3,10 +3,12 @@ it used."""
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 import lazy_loader
+
+from .store import read_manifest
 
 pd = lazy_loader.load("pandas")
 
@@ -34,14 +36,17 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
         (TRL's count), `seconds` (process seconds, so that two processes count double),
         `peak_memory_mb` (largest resident set of one process, MiB), and, where one was used,
         `peak_gpu_memory_mb` (most memory in use on the GPU, by all processes, MiB).
+
+    Raises:
+        StoreError: when the manifest of an artifact is damaged.
     """
     rows: dict[str, dict] = {}
     for name in sorted(set(artifacts)):
-        manifest = runs / name / "manifest.json"
         # A notebook's results that came with the repository, its stages not computed here.
-        if not manifest.exists():
+        if not os.path.lexists(runs / name):
             continue
-        stage, cost = name.split("-")[0], json.loads(manifest.read_text())["cost"]
+        manifest = read_manifest(runs / name)
+        stage, cost = manifest["stage"], manifest["cost"]
         row = rows.setdefault(stage, {"stage": stage, **dict.fromkeys(COLUMNS, 0)})
         row["artifacts"] += 1
         for column in _PEAKS:

@@ -30,7 +30,16 @@ from ..training import Place, train_dpo, train_sft
 from .deep_search import deep_search_system, pages_key
 from .notebooks import questions_needed
 from .params import Params
-from .store import Artifact, Store, StoreError, checksum, code_version, write_json, write_jsonl
+from .store import (
+    Artifact,
+    Store,
+    StoreError,
+    checksum,
+    code_version,
+    read_rows,
+    write_json,
+    write_jsonl,
+)
 
 
 @dataclass(frozen=True)
@@ -469,12 +478,12 @@ _ONE_STEP = ("influence/estimators/one_step.py",)
 
 def read_pairs(searched: Artifact) -> list[Pair]:
     """The pairs of a search, built once in a process."""
-    return list(_pairs_at(searched.path))
+    return list(_pairs_in(searched.file("pairs.jsonl")))
 
 
 @lru_cache(maxsize=16)
-def _pairs_at(path: Path) -> tuple[Pair, ...]:
-    return tuple(Pair.from_json(row) for row in Artifact(path, "", {}).rows("pairs.jsonl"))
+def _pairs_in(file: Path) -> tuple[Pair, ...]:
+    return tuple(Pair.from_json(row) for row in read_rows(file))
 
 
 def read_trees(searched: Artifact) -> list[Tree]:

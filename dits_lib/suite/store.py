@@ -1,27 +1,30 @@
 """Artifacts: the result of a stage, in a folder under a key made of all that went into it.
 
 A folder is written under a temporary name and renamed when it is complete, so a killed run leaves
-either the whole artifact or none. `manifest.json` holds the specification, what it cost, and a
-checksum of every file.
+either the whole artifact or none; what a killed run leaves under a temporary name is removed by a
+later one. `manifest.json` holds the specification, what it cost, a checksum of every file, and one
+of itself.
 """
 
 from __future__ import annotations
 
 import ast
-import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from ..settings.files import FULL, is_full
 from .memory import GPUMemoryWatch, peak_memory_mb, reset_peak_memory
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -66,12 +69,33 @@ class Artifact:
         return self.path.name
 
     def rows(self, name: str) -> list[dict]:
-        """The rows of a JSONL file of the artifact, read once in a process; not to be changed."""
-        return _rows(self.path / name)
+        """The rows of a JSONL file of the artifact, read once in a process; not to be changed.
+
+        Raises:
+            StoreError: when it is not one of the artifact's files, or cannot be read any more.
+        """
+        return read_rows(self.file(name))
 
     def json(self, name: str) -> dict:
-        """The value of a JSON file of the artifact; not to be changed."""
-        return _rows(self.path / name)[0]
+        """The value of a JSON file of the artifact; not to be changed.
+
+        Raises:
+            StoreError: as for `rows`.
+        """
+        rows, file = self.rows(name), self.path / name
+        if len(rows) != 1:
+            raise StoreError(f"{file}: {len(rows)} rows instead of one; {_advice(self.path)}")
+        return rows[0]
+
+    def file(self, name: str) -> Path:
+        """One of the artifact's files.
+
+        Raises:
+            StoreError: when the manifest, whose checksums were compared, does not name it.
+        """
+        if name not in self.manifest["files"]:
+            raise StoreError(f"{self.path / name}: not in manifest.json; {_advice(self.path)}")
+        return self.path / name
 
     @staticmethod
     def at(path: str | Path) -> Artifact:
@@ -80,14 +104,21 @@ class Artifact:
         Raises:
             StoreError: when it is damaged.
         """
-        path = Path(path)
-        return _read(path, path.name.split("-", 1)[1])
+        return _read(Path(path))
 
 
 @lru_cache(maxsize=16)
-def _rows(file: Path) -> list:
-    # What is in an artifact never changes, so that a file needs to be parsed once.
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def read_rows(file: Path) -> list:
+    """The values of a JSONL file of an artifact. What is in an artifact never changes, so that a
+    file needs to be parsed once.
+
+    Raises:
+        StoreError: when it cannot be read, or is no JSON.
+    """
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{file}: cannot be read ({error}); {_advice(file.parent)}") from None
 
 
 class Store:
@@ -96,6 +127,7 @@ class Store:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self._checked: dict[str, Artifact] = {}
+        self._swept = False
 
     def get(
         self, stage: str, spec: dict, make: Callable[[Path], dict], code: tuple[str, ...] = ()
@@ -113,29 +145,44 @@ class Store:
             StoreError: when an artifact was damaged, or the disk is full.
         """
         body = {"stage": stage, "spec": spec, "code": code_version(stage, code)}
-        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:20]
+        body = json.loads(json.dumps(body))  # as the manifest will give it back
+        key = _key(body)
         path = self.root / f"{stage}-{key}"
         USED.add(path.name)
         if key in self._checked:
             return self._checked[key]
-        if not path.exists():
-            with _named_if_full(path), self._alone(path):
-                if not path.exists():  # else another process made it meanwhile
-                    self._make(path, body, make)
-        self._checked[key] = _read(path, key)
+        if not os.path.lexists(path):  # a link that leads nowhere is a damaged artifact
+            with _told(self.root):
+                if not self._swept:
+                    sweep(self.root)
+                    self._swept = True
+                with self._alone(path):
+                    if not os.path.lexists(path):  # else another process made it meanwhile
+                        self._make(path, body, make)
+        self._checked[key] = _read(path)
         return self._checked[key]
 
-    def _alone(self, path: Path) -> FileLock:
-        """A lock by which no two processes make one artifact; the system frees it when its holder
-        dies."""
-        (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".locks" / path.name)
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Hold the lock by which no two processes make one artifact; the system frees it when its
+        holder dies."""
+        lock = _lock_of(path)
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = FileLock(lock).acquire()
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise StoreError(
+                f"{lock}: cannot be locked ({error.strerror or error}); delete it and run again"
+            ) from None
+        with held:
+            yield
 
     def _make(self, path: Path, body: dict, make: Callable[[Path], dict]) -> None:
         for listener in LISTENERS:
             listener(body["stage"])
-        temporary = self.root / f".{path.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             temporary.mkdir(parents=True)
             start = time.perf_counter()
@@ -154,44 +201,98 @@ class Store:
                 for p in sorted(temporary.rglob("*"))
                 if p.is_file()
             }
-            write_json(temporary / "manifest.json", body | {"cost": cost, "files": files})
+            manifest = json.loads(json.dumps(body | {"cost": cost, "files": files}))
+            write_json(temporary / "manifest.json", manifest | {"checksum": _digest(manifest)})
             os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _lock_of(path: Path) -> Path:
+    return path.parent / ".locks" / path.name
+
+
+_TEMPORARY = re.compile(r"\.([a-z]+-[0-9a-f]{20})\.[0-9a-f]+")
+
+
+def sweep(root: Path) -> None:
+    """Remove the temporary folders of stages whose maker was killed: those whose lock is free."""
+    for left in root.glob(".*-*"):
+        named = _TEMPORARY.fullmatch(left.name)
+        # What is locked is being made; a lock that cannot be had is told when it is needed.
+        with suppress(Timeout, OSError):
+            if named and _lock_of(root / named[1]).parent.is_dir():
+                with FileLock(_lock_of(root / named[1]), timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
-def _named_if_full(path: Path) -> Iterator[None]:
-    """A full disk in one line."""
+def _told(root: Path) -> Iterator[None]:
+    """A full disk, and what the system says of a file below the store, in one line."""
     try:
         yield
     except Exception as error:  # safetensors wraps the system's error in its own kind
-        if getattr(error, "errno", None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        ) or "No space left on device" in str(error):
+        if is_full(error):
+            raise StoreError(f"{root}: {FULL}") from None
+        file = getattr(error, "filename", None)
+        if isinstance(error, OSError) and file and Path(file).is_relative_to(root):
             raise StoreError(
-                f"{path}: no space left on the device; free some and run again, finished stages "
-                "are kept"
+                f"{file}: {error.strerror}; finished stages are kept, run again"
             ) from None
         raise
 
 
-def _read(path: Path, key: str) -> Artifact:
-    advice = f"delete the folder {path} and run again to make it anew"
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise StoreError(f"{path / 'manifest.json'}: missing or cut short; {advice}") from None
+def _key(body: dict) -> str:
+    """The key of a stage: a hash of its name, its specification and its code."""
+    return _digest(body)[:20]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _advice(folder: Path) -> str:
+    return f"delete the folder {folder} and run again to make it anew"
+
+
+def _read(path: Path) -> Artifact:
+    manifest, advice = read_manifest(path), _advice(path)
     for name, expected in manifest["files"].items():
         file = path / name
-        if not file.is_file():
-            raise StoreError(f"{file}: missing; {advice}")
-        if checksum(file) != expected:
+        try:
+            found = checksum(file)
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else error.strerror
+            raise StoreError(f"{file}: {reason}; {advice}") from None
+        if found != expected:
             raise StoreError(
                 f"{file}: damaged or cut short (its checksum differs from manifest.json); {advice}"
             )
-    return Artifact(path, key, manifest)
+    return Artifact(path, path.name.split("-", 1)[1], manifest)
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of an artifact's folder: as it was written, and that of this folder.
+
+    Returns:
+        `stage`, `spec`, `code`, `cost`, `files` ({name in the folder: checksum}) and `checksum`,
+        its own.
+
+    Raises:
+        StoreError: when it is missing or damaged, or tells of another artifact.
+    """
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise StoreError(f"{file}: missing or cut short; {_advice(path)}") from None
+    kept = dict(manifest) if isinstance(manifest, dict) else {}
+    if kept.pop("checksum", None) != _digest(kept):
+        raise StoreError(f"{file}: damaged (its own checksum differs); {_advice(path)}")
+    key = _key({part: kept[part] for part in ("stage", "spec", "code")})
+    if path.name != f"{kept['stage']}-{key}":
+        raise StoreError(f"{file}: tells of another artifact; {_advice(path)}")
+    return manifest
 
 
 def checksum(path: Path) -> str:

@@ -6,14 +6,20 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 from tqdm.auto import tqdm
 
 from .store import LISTENERS
+
+
+class WorkerError(BrokenProcessPool):
+    """A worker process that was killed, in one line with the likely cause."""
 
 
 def _one_thread() -> None:
@@ -99,6 +105,9 @@ def run_jobs(
         label: of the progress bar.
         apart: a process of its own for a single worker too, which takes what it holds (a model on a
             GPU) with it when it ends.
+
+    Raises:
+        WorkerError: when a worker was killed; the other workers are ended then.
     """
     bar = _Bar(len(jobs), label)
     results: list = [None] * len(jobs)
@@ -126,14 +135,47 @@ def run_jobs(
                 initargs=(os.getpid(), stages, places),
             ) as pool,
         ):
-            waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
+            with _deaf_to_interrupts():
+                waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
+            processes = list((pool._processes or {}).values())
             try:
                 for done in as_completed(waiting):
                     results[waiting[done]] = done.result()
                     bar.bar.update()
+            except BrokenProcessPool:
+                pool.shutdown()  # the exit codes are known when all have ended
+                raise WorkerError(_cause(processes, workers)) from None
             except BaseException:
                 # A pool on its way out would do all that is left first.
-                for process in list((pool._processes or {}).values()):
+                for process in processes:
                     process.terminate()
                 raise
     return results
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, which reaches them with their parent: it ends
+    them, and none shows a traceback of its own. This process hears of it afterwards."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _cause(processes: list, workers: int) -> str:
+    """Why a pool broke, as its processes' exit codes tell: the system kills what takes too much
+    memory by SIGKILL; the pool ends the rest by SIGTERM."""
+    codes = {process.exitcode for process in processes}
+    if -signal.SIGKILL in codes:
+        fewer = f"; lower workers (now {workers})" if workers > 1 else ""
+        cause = f"killed by the system, most likely for want of memory{fewer}"
+    else:
+        other = sorted(codes - {None, 0, -signal.SIGTERM})
+        cause = "ended by SIGTERM" if not other else _ended_by(other[0])
+    return f"a worker process was {cause}; finished stages are kept, run again"
+
+
+def _ended_by(code: int) -> str:
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
