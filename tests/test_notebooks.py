@@ -15,6 +15,7 @@ import yaml
 from dits_lib.settings import ROOT
 from dits_lib.suite.execution import clean
 from dits_lib.suite.params import load_params
+from dits_lib.suite.results import results_name
 
 pytestmark = pytest.mark.slow
 NOTEBOOKS = load_params("smoke").notebooks
@@ -155,8 +156,7 @@ def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
 
 
 def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
-    """They are not part of `make reproduce`; they come last here, since they add to the results of
-    `whole`."""
+    """They are not part of `make reproduce`."""
     output, more = whole[0], ("06_influence_fidelity", "07_sensitivity")
     arguments = [
         "--profile",
@@ -165,8 +165,10 @@ def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
         "tasks=[exchange]",
         *(part for name in more for part in ("--notebook", name)),
     ]
+    committed = tables(output)
     assert "2 of 2 notebooks run" in run(output, *arguments)
-    folder = output / "results" / "smoke"
+    assert tables(output) == committed  # changed parameters write elsewhere
+    folder = output / "results" / results_name(load_params("smoke", ["tasks=[exchange]"]))
     readme = (folder / "README.md").read_text()
     for name in (
         "06_reliability.png",
@@ -201,22 +203,38 @@ def test_notebooks_are_clean_and_have_a_parameters_cell(name):
     )
 
 
-def test_papermill_takes_the_parameter_file(whole, tmp_path):
-    """`papermill -f`, as the README says; the stages are there already, so it is quick."""
+def test_ctrl_c_stops_a_run_in_one_line(tmp_path):
+    process = start(tmp_path, "--profile", "smoke", "--notebook", "01_rollout")
+    stages, deadline = tmp_path / "runs" / "smoke", time.monotonic() + 300
+    while not list(stages.glob("[a-z]*-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in text
+    assert text.splitlines()[-1] == "stopped; finished stages are kept, run again"
+    assert psutil.wait_procs(family, timeout=30)[1] == []
+
+
+def test_papermill_takes_the_parameter_file_and_changes_no_results(whole, tmp_path):
+    """`papermill -f`, as the README says, from another folder; the stages are there already, so it
+    is quick."""
+    before = tables(whole[0])
     command = [
         sys.executable,
         "-m",
         "papermill",
-        "notebooks/01_rollout.ipynb",
+        str(ROOT / "notebooks" / "01_rollout.ipynb"),
         str(tmp_path / "out.ipynb"),
         "-f",
-        "params/smoke.yaml",
+        str(ROOT / "params" / "smoke.yaml"),
         "-k",
         "python3",
     ]
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=tmp_path,
         env=os.environ | {"DITS_OUTPUT": str(whole[0])},
         capture_output=True,
         text=True,
@@ -224,6 +242,8 @@ def test_papermill_takes_the_parameter_file(whole, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "exchange" in (tmp_path / "out.ipynb").read_text()
+    assert tables(whole[0]) == before
+    assert (whole[0] / "runs" / "smoke" / "by_hand" / "tables" / "01_pairs.csv").is_file()
 
 
 def test_a_bad_artifact_stops_the_run_with_one_line(whole, tmp_path):

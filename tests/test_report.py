@@ -114,7 +114,7 @@ def test_tables_are_exact_in_csv_and_rounded_in_md(tmp_path, monkeypatch):
     monkeypatch.setattr("dits_lib.report.book.OUTPUT", tmp_path)
     values = [0.1 + 0.2, 1 / 3, float("nan"), 2e-17]
     shown = Report("p", "01_x").table("t", pd.DataFrame({"x": values}), "A table.", fold=True)
-    folder = tmp_path / "results" / "p" / "tables"
+    folder = tmp_path / "runs" / "p" / "by_hand" / "tables"
     back = pd.read_csv(folder / "t.csv", float_precision="round_trip")["x"]
     assert back.tolist()[:2] == values[:2] and back.tolist()[3] == values[3] and np.isnan(back[2])
     assert shown["x"].tolist() == ["0.300", "0.333", "", "0.000"]

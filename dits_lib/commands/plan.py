@@ -15,10 +15,9 @@ from pathlib import Path
 
 import lazy_loader
 
-from ..engines import ModelError
 from ..report.markdown import markdown_table
-from ..settings import OUTPUT, ROOT, ParamsError
-from ..suite.checks import InputError, check_data_and_models
+from ..settings import OUTPUT, ROOT
+from ..suite.checks import check_data_and_models
 from ..suite.params import Params, add_profile_options, profile_of
 from ..suite.planning import (
     ASSUMED,
@@ -31,13 +30,15 @@ from ..suite.planning import (
     model_size,
     peak_memory,
 )
-from ..tasks import DataError
+from .running import command
 
 pd = lazy_loader.load("pandas")
 
 
+@command("nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 it fits, 2 it cannot run as it is (one line a reason on stderr)."""
+    """Exit status: 0 it fits, 2 it cannot run as it is (one line a reason on stderr), 130 stopped
+    by Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_profile_options(parser)
     parser.add_argument(
@@ -47,14 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="what model.device cuda would be",
     )
     options = parser.parse_args(arguments)
-    try:
-        params = profile_of(options)
-        check_data_and_models(params)
-        size = model_size(params.model_path(params.parts()[0].tasks[0]))
-        judge = model_size(params.judge_path()).parameters if params.judge_path() else 0
-    except (ParamsError, DataError, ModelError, InputError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    params = profile_of(options)
+    check_data_and_models(params)
+    size = model_size(params.model_path(params.parts()[0].tasks[0]))
+    judge = model_size(params.judge_path()).parameters if params.judge_path() else 0
     name = options.gpu if params.model.device == "cuda" else "cpu"
     return report(params, size, name, judge)
 

@@ -3,9 +3,10 @@
     python -m dits_lib.commands.regimes
 
 Reads `tables/03_differences.csv`, `tables/06_use_differences.csv` and `tables/08_differences.csv`
-of every folder of `results/`, with the parameters that they ran with, and writes `results/regimes`:
-one row for each regime (task, planted harm, strength of DPO, NLL term), arm and what it is held
-against, with the 95 % interval over seeds and what it decides. Nothing is trained or sampled here.
+of every profile's folder of `results/` (those of changed parameters are left out), with the
+parameters that they ran with, and writes `results/regimes`: one row for each regime (task, planted
+harm, strength of DPO, NLL term), arm and what it is held against, with the 95 % interval over seeds
+and what it decides. Nothing is trained or sampled here.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import sys
 from pathlib import Path
 
 import lazy_loader
-import yaml
 
 from ..agents import TASKS
 from ..report.markdown import markdown_table
-from ..settings import OUTPUT
+from ..settings import OUTPUT, read_yaml
 from ..settings.files import write_file
+from ..suite.results import is_of_changes
+from .running import command
 
 pd = lazy_loader.load("pandas")
 
@@ -59,7 +61,9 @@ def regimes(results: Path) -> pd.DataFrame:
     high, n, decided."""
     rows = []
     for folder in sorted(path.parent for path in results.glob("*/params.yaml")):
-        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        if is_of_changes(folder):
+            continue
+        params = read_yaml(folder / "params.yaml")
         for name in ("03_differences", "06_use_differences", "08_differences"):
             file = folder / "tables" / f"{name}.csv"
             if not file.is_file():
@@ -142,6 +146,7 @@ def regime_figure(rows: pd.DataFrame):
     return figure
 
 
+@command("run again")
 def main(arguments: list[str] | None = None) -> int:
     """Write `results/regimes`."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)

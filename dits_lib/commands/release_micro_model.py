@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings import ROOT
+from .running import command
 
 if TYPE_CHECKING:
     from ..micro_model.base_model import Recipe
@@ -88,6 +89,7 @@ The interval is over test questions, paired, for one training run.
 """  # noqa: E501
 
 
+@command("nothing was released")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", choices=list(_TEXTS), default="micro")

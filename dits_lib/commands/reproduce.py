@@ -1,5 +1,8 @@
 """Run the notebooks of a profile, in order, and write `results/<profile>`.
 
+With parameters that are not those of the profile's file it writes
+`results/<profile>-changed-<digits>` instead, so that nothing is written over the profile's results.
+
     python -m dits_lib.commands.reproduce --profile micro
 
 A notebook whose source, parameters, library and outputs are as they were is not run again. What a
@@ -11,21 +14,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import yaml
-
-from ..settings import OUTPUT
+from ..settings import OUTPUT, write_yaml
 from ..settings.files import write_changed
-from ..suite.checks import KNOWN_ERRORS, InputError, check_inputs, choose_notebooks
-from ..suite.execution import NotebookError, is_current, notebook_key, run_notebook, stamp_of
+from ..settings.places import REPORT_TO
+from ..suite.checks import InputError, check_inputs, choose_notebooks
+from ..suite.execution import is_current, notebook_key, run_notebook, stamp_of
 from ..suite.notebooks import NOTEBOOKS
 from ..suite.params import Params, add_profile_options, profile_of
+from ..suite.results import results_folder, told_changes
+from .running import command
 
 PACKAGES = (
     "torch",
@@ -43,37 +50,38 @@ PACKAGES = (
 """Whose versions stand in the results."""
 
 
+@command("finished stages are kept, run again")
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input (one line for each mistake on stderr), 1 a notebook
-    failed."""
+    failed, 130 stopped by Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_profile_options(parser)
     parser.add_argument("--notebook", action="append", help="run just this one (may be repeated)")
     options = parser.parse_args(arguments)
-    try:
-        params = profile_of(options)
-        names = choose_notebooks(options.notebook, params)
-        check_inputs(params, names)
-        folder = prepare(params)
-        start = time.monotonic()
-        compute_ahead(names, params, folder)
+    params = profile_of(options)
+    names = choose_notebooks(options.notebook, params)
+    check_inputs(params, names)
+    folder = prepare(params)
+    start = time.monotonic()
+    compute_ahead(names, params, folder)
+    with _reports_in(folder):
         ran = [name for name in names if run_notebook(name, params, folder)]
-        finish(folder, params)
-    except KNOWN_ERRORS as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        place, reason = error.filename or options.profile, error.strerror or error
-        print(f"{place}: {reason}; finished stages are kept, run again", file=sys.stderr)
-        return 2
-    except NotebookError as error:
-        print(error, file=sys.stderr)
-        return 2 if error.bad_input else 1
+    finish(folder, params)
     seconds = time.monotonic() - start
     print(
         f"{len(ran)} of {len(names)} notebooks run in {seconds:.0f} s; read {folder / 'README.md'}"
     )
     return 0
+
+
+@contextmanager
+def _reports_in(folder: Path) -> Iterator[None]:
+    """Notebooks that are started meanwhile report into a folder of results."""
+    os.environ[REPORT_TO] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[REPORT_TO]
 
 
 def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
@@ -111,7 +119,7 @@ def prepare(params: Params) -> Path:
     Raises:
         InputError: when it cannot be written.
     """
-    folder = OUTPUT / "results" / params.profile
+    folder = results_folder(params)
     try:
         (folder / "notebooks").mkdir(parents=True, exist_ok=True)
         (OUTPUT / "runs" / params.profile).mkdir(parents=True, exist_ok=True)
@@ -129,14 +137,16 @@ def finish(folder: Path, params: Params) -> None:
 
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     write_changed(folder / "versions.json", json.dumps(versions, indent=1) + "\n")
-    write_changed(folder / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
+    write_changed(folder / "params.yaml", write_yaml(params.model_dump()))
     costs = ledger(OUTPUT / "runs" / params.profile, artifacts_of(folder))
     tasks = [task for part in params.parts() for task in part.tasks]
     titles = {name: notebook.title for name, notebook in NOTEBOOKS.items()}
     readme, tables = render_readme(folder, costs, titles, tasks)
     for name, text in tables.items():
         write_changed(folder / "tables" / name, text)
-    write_changed(folder / "README.md", readme)
+    title, rest = readme.split("\n", 1)
+    told = told_changes(params)
+    write_changed(folder / "README.md", f"{title}\n\n{told}{rest}" if told else readme)
 
 
 if __name__ == "__main__":

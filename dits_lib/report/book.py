@@ -1,5 +1,5 @@
 """What a notebook reports: tables (csv, md), figures (png, svg) and claims, each with one sentence,
-below results/<profile>."""
+in the results of `reproduce`, or, of a notebook run by hand, below runs/<profile>/by_hand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..settings import OUTPUT
 from ..settings.files import write_file
+from ..settings.places import report_folder
 from .claims import CLAIMS
 from .markdown import markdown_table
 
@@ -25,7 +26,11 @@ class Report:
     """
 
     def __init__(self, profile: str, notebook: str):
-        self.folder, self.notebook = OUTPUT / "results" / profile, notebook
+        self.notebook = notebook
+        by_hand = OUTPUT / "runs" / profile / "by_hand"
+        self.folder = report_folder() or by_hand
+        if self.folder == by_hand:  # reading a notebook changes no results
+            print(f"tables and figures go to {by_hand}")
         self.entries: list[dict] = []
         self.claims: list[dict] = []
         self.artifacts: list[str] = []

@@ -29,5 +29,15 @@ def output_folder() -> Path:
     return ROOT / with_home(os.environ.get("DITS_OUTPUT", ""))
 
 
+REPORT_TO = "DITS_REPORT_TO"
+"""The environment variable by which `reproduce` tells a notebook where its report goes."""
+
+
+def report_folder() -> Path | None:
+    """Where `reproduce` wants the report of a notebook; None for a notebook run by hand."""
+    told = os.environ.get(REPORT_TO)
+    return Path(told) if told else None
+
+
 OUTPUT = output_folder()
 """Where `runs/` (artifacts) and `results/` go; set DITS_OUTPUT to keep them elsewhere."""

@@ -19,6 +19,7 @@ from ..settings.files import FileError, make_way, write_file
 from .checks import KNOWN_ERRORS
 from .deep_search import site_digest
 from .params import Params
+from .results import stamp_suffix
 from .store import LIBRARY, StoreError, checksum, read_manifest, source_digest, sweep
 
 
@@ -41,6 +42,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
         FileError: when its outputs cannot be written.
     """
     key, stamp = notebook_key(name, params), stamp_of(name, params)
+    sweep(stamp.parent)
     if is_current(stamp, key, folder):
         print(f"{name}: up to date")
         return False
@@ -49,7 +51,6 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
     executed, _ = _own_files(name, folder)
     write_file(executed, clean(_execute(name, params, executed)))
     write_stamp(stamp, key, name, folder)
-    sweep(stamp.parent)
     return True
 
 
@@ -79,8 +80,12 @@ def _execute(name: str, params: Params, executed: Path) -> str:
             cwd=ROOT,
             progress_bar=sys.stderr.isatty(),
             log_output=False,
+            # A kernel that is stopped logs the traces of what it was about to send.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # Ctrl-C goes to the kernel too
+            raise KeyboardInterrupt from None
         with suppress(FileError):  # why the notebook failed counts, and is told
             write_file(executed, clean(kept[-1]))
         known = error.ename in {kind.__name__ for kind in KNOWN_ERRORS}
@@ -98,8 +103,9 @@ def _execute(name: str, params: Params, executed: Path) -> str:
 
 
 def stamp_of(name: str, params: Params) -> Path:
-    """The file that tells what a notebook's outputs were made from."""
-    return OUTPUT / "runs" / params.profile / f"{name}.stamp.json"
+    """The file that tells what a notebook's outputs were made from, one for each folder of
+    results."""
+    return OUTPUT / "runs" / params.profile / f"{name}{stamp_suffix(params)}.stamp.json"
 
 
 def notebook_key(name: str, params: Params) -> str:

@@ -73,6 +73,12 @@ def results_name(params: Params) -> str:
     return f"{params.profile}-changed-{hashlib.sha256(body.encode()).hexdigest()[:8]}"
 
 
+def stamp_suffix(params: Params) -> str:
+    """What the name of a results folder adds to that of its profile; empty for the profile's own
+    parameters."""
+    return results_name(params).removeprefix(params.profile)
+
+
 def results_folder(params: Params) -> Path:
     """Where `reproduce` writes, by `results_name`."""
     return OUTPUT / "results" / results_name(params)
