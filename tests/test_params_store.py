@@ -533,7 +533,8 @@ def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path)
     done = reproduce_mine(tmp_path)
     assert (
         done.returncode == 2
-        and "8 questions of split 'train', but the parameters ask for"
+        and "own.jsonl: too few questions for the parameters, add some or lower the keys: "
+        "train: 8 of 220 questions = sizes.sft_questions 60 + budget.q_questions 160"
         in done.stderr.strip().splitlines()[-1]
     )
 

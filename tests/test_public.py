@@ -292,8 +292,10 @@ def test_missing_data_and_too_few_questions_give_one_line(tmp_path):
     )
     assert (
         done.returncode == 2
-        and "arc_challenge.jsonl: 8 questions of split 'train', but the parameters ask for 220"
+        and "train: 8 of 220 questions = sizes.sft_questions 60 + budget.q_questions 160 "
+        "(04_budget_scaling), "
         in done.stderr
+        and "arc_challenge.jsonl: too few questions" in done.stderr
     )
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -1,7 +1,5 @@
 """Questions, splits, metrics, scripted agents."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,15 +9,14 @@ from dits_lib.tasks import (
     FAMILIES,
     KEYS_OF_SPLIT,
     SPLITS,
-    DataError,
     best_f1,
     choice_accuracy,
     make_questions,
     normalize_answer,
-    read_questions,
     token_f1,
     vocabulary,
 )
+from dits_lib.tasks.metrics import exact_match
 
 from .conftest import SYSTEMS
 
@@ -27,15 +24,18 @@ from .conftest import SYSTEMS
 @pytest.mark.parametrize(
     ("prediction", "gold", "expected"),
     [
-        # Worked by hand from the definition of the SQuAD evaluation script.
+        # Worked by hand from the definition of the SQuAD evaluation script, but for the last
+        # three: there, two texts of which nothing is left are the same answer.
         ("red fox", "red fox", 1.0),
         ("The red fox.", "red  FOX", 1.0),
         ("red", "red fox", 2 / 3),
         ("red owl", "red fox", 0.5),
         ("owl", "red fox", 0.0),
         ("red red fox", "red fox", 0.8),
-        ("a", "the", 1.0),
         ("", "fox", 0.0),
+        ("a", "the", 0.0),
+        ("?", "!!!", 0.0),
+        ("", "", 0.0),
     ],
 )
 def test_f1_is_squads(prediction, gold, expected):
@@ -51,6 +51,24 @@ def test_metrics_take_the_best_gold_answer_and_none():
         and choice_accuracy(None, ("a",)) == 0.0
     )
     assert normalize_answer("An  Apple!") == "apple"
+
+
+def test_a_prediction_of_nothing_is_never_right():
+    """SQuAD's script gives "?" a score of 1 against the gold answer "The"."""
+    for said in ("?", "The", "", "\u200b", None):
+        for gold in ("The", "!!!", "a", "\u2026"):
+            assert best_f1(said, (gold, "x")) == exact_match(said, (gold, "x")) == 0.0
+    assert exact_match("the cork.", ("Cork",)) == 1.0
+
+
+def test_answers_are_compared_whatever_their_unicode_form():
+    for said, gold in (
+        ("Cafe\u0301 Nero", "Caf\u00e9 Nero"),  # the accent as a character of its own
+        ("\uff11\uff12", "12"),  # wide digits
+        ("Cork\u200b", "Cork"),  # a space of no width
+        ("so\u00adft", "soft"),  # a place where the word may be divided
+    ):
+        assert token_f1(said, gold) == exact_match(said, (gold,)) == 1.0
 
 
 def test_splits_are_disjoint_and_cover_all_keys():
@@ -167,66 +185,3 @@ def test_planted_harm_touches_only_the_share_of_training_questions():
         "debate", "train", 100, 0, harmful={"share": 1.0, "kind": "inverted_reward"}
     )
     assert all(q.meta["reward_sign"] == -1 for q in inverted)
-
-
-GOOD_ROW = {
-    "id": "1",
-    "text": "who",
-    "answers": ["x"],
-    "views": {"alice": "a", "bob": "b"},
-    "meta": {"split": "test"},
-}
-BAD_ROWS = {
-    "not json": ('{"id": 1', "not valid JSON"),
-    "not an object": ("[1]", "expected one JSON object"),
-    "missing field": (
-        json.dumps({k: v for k, v in GOOD_ROW.items() if k != "answers"}),
-        "field 'answers' is missing",
-    ),
-    "wrong type": (json.dumps(GOOD_ROW | {"text": 3}), "field 'text' is a int; expected str"),
-    "empty answers": (json.dumps(GOOD_ROW | {"answers": []}), "field 'answers'"),
-    "missing view": (
-        json.dumps(GOOD_ROW | {"views": {"alice": "a"}}),
-        "field 'views.bob' is missing",
-    ),
-    "unknown split": (
-        json.dumps(GOOD_ROW | {"meta": {"split": "dev"}}),
-        "field 'meta.split' is 'dev'; allowed: base",
-    ),
-    "meta is null": (json.dumps(GOOD_ROW | {"meta": None}), "field 'meta' is missing or no object"),
-    "duplicate id": (json.dumps(GOOD_ROW), "occurs twice"),
-}
-
-
-@pytest.mark.parametrize("name", list(BAD_ROWS))
-def test_a_broken_row_is_named_by_file_line_and_field(tmp_path, name):
-    row, message = BAD_ROWS[name]
-    path = tmp_path / "own.jsonl"
-    path.write_text(json.dumps(GOOD_ROW) + "\n" + row + "\n")
-    with pytest.raises(DataError) as error:
-        read_questions(path, ("alice", "bob"))
-    assert (
-        str(error.value).startswith(f"{path}:2: ")
-        and message in str(error.value)
-        and "\n" not in str(error.value)
-    )
-
-
-def test_missing_and_empty_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        read_questions(tmp_path / "none.jsonl", ("alice",))
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="no rows"):
-        read_questions(tmp_path / "empty.jsonl", ("alice",))
-
-
-def test_a_file_of_another_encoding_is_named(tmp_path):
-    (tmp_path / "latin.jsonl").write_bytes("é".encode("latin-1"))
-    with pytest.raises(DataError, match="not UTF-8"):
-        read_questions(tmp_path / "latin.jsonl", ("alice",))
-
-
-def test_own_questions_are_read(tmp_path):
-    (tmp_path / "own.jsonl").write_text(json.dumps(GOOD_ROW) + "\n")
-    question = read_questions(tmp_path / "own.jsonl", ("alice", "bob"))[0]
-    assert question.answers == ("x",) and question.meta["family"] == "own data"

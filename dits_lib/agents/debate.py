@@ -75,9 +75,8 @@ class Debate(System):
 def gold_debate(question: Question, rng: np.random.Generator) -> list[Turn]:
     """The solver is right at once, or (every other time) after the critic's doubt. The wrong answer
     before that doubt is shown, not learned."""
-    lines = question.text.split("\n")
-    letters = [line[0] for line in lines if len(line) > 2 and line[1:3] == ". "]
-    wrong = [letter for letter in letters if letter not in question.answers]
+    gold = {answer.strip().lower() for answer in question.answers}
+    wrong = [letter for letter in question.letters if letter.strip().lower() not in gold]
     right = f"<A>{question.answers[0]}</A>"
     if wrong and rng.random() < 0.5:
         mistaken = f"<A>{wrong[rng.integers(len(wrong))]}</A>"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..tasks.base import Question
+from ..tasks.base import Question, standing_in
 from ..tasks.metrics import best_f1, normalize_answer
 from ..tasks.micro import make_questions
 from .base import System, Turn, chat_messages, parse_answer
@@ -84,9 +84,13 @@ class Exchange(System):
 
 
 def gold_exchange(question: Question, rng: np.random.Generator) -> list[Turn]:
-    """Each agent tells its supporting sentences; then both give the gold answer."""
+    """Each agent tells its supporting sentences, of those that its view holds; then both give the
+    gold answer."""
     answer, script = f"<A>{question.answers[0]}</A>", question.meta.get("script", {})
-    alice, bob = (" ".join(script.get(agent, ())) for agent in ("alice", "bob"))
+    alice, bob = (
+        " ".join(standing_in(script.get(agent, ()), question.views[agent]))
+        for agent in ("alice", "bob")
+    )
     return [
         Turn("alice", alice or _NOTHING),
         Turn("bob", f"{bob} {answer}".strip()),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
-from ..agents import TASKS
 from ..engines import ModelError, check_model_folder
-from ..settings import OUTPUT, ROOT, ParamsError
+from ..settings import OUTPUT, ParamsError
 from ..settings.files import FileError
-from ..tasks import DataError, read_questions
+from ..tasks import DataError
 from ..tasks.judge import JudgeError
 from ..tools import CacheError, PageError
 from .deep_search import check_web
-from .notebooks import NOTEBOOKS, holds_questions_back, questions_needed
+from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
+from .question_checks import check_questions
 from .store import StoreError
 from .workers import WorkerError
 
@@ -91,8 +90,7 @@ def check_data_and_models(params: Params) -> None:
     """
     for path in params.model_paths():
         check_model_folder(path)
-    for part in params.parts():
-        check_questions(part)
+    check_questions(params)
     check_models(params)
 
 
@@ -142,30 +140,3 @@ def _check_length(path: str, max_length: int) -> None:
         raise ModelError(
             f"{path}: reads {most} tokens at most, but model.max_length is {max_length}; lower it"
         )
-
-
-def check_questions(params: Params) -> None:
-    """Read the questions of every task and see whether each split holds as many as the notebooks
-    ask for.
-
-    Raises:
-        DataError: naming the data, the split and both numbers, or the row that cannot be used.
-    """
-    needed = questions_needed(params)
-    for task in params.tasks:
-        data = params.data.splits(task)
-        if data is not None:
-            have = {split: len(part.questions) for split, part in data.items()}
-            where = {split: part.source for split, part in data.items()}
-        elif params.world.questions is not None:
-            own = read_questions(ROOT / params.world.questions, TASKS[task].readers)
-            have = Counter(question.meta["split"] for question in own)
-            where = dict.fromkeys(needed, params.world.questions)
-        else:
-            continue
-        for split, need in needed.items():
-            if have.get(split, 0) < need:
-                raise DataError(
-                    f"{where[split]}: {have.get(split, 0)} questions of split '{split}', but the "
-                    f"parameters ask for {need}"
-                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,17 @@ from ..agents import TASKS, Task
 
 if TYPE_CHECKING:
     from .params import Params
+
+
+@dataclass(frozen=True)
+class Need:
+    """So many questions, and the parameters of which they are the sum, as a message gives them."""
+
+    count: int
+    keys: str
+
+    def __add__(self, other: Need) -> Need:
+        return Need(self.count + other.count, f"{self.keys} + {other.keys}")
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Notebook:
     name: str
     title: str
     serves: Callable[[Task], bool]
-    needs: Callable[[Params], dict[str, int]]
+    needs: Callable[[Params], dict[str, Need]]
 
     def tasks_of(self, names: Iterable[str]) -> list[str]:
         """Those of these tasks that it serves."""
@@ -42,49 +53,90 @@ def _on_pages(task: Task) -> bool:
     return task.on_pages
 
 
-def _searched(p: Params) -> int:
+def _of(p: Params, key: str, times: int = 1, factor: str = "") -> Need:
+    """The value of a parameter, the largest of a list or mapping.
+
+    Args:
+        times: how often it is asked for.
+        factor: what that number is, where it is more than a number: `iterations.rounds`.
+    """
+    section, name = key.split(".")
+    settings = getattr(p, section)
+    value = getattr(settings, name)
+    # The sizes of deep search have a section of their own, which stands in for `sizes`.
+    words = f"{settings.section}.{name}"
+    if isinstance(value, Mapping):
+        largest = max(value, key=value.get, default=None)
+        words, value = f"{words}.{largest}", value.get(largest, 0)
+    elif isinstance(value, list):
+        value = max(value, default=0)
+    before = f"{factor or times} * " if times > 1 or factor else ""
+    return Need(times * value, f"{before}{words} {value}")
+
+
+def _most(*needs: Need) -> Need:
+    return max(needs, key=lambda need: need.count)
+
+
+def _searched(p: Params) -> Need:
     """Training questions of the two searches that all studies begin with."""
-    return p.sizes.sft_questions + p.sizes.train_questions
+    return _of(p, "sizes.sft_questions") + _of(p, "sizes.train_questions")
 
 
-def _arms(p: Params) -> dict[str, int]:
+def _rollout(p: Params) -> dict[str, Need]:
+    return {"train": _searched(p)}
+
+
+def _scoring(p: Params) -> dict[str, Need]:
+    return {
+        "train": _searched(p),
+        "validation": _most(
+            _of(p, "scoring.retest_questions", times=2), _of(p, "sizes.loss_questions")
+        ),
+        "development": _of(p, "influence.step_questions"),
+    }
+
+
+def _arms(p: Params) -> dict[str, Need]:
     """What an ablation of selections asks for."""
     return {
         "train": _searched(p),
-        "validation": max(p.influence.validation_questions, p.sizes.loss_questions),
-        "development": p.influence.step_questions,
-        "test": p.sizes.test_questions,
+        "validation": _most(
+            _of(p, "influence.validation_questions"), _of(p, "sizes.loss_questions")
+        ),
+        "development": _of(p, "influence.step_questions"),
+        "test": _of(p, "sizes.test_questions"),
     }
 
 
-def _budget(p: Params) -> dict[str, int]:
-    b = p.budget
-    most = max(*b.q_questions, b.dits_questions)
+def _budget(p: Params) -> dict[str, Need]:
+    searched = _most(_of(p, "budget.q_questions"), _of(p, "budget.dits_questions"))
     return _arms(p) | {
-        "train": max(_searched(p), p.sizes.sft_questions + most),
-        "validation": max([*b.validation, *b.estimators.values()]),
+        "train": _most(_searched(p), _of(p, "sizes.sft_questions") + searched),
+        "validation": _most(_of(p, "budget.validation"), _of(p, "budget.estimators")),
     }
 
 
-def _iterations(p: Params) -> dict[str, int]:
+def _iterations(p: Params) -> dict[str, Need]:
     rounds = p.iterations.rounds
+    each = _of(p, "iterations.questions", rounds, f"iterations.rounds {rounds}")
+    scored = f"(iterations.rounds {rounds} + 1)"
     return _arms(p) | {
-        "train": _searched(p) + rounds * p.iterations.questions,
-        "validation": (rounds + 1) * p.influence.validation_questions,
+        "train": _searched(p) + each,
+        "validation": _of(p, "influence.validation_questions", rounds + 1, scored),
     }
 
 
-def _fidelity(p: Params) -> dict[str, int]:
-    f = p.fidelity
-    raced = f.race_questions if f.race_pairs else 0
+def _fidelity(p: Params) -> dict[str, Need]:
+    raced = [_of(p, "fidelity.race_questions")] if p.fidelity.race_pairs else []
     return _arms(p) | {
-        "train": max(_searched(p), p.sizes.sft_questions + f.questions),
-        "validation": max(2 * max(f.validation.values()), *f.use.values(), raced),
+        "train": _most(_searched(p), _of(p, "sizes.sft_questions") + _of(p, "fidelity.questions")),
+        "validation": _most(_of(p, "fidelity.validation", times=2), _of(p, "fidelity.use"), *raced),
     }
 
 
-def _sensitivity(p: Params) -> dict[str, int]:
-    most = max(*p.sensitivity.validation, p.influence.validation_questions)
+def _sensitivity(p: Params) -> dict[str, Need]:
+    most = _most(_of(p, "sensitivity.validation"), _of(p, "influence.validation_questions"))
     return _arms(p) | {"validation": most}
 
 
@@ -95,17 +147,13 @@ NOTEBOOKS: dict[str, Notebook] = {
             "01_rollout",
             "1 Rollout: search trees and pairs",
             _dialogue,
-            lambda p: {"train": _searched(p)},
+            _rollout,
         ),
         Notebook(
             "02_scoring",
             "2 Scoring: influence against Q-values",
             _dialogue,
-            lambda p: {
-                "train": _searched(p),
-                "validation": max(2 * p.scoring.retest_questions, p.sizes.loss_questions),
-                "development": p.influence.step_questions,
-            },
+            _scoring,
         ),
         Notebook("03_selection_ablation", "3 Selection", _dialogue, _arms),
         Notebook("04_budget_scaling", "4 Budget", _dialogue, _budget),
@@ -135,12 +183,19 @@ def questions_needed(params: Params) -> dict[str, int]:
     A warm start takes further training questions, a search that influence guides further
     validation questions: the last ones, which serve nothing else.
     """
-    counts = dict.fromkeys(("train", "development", "test", "validation"), 0)
+    return {split: need.count for split, need in needs_of(params).items()}
+
+
+def needs_of(params: Params) -> dict[str, Need]:
+    """As `questions_needed`, with the keys of the parameters whose sum each count is, and the
+    notebook that asks for most."""
+    none = Need(0, "no notebook")
+    needs = dict.fromkeys(("train", "development", "test", "validation"), none)
     for name in params.notebooks:
-        for split, count in NOTEBOOKS[name].needs(params).items():
-            counts[split] = max(counts[split], count)
+        for split, need in NOTEBOOKS[name].needs(params).items():
+            needs[split] = _most(needs[split], Need(need.count, f"{need.keys} ({name})"))
     if params.sft.warm_start != "none":
-        counts["train"] += params.sft.warm_questions
+        needs["train"] += _of(params, "sft.warm_questions")
     if params.search.guide != "q":
-        counts["validation"] += params.influence.validation_questions
-    return counts
+        needs["validation"] += _of(params, "influence.validation_questions")
+    return needs

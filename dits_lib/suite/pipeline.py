@@ -24,12 +24,13 @@ from ..pairs import Pair, best_dialogues, extract_pairs
 from ..rollout import sample_dialogues
 from ..search import Tree, tree_search
 from ..settings import OUTPUT, ROOT
-from ..tasks import DataError, Question, read_questions
+from ..tasks import DataError, Question
 from ..tasks.judge import compared
 from ..training import Place, train_dpo, train_sft
 from .deep_search import deep_search_system, pages_key
 from .notebooks import questions_needed
 from .params import Params
+from .question_checks import own_questions
 from .store import (
     Artifact,
     Store,
@@ -86,7 +87,7 @@ class Pipeline:
             where = str(ROOT / own)
             rows = [
                 question
-                for question in read_questions(where, TASKS[self.task].readers)
+                for question in own_questions(where, self.task)
                 if question.meta["split"] == split
             ]
         if len(rows) < skip + count:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from ..settings.messages import shown
+from .answers import answer_fault, option_letters
+from .rows import DataError, Filled, RowError, check_fields, json_lines
+from .text import folded, is_blank
 
 SPLITS = ("base", "train", "validation", "development", "test")
 """Who may use a question. `base`: training the micro base model. `train`: search, SFT and DPO.
 `validation`: influence scores. `development`: step sizes and other settings. `test`: reported
 numbers, and nothing else."""
-
-
-class DataError(ValueError):
-    """A data row that cannot be used. The message names the file, the line and the field."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Question:
         text: the question as both agents see it.
         answers: gold answers; the metric takes the best match.
         views: what each agent may read, by agent name.
-        meta: everything else: `family`, `split`, and for planted harm `harmful` (bool) and
-            `reward_sign` (+1 or -1).
+        meta: everything else: `family`, `split`; for planted harm `harmful` (bool) and
+            `reward_sign` (+1 or -1); `script`, what each agent may tell in a warm start, as
+            {agent: sentences of its view}; `letters` of the options to choose from.
     """
 
     id: str
@@ -48,92 +51,173 @@ class Question:
             dict(row.get("meta", {})),
         )
 
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letters of the options to choose from: those that the data give, else those of the
+        lettered lines of the text; empty when there are none."""
+        return tuple(self.meta.get("letters") or option_letters(self.text))
+
 
 _FIELDS = {"id": str, "text": str, "answers": list, "views": dict}
+_META = {
+    "family": Filled | None,
+    "harmful": bool | None,
+    "reward_sign": Literal[1, -1] | None,
+    "script": dict[str, list[str]] | None,
+    "letters": list[Filled] | None,
+    "neither_suffices": bool | None,
+}
 
 
-def read_questions(path: str | Path, agents: tuple[str, ...]) -> list[Question]:
+def read_questions(
+    path: str | Path, agents: tuple[str, ...], choice: bool | None = None
+) -> list[Question]:
     """Read questions from a JSONL file of one object a line: `id`, `text`, `answers`, `views`, and
     `meta.split`.
+
+    A question serves one split. Two rows hold the same question when their texts and views differ
+    in nothing but Unicode form, case and white space; the same text with other views is another
+    question.
 
     Args:
         path: the file.
         agents: names that every row's `views` must hold.
+        choice: whether the answers are letters of options, and views may be blank. None: of each
+            row for itself, whether it has options and its answers are among their letters.
 
     Raises:
         DataError: naming the file, the line and the field of the first row that cannot be used.
     """
+    return [question for _, question in read_rows(path, agents, choice)]
+
+
+def read_rows(
+    path: str | Path, agents: tuple[str, ...], choice: bool | None = None
+) -> list[tuple[str, Question]]:
+    """As `read_questions`; (file and line, question)."""
     path = Path(path)
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; expected JSONL with the fields {', '.join(_FIELDS)} and "
             "meta.split"
         )
-    questions, seen = [], set()
+    rows, ids, texts = [], set(), {}
     for where, row in json_lines(path):
-        question = _parse_row(row, where, agents)
-        if question.id in seen:
-            raise DataError(
-                f"{where}: field 'id': {question.id!r} occurs twice; ids must be unique"
-            )
-        seen.add(question.id)
-        questions.append(question)
-    return questions
-
-
-def json_lines(path: Path) -> list[tuple[str, object]]:
-    """(file and line, value) of every line of a JSONL file that is not empty.
-
-    Raises:
-        DataError: naming the file and the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                rows.append((f"{path}:{number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); one "
-                    "object a line"
-                ) from None
-    if not rows:
-        raise DataError(f"{path}: no rows; expected one JSON object a line")
+        try:
+            question = _parse_row(row, agents, choice)
+            if question.id in ids:
+                raise RowError("id", f"{shown(question.id)} occurs twice; ids must be unique")
+            _check_one_split(question, where, texts)
+        except RowError as error:
+            raise DataError(f"{where}: {_sentence(error)}") from None
+        ids.add(question.id)
+        rows.append((where, question))
     return rows
 
 
-def _parse_row(row: object, where: str, agents: tuple[str, ...]) -> Question:
+def _sentence(error: RowError) -> str:
+    """A mistake as a sentence where its message is the half of one: `is missing`, `is a list`."""
+    half = error.message.startswith(("missing", "a ", "null")) or error.field == "meta.split"
+    return f"field '{error.field}' is {error.message}" if half else str(error)
+
+
+def _check_one_split(question: Question, where: str, texts: dict) -> None:
+    """Raises RowError when another split has this question. `texts`: {question: (split, place)} of
+    the rows before, to which it is added."""
+    views = tuple(sorted((agent, folded(view)) for agent, view in question.views.items()))
+    split = question.meta["split"]
+    other, place = texts.setdefault((folded(question.text), views), (split, where))
+    if other != split:
+        raise RowError(
+            "text",
+            f"the question of {place} again, which is in split '{other}', this one in '{split}'; "
+            "splits must be disjoint",
+        )
+
+
+def _parse_row(row: object, agents: tuple[str, ...], choice: bool | None) -> Question:
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a {type(row).__name__}; expected one JSON object a line")
-    for name, kind in _FIELDS.items():
+        kind = "null" if row is None else f"a {type(row).__name__}"
+        raise RowError("(row)", f"{kind}; expected one JSON object a line")
+    for name in _FIELDS:
         if name not in row:
-            raise DataError(
-                f"{where}: field '{name}' is missing; expected {', '.join(_FIELDS)} and meta.split"
-            )
-        if not isinstance(row[name], kind):
-            raise DataError(
-                f"{where}: field '{name}' is a {type(row[name]).__name__}; expected {kind.__name__}"
-            )
+            raise RowError(name, f"missing; expected {', '.join(_FIELDS)} and meta.split")
+    check_fields(row, _FIELDS)
+    for name in agents:
+        if row["views"].get(name) is None:
+            expected = f"expected a string for {', '.join(agents)}"
+            raise RowError(f"views.{name}", f"missing; {expected}")
+    check_fields(row, {"views": dict[str, str]})
+    meta = _parse_meta(row.get("meta"))
     if not row["answers"] or not all(isinstance(a, str) and a.strip() for a in row["answers"]):
-        raise DataError(
-            f"{where}: field 'answers': expected a list of one or more non-empty strings"
-        )
-    missing = [name for name in agents if not isinstance(row["views"].get(name), str)]
-    if missing:
-        raise DataError(
-            f"{where}: field 'views.{missing[0]}' is missing; expected a string for "
-            f"{', '.join(agents)}"
-        )
-    if not isinstance(row.get("meta"), dict):
-        raise DataError(
-            f"{where}: field 'meta' is missing or no object; expected {{\"split\": ...}}"
-        )
-    split = row["meta"].get("split")
-    if split not in SPLITS:
-        raise DataError(f"{where}: field 'meta.split' is {split!r}; allowed: {', '.join(SPLITS)}")
-    row["meta"].setdefault("family", "own data")
-    return Question.from_json(row)
+        raise RowError("answers", "expected a list of one or more non-empty strings")
+    question = Question.from_json(row | {"meta": meta})
+    check_question(question, agents, choice)
+    return question
+
+
+def _parse_meta(meta: object) -> dict:
+    if not isinstance(meta, dict):
+        raise RowError("meta", 'missing or no object; expected {"split": ...}')
+    if meta.get("split") not in SPLITS:
+        raise RowError("meta.split", f"{shown(meta.get('split'))}; allowed: {', '.join(SPLITS)}")
+    check_fields(meta, _META, "meta.")
+    given = {key: value for key, value in meta.items() if value is not None}
+    return {"family": "own data"} | given
+
+
+def check_question(
+    question: Question,
+    agents: tuple[str, ...] = (),
+    choice: bool | None = None,
+    answer_field: str = "answers",
+) -> None:
+    """See whether a question can be asked, and answered rightly.
+
+    Args:
+        agents: whose views must say something, unless it is a choice among options.
+        choice: as in `read_questions`.
+        answer_field: what the data call the answers.
+
+    Raises:
+        RowError: naming the field.
+    """
+    for name, text in (("id", question.id), ("text", question.text)):
+        if is_blank(text):
+            raise RowError(name, "empty")
+    letters = letters_to_choose(question, choice)
+    for agent in agents:
+        if letters is None and is_blank(question.views[agent]):
+            raise RowError(f"views.{agent}", f"empty; {agent} needs a text to read")
+    for answer in question.answers:
+        fault = answer_fault(answer, letters)
+        if fault:
+            raise RowError(answer_field, fault)
+    _check_script(question)
+
+
+def letters_to_choose(question: Question, choice: bool | None = None) -> tuple[str, ...] | None:
+    """The letters of a choice among options; None for a question with a free answer."""
+    letters = question.letters
+    if choice is None:
+        one_of_them = letters and all(answer_fault(a, letters) is None for a in question.answers)
+        return letters if one_of_them or question.meta.get("letters") else None
+    return letters if choice else None
+
+
+def _check_script(question: Question) -> None:
+    """Raises RowError when an agent's script tells what its view does not hold."""
+    for agent, sentences in question.meta.get("script", {}).items():
+        view = question.views.get(agent)
+        if view is None:
+            raise RowError(f"meta.script.{agent}", "no agent that reads a view")
+        if len(standing_in(sentences, view)) < len(sentences):
+            raise RowError(
+                f"meta.script.{agent}", f"tells what does not stand word for word in views.{agent}"
+            )
+
+
+def standing_in(sentences: Iterable[str], view: str) -> list[str]:
+    """Those sentences that a view holds, word for word but for white space; no blank ones."""
+    text = " ".join(view.split())
+    return [s for s in sentences if s.strip() and " ".join(s.split()) in text]

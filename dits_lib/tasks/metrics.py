@@ -1,5 +1,8 @@
 """Answer metrics: token F1 and exact match as the SQuAD evaluation script defines them (Rajpurkar
-et al., 2016)."""
+et al., 2016), but for two things. A prediction of which normalisation leaves nothing ("The", "?")
+scores 0 here; there it scores 1 against a gold answer of which nothing is left either. And texts
+are compared in Unicode NFKC, so that an accent written as a character of its own is the same.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,21 @@ import re
 import string
 from collections import Counter
 
+from .text import compared_form
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-case, drop punctuation and the articles a, an, the, and squeeze white space."""
-    text = text.lower().translate(_PUNCTUATION)
+    """Lower-case, drop punctuation and the articles a, an, the, and squeeze white space; in Unicode
+    NFKC."""
+    text = compared_form(text).lower().translate(_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def token_f1(prediction: str, gold: str) -> float:
-    """Token F1 in [0, 1]; two empty answers score 1, one empty answer scores 0."""
+    """Token F1 in [0, 1]; 0 when either is empty after normalisation, also when both are."""
     predicted, expected = normalize_answer(prediction).split(), normalize_answer(gold).split()
-    if not predicted or not expected:
-        return float(predicted == expected)
     common = sum((Counter(predicted) & Counter(expected)).values())
     if common == 0:
         return 0.0
@@ -31,6 +35,13 @@ def token_f1(prediction: str, gold: str) -> float:
 def best_f1(prediction: str | None, answers: tuple[str, ...]) -> float:
     """The best token F1 over the gold answers; no prediction scores 0."""
     return 0.0 if prediction is None else max(token_f1(prediction, gold) for gold in answers)
+
+
+def exact_match(prediction: str | None, answers: tuple[str, ...]) -> float:
+    """1.0 when the prediction is a gold answer after normalisation, else 0.0; so too for one of
+    which normalisation leaves nothing."""
+    given = "" if prediction is None else normalize_answer(prediction)
+    return float(bool(given) and given in map(normalize_answer, answers))
 
 
 def choice_accuracy(prediction: str | None, answers: tuple[str, ...]) -> float:

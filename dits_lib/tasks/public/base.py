@@ -16,17 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base import DataError, Question, json_lines
+from ...settings.messages import cut
+from ..answers import answer_fault
+from ..base import Question, check_question, letters_to_choose
+from ..rows import DataError, RowError, check_fields, cleaned, json_lines
+from ..text import folded, is_blank, shown_form
 
 SHARES = {"train": 0.4, "validation": 0.2, "development": 0.1, "test": 0.3}
 """How the rows of one hub split are shared out among the splits that it serves."""
-
-
-class RowError(ValueError):
-    """A row that cannot be used: the field, and what is wrong with it."""
-
-    def __init__(self, field: str, message: str):
-        super().__init__(f"field '{field}': {message}")
 
 
 class PublicDataset:
@@ -39,11 +36,15 @@ class PublicDataset:
         licence: of the data, as its card names it.
         hub_split: {split here: split of the hub}; splits here that share one are drawn from it
             without overlap.
-        fields: {field: type} of a row.
+        fields: {field: type} of a row, as `check_fields` takes them: `str`, `list[str]`, `Filled`
+            for a text that is not blank, a pydantic model for an object; `... | None` for a field
+            that may be missing.
         question_field: the one that holds the question's text.
+        answer_field: the one that holds the answers.
     """
 
     question_field = "question"
+    answer_field = "answer"
     name: str
     task: str
     hub_id: str
@@ -55,7 +56,7 @@ class PublicDataset:
         "development": "train",
         "test": "validation",
     }
-    fields: dict[str, type]
+    fields: dict[str, object]
 
     def question(self, row: dict, words: int) -> Question:
         """The question of a row; each agent reads at most `words` words of context.
@@ -71,28 +72,41 @@ class PublicDataset:
         return row
 
     def checked(self, row: object, words: int, where: str) -> Question:
-        """As `question`, after a look at the fields.
+        """As `question`, after a look at the fields, and of answers those that can be right.
+
+        Texts are taken in Unicode NFC.
 
         Raises:
             DataError: naming `where` the row stands, and the field.
         """
         try:
-            if not isinstance(row, dict):
-                raise RowError(
-                    "(row)",
-                    f"a {type(row).__name__}; expected an object with {', '.join(self.fields)}",
-                )
-            row = self.flat(row)
-            for name, kind in self.fields.items():
-                if name not in row:
-                    raise RowError(name, f"missing; expected {', '.join(self.fields)}")
-                if not isinstance(row[name], kind):
-                    raise RowError(name, f"a {type(row[name]).__name__}; expected {kind.__name__}")
-            if not str(row[self.question_field]).strip():
-                raise RowError(self.question_field, "empty")
-            return self.question(row, words)
+            return self._checked(row, words)
         except RowError as error:
             raise DataError(f"{where}: {error}") from None
+        except Exception as error:
+            # What the fields' types do not tell: one line all the same, whoever wrote the class.
+            reason = f"{type(error).__name__}: {cut(str(error))}"
+            raise DataError(f"{where}: field '(row)': no row of {self.name} ({reason})") from error
+
+    def _checked(self, row: object, words: int) -> Question:
+        if not isinstance(row, dict):
+            kind = "null" if row is None else f"a {type(row).__name__}"
+            raise RowError("(row)", f"{kind}; expected an object with {', '.join(self.fields)}")
+        row = self.flat(cleaned(row))
+        check_fields(row, self.fields)
+        if is_blank(str(row[self.question_field])):
+            raise RowError(self.question_field, "empty")
+        question = _rightly_answered(self.question(row, words))
+        check_question(question, answer_field=self.answer_field)
+        return question
+
+
+def _rightly_answered(question: Question) -> Question:
+    """The question without aliases that no reply can match; as it is when all are so."""
+    if letters_to_choose(question) is not None:
+        return question
+    answers = tuple(a for a in question.answers if answer_fault(a, None) is None)
+    return replace(question, answers=answers or question.answers)
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,7 @@ def load_splits(
     for split, hub_split in dataset.hub_split.items():
         served.setdefault(_source(dataset, data_dir, hub_split), []).append(split)
     taken: set[str] = set()
+    ids: dict[str, str] = {}
     slices: dict[str, Slice] = {}
     # The source that serves the test split comes first: what stands in it is not used for anything
     # else.
@@ -140,7 +155,7 @@ def load_splits(
             if data_dir is not None
             else _read_hub(dataset, source[1])
         )
-        kept, repeats = _distinct(dataset, rows, words, max_rows, taken)
+        kept, repeats = _distinct(dataset, rows, words, max_rows, taken, ids)
         slices |= _share_out(kept, splits, " ".join(filter(None, source)), repeats)
     check_disjoint(dataset.name, slices)
     return {split: slices[split] for split in dataset.hub_split}
@@ -182,14 +197,15 @@ may not fit the memory."""
 
 
 def _read_local(dataset: PublicDataset, path: Path) -> Rows:
-    return [
-        (
-            where,
-            str(dataset.flat(row).get(dataset.question_field)) if isinstance(row, dict) else "",
-            lambda row=row: row,
-        )
-        for where, row in json_lines(path)
-    ]
+    return [(where, _text_of(dataset, row), lambda row=row: row) for where, row in json_lines(path)]
+
+
+def _text_of(dataset: PublicDataset, row: object) -> str:
+    """The question's text, which decides the order of rows; empty where `checked` will complain."""
+    try:
+        return str(dataset.flat(row).get(dataset.question_field))
+    except Exception:
+        return ""
 
 
 def _read_hub(dataset: PublicDataset, split: str) -> Rows:
@@ -214,16 +230,25 @@ def _read_hub(dataset: PublicDataset, split: str) -> Rows:
         )
     texts = table.select_columns(name)
     return [
-        (f"{dataset.hub_id} {split} row {i}", str(row[name]), lambda i=i: table[i])
+        (f"{dataset.hub_id} {split} row {i}", shown_form(str(row[name])), lambda i=i: table[i])
         for i, row in enumerate(texts)
     ]
 
 
 def _distinct(
-    dataset: PublicDataset, rows: Rows, words: int, max_rows: int, taken: set[str]
+    dataset: PublicDataset,
+    rows: Rows,
+    words: int,
+    max_rows: int,
+    taken: set[str],
+    ids: dict[str, str],
 ) -> tuple[list[Question], int]:
     """Questions in the order of a hash of their text, each text once and none that is taken; and
-    how many were left out."""
+    how many were left out. `ids`: where each id stands, to which it is added.
+
+    Raises:
+        DataError: for a row that cannot be used, or one whose id another question has.
+    """
     found: dict[str, Question] = {}
     repeats = 0
     for where, _, row in sorted(rows, key=lambda item: stable_hash(item[1])):
@@ -232,7 +257,13 @@ def _distinct(
         question = dataset.checked(row(), words, where)
         if _key(question) in found or _key(question) in taken:
             repeats += 1
+        elif question.id in ids:
+            raise DataError(
+                f"{where}: field 'id': {cut(question.id)} is the id of another question too, of "
+                f"{ids[question.id]}; ids must be unique"
+            )
         else:
+            ids[question.id] = where
             found[_key(question)] = replace(
                 question, meta=question.meta | {"dataset": dataset.name}
             )
@@ -253,7 +284,7 @@ def _share_out(
 
 
 def _key(question: Question) -> str:
-    return " ".join(question.text.lower().split())
+    return folded(question.text)
 
 
 def stable_hash(*parts: object) -> int:
@@ -305,6 +336,15 @@ def deal(
     return views, {i: agent for agent, indices in held.items() for i in indices}
 
 
+MOST_OPTIONS = 26
+"""As many as there are letters."""
+
+
 def option_lines(options: list[str]) -> str:
-    """Options as lettered lines."""
+    """Options as lettered lines, 26 at most."""
     return "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))
+
+
+def letters_of(options: list[str]) -> list[str]:
+    """The letters of `option_lines`, for a question's `meta["letters"]`."""
+    return [chr(65 + i) for i in range(len(options))]

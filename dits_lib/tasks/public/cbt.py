@@ -3,8 +3,10 @@ F1."""
 
 from __future__ import annotations
 
+from ...settings.messages import shown
 from ..base import Question
-from .base import PublicDataset, RowError, first_words, stable_hash
+from ..rows import Filled, RowError
+from .base import PublicDataset, first_words, stable_hash
 
 
 class CBT(PublicDataset):
@@ -16,13 +18,13 @@ class CBT(PublicDataset):
 
     name, task = "cbt", "exchange"
     hub_id, config, licence = "cam-cst/cbt", "NE", "GFDL 1.3"
-    fields = {"sentences": list, "question": str, "answer": str, "options": list}
+    fields = {"sentences": list[str], "question": Filled, "answer": Filled, "options": list[str]}
 
     def question(self, row: dict, words: int) -> Question:
         if "XXXXX" not in row["question"]:
             raise RowError("question", "no XXXXX stands for the missing word")
         if row["answer"] not in row["options"]:
-            raise RowError("answer", f"{row['answer']!r} is not among the options")
+            raise RowError("answer", f"{shown(row['answer'])} is not among the options")
         if len(row["sentences"]) < 2:
             raise RowError(
                 "sentences",
@@ -30,10 +32,11 @@ class CBT(PublicDataset):
                 "agent",
             )
         half = (len(row["sentences"]) + 1) // 2
-        views = {
-            "alice": first_words("\n".join(row["sentences"][:half]), words),
-            "bob": first_words("\n".join(row["sentences"][half:]), words),
-        }
+        parts = {"alice": row["sentences"][:half], "bob": row["sentences"][half:]}
+        for agent, part in parts.items():
+            if not "".join(part).strip():
+                raise RowError("sentences", f"those of {agent} are empty")
+        views = {agent: first_words("\n".join(part), words) for agent, part in parts.items()}
         options = ", ".join(row["options"])
         asked = row["question"].strip()
         text = f"Which word is missing (XXXXX)? {asked} Options: {options}."

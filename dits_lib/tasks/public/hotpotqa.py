@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from ..base import Question
-from .base import PublicDataset, RowError, deal
+from pydantic import BaseModel
+
+from ..base import Question, standing_in
+from ..rows import Filled, RowError
+from .base import PublicDataset, deal
+
+
+class _Facts(BaseModel):
+    title: list[str]
+    sent_id: list[int]
+
+
+class _Context(BaseModel):
+    title: list[str]
+    sentences: list[list[str]]
 
 
 class HotpotQA(PublicDataset):
@@ -16,44 +29,36 @@ class HotpotQA(PublicDataset):
     name, task = "hotpotqa", "exchange"
     hub_id, config, licence = "hotpotqa/hotpot_qa", "distractor", "CC BY-SA 4.0"
     fields = {
-        "id": str,
-        "question": str,
-        "answer": str,
-        "type": str,
-        "supporting_facts": dict,
-        "context": dict,
+        "id": Filled,
+        "question": Filled,
+        "answer": Filled,
+        "type": Filled,
+        "supporting_facts": _Facts,
+        "context": _Context,
     }
 
     def question(self, row: dict, words: int) -> Question:
-        context, facts = row["context"], row["supporting_facts"]
-        titles, sentences = list(context.get("title", ())), list(context.get("sentences", ()))
+        titles, sentences = row["context"]["title"], row["context"]["sentences"]
         if not titles or len(titles) != len(sentences):
             raise RowError(
                 "context",
                 f"{len(titles)} titles but {len(sentences)} lists of sentences; expected as many "
                 "of both, and one at least",
             )
-        needed = [
-            (title, number)
-            for title, number in zip(facts.get("title", ()), facts.get("sent_id", ()), strict=False)
-        ]
-        if not needed or any(title not in titles for title, _ in needed):
-            raise RowError(
-                "supporting_facts", "names no paragraph of the context; expected titles of it"
-            )
-        if not row["answer"].strip():
-            raise RowError("answer", "empty")
+        needed = self._needed(row["supporting_facts"], titles, sentences)
         passages = [
             f"{title}: {' '.join(''.join(parts).split())}"
-            for title, parts in zip(titles, sentences, strict=False)
+            for title, parts in zip(titles, sentences, strict=True)
         ]
         essential = list(dict.fromkeys(titles.index(title) for title, _ in needed))
         views, holder = deal(passages, essential, words, row["id"])
         script: dict[str, list[str]] = {"alice": [], "bob": []}
         for title, number in needed:
-            parts = sentences[titles.index(title)]
+            parts, agent = sentences[titles.index(title)], holder[titles.index(title)]
             if 0 <= number < len(parts):  # some rows point past the end
-                script[holder[titles.index(title)]].append(" ".join(parts[number].split()))
+                sentence = " ".join(parts[number].split())
+                # What was cut from the view is nothing that the agent could tell.
+                script[agent] += standing_in([sentence], views[agent])
         meta = {"family": row["type"], "script": script, "neither_suffices": len(essential) > 1}
         return Question(
             f"{self.name}-{row['id']}",
@@ -62,6 +67,26 @@ class HotpotQA(PublicDataset):
             views,
             meta,
         )
+
+    @staticmethod
+    def _needed(
+        facts: dict, titles: list[str], sentences: list[list[str]]
+    ) -> list[tuple[str, int]]:
+        """(title, number of the sentence) of every supporting fact."""
+        if len(facts["title"]) != len(facts["sent_id"]):
+            raise RowError(
+                "supporting_facts",
+                f"{len(facts['title'])} titles but {len(facts['sent_id'])} sentence numbers; "
+                "expected as many of both",
+            )
+        if not facts["title"] or any(title not in titles for title in facts["title"]):
+            raise RowError(
+                "supporting_facts", "names no paragraph of the context; expected titles of it"
+            )
+        for title in facts["title"]:
+            if not "".join(sentences[titles.index(title)]).strip():
+                raise RowError("context.sentences", "a supporting paragraph is empty")
+        return list(zip(facts["title"], facts["sent_id"], strict=True))
 
 
 class TwoWikiMultiHopQA(HotpotQA):

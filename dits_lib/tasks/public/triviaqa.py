@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from ..base import Question
-from .base import PublicDataset, RowError, deal, first_words, stable_hash
+from ..rows import Filled, RowError
+from .base import PublicDataset, deal, first_words, stable_hash
+
+
+class _Answer(BaseModel):
+    value: str | None = None
+    aliases: list[str] | None = None
+
+
+class _Searched(BaseModel):
+    title: list[str] | None = None
+    search_context: list[str | None] | None = None
+
+
+class _Pages(BaseModel):
+    title: list[str] | None = None
+    wiki_context: list[str | None] | None = None
 
 
 class TriviaQA(PublicDataset):
@@ -20,18 +38,18 @@ class TriviaQA(PublicDataset):
         "rc",
         "not stated by the card (code: Apache-2.0)",
     )
-    fields = {"question": str, "answer": dict}
+    fields = {
+        "question": Filled,
+        "question_id": Filled | None,
+        "answer": _Answer,
+        "search_results": _Searched | None,
+        "entity_pages": _Pages | None,
+    }
 
     def question(self, row: dict, words: int) -> Question:
         answer = row["answer"]
-        aliases = answer.get("aliases") or []
-        answers = tuple(
-            dict.fromkeys(
-                a.strip()
-                for a in [answer.get("value"), *aliases]
-                if isinstance(a, str) and a.strip()
-            )
-        )
+        known = [answer.get("value"), *(answer.get("aliases") or [])]
+        answers = tuple(dict.fromkeys(a.strip() for a in known if a and a.strip()))
         if not answers:
             raise RowError("answer", "neither 'value' nor 'aliases' holds a text")
         documents = [
@@ -55,11 +73,15 @@ class TriviaQA(PublicDataset):
     @staticmethod
     def _documents(row: dict, group: str, column: str) -> list[str]:
         part = row.get(group) or {}
-        if not isinstance(part, dict):
-            raise RowError(group, f"a {type(part).__name__}; expected an object with '{column}'")
         titles, texts = part.get("title") or [], part.get(column) or []
+        if len(titles) != len(texts):
+            raise RowError(
+                group,
+                f"{len(titles)} titles but {len(texts)} texts in '{column}'; expected as many of "
+                "both",
+            )
         return [
             f"{title}: {' '.join(text.split())}"
-            for title, text in zip(titles, texts, strict=False)
-            if isinstance(text, str) and text.strip()
+            for title, text in zip(titles, texts, strict=True)
+            if text and text.strip()
         ]
