@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .agents import LIMIT, Dialogue, System, Turn, finish, prompt_and_prefix
+from .agents import LIMIT, Dialogue, System, Turn, finish, prompt_and_prefix, spoken
 from .engines import Completion, Engine, LoRAStack, Request, derive_seed
 from .tasks import Question
 
@@ -79,7 +79,9 @@ class _Dialogues:
         for i, said in completions.items():
             agent, request = self._asked.pop(i)
             mean = sum(said.logprobs) / max(1, len(said.logprobs))
-            turn = Turn(agent, said.text, said.token_ids, request.prompt_ids, mean)
+            # What an agent only thinks is neither told to others nor read for answers and calls.
+            aloud = spoken(self.engine.tokenizer, said.token_ids, said.text)
+            turn = Turn(agent, aloud, said.token_ids, request.prompt_ids, mean)
             self.turns[i] = (*self.turns[i], turn)
         return self._advance([*completions])
 

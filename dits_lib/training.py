@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from .engines import LORA_TARGETS
+from .engines import LORA_TARGETS, ModelError
 from .pairs import Pair
 from .settings import Count, Positive, Settings
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+class TrainingError(RuntimeError):
+    """A training whose numbers are not finite; nothing of it was saved. In one line."""
 
 
 class TrainingSettings(Settings):
@@ -84,16 +89,26 @@ def train_sft(
     folder.
 
     Returns the log: one row a logging step with `loss` and `num_tokens` trained on so far.
+
+    Raises:
+        TrainingError: when a loss, a gradient or a weight is not finite; nothing is written then.
+        ModelError: for a model that cannot be used, or rows longer than it reads.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from .engines import load_model
+    from .engines import load_model, longest_of
 
     whole = not settings.lora_rank
     model, tokenizer = load_model(model_folder, place.dtype, place.device, whole=whole)
     data = Dataset.from_list([_sft_row(row) for row in rows])
     longest = max(len(row["input_ids"]) for row in data)
+    reads = longest_of(model.config)
+    if reads is not None and longest > reads:
+        raise ModelError(
+            f"{model_folder}: a row of the training has {longest} tokens, but the model reads "
+            f"{reads}; lower data.context_words, or the turns"
+        )
     arguments = SFTConfig(
         **_arguments(settings, seed, out, place),
         max_length=longest,
@@ -122,6 +137,10 @@ def train_dpo(
 
     Returns the log: one row a logging step with `loss`, and the drift from the reference in nats a
     reply, `drift_chosen` and `drift_rejected` (mean log pi/ref).
+
+    Raises:
+        TrainingError: when a loss, a gradient or a weight is not finite; nothing is written then.
+        ModelError: for a model that cannot be used.
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -215,6 +234,7 @@ def _arguments(settings: TrainingSettings, seed: int, out: Path, place: Place) -
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "max_grad_norm": 1.0,
+        "logging_nan_inf_filter": False,  # it would put the mean in place of a loss that is not
     }
 
 
@@ -225,8 +245,11 @@ def _run(trainer, tokenizer, model_folder: str | Path, out: Path) -> list[dict]:
     from .engines import base_of
 
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_finite_callback(model_folder))
     logging.getLogger("transformers").setLevel(logging.ERROR)
     trainer.train()
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    _check_trained(trainer, log, model_folder)
     out.mkdir(parents=True, exist_ok=True)
     trainer.model.save_pretrained(out)
     if base_of(out) is None:
@@ -236,6 +259,44 @@ def _run(trainer, tokenizer, model_folder: str | Path, out: Path) -> list[dict]:
         named = json.loads(file.read_text()) | {"base_model_name_or_path": str(model_folder)}
         file.write_text(json.dumps(named, sort_keys=True))
         (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    log = [row for row in trainer.state.log_history if "loss" in row]
     (out / "train_log.json").write_text(json.dumps(log))
     return log
+
+
+def _finite_callback(model_folder: str | Path):
+    """A callback that ends a training at the first step whose gradients are not finite: an
+    optimiser that has seen one never recovers, and clipping turns an infinite norm into steps of
+    zero."""
+    import torch
+    from transformers import TrainerCallback
+
+    class FiniteGradients(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+                raise TrainingError(
+                    f"{model_folder}: the gradient of step {state.global_step + 1} is not finite, "
+                    "so nothing was saved; lower the learning rate (or beta), or use float32"
+                )
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(float((logs or {}).get(name, 0.0))):
+                    raise TrainingError(
+                        f"{model_folder}: {name} is {logs[name]} at step {state.global_step}, so "
+                        "nothing was saved; lower the learning rate (or beta), or use float32"
+                    )
+
+    return FiniteGradients()
+
+
+def _check_trained(trainer, log: list[dict], model_folder: str | Path) -> None:
+    """Raises TrainingError for a training without a loss, or with weights that are not finite."""
+    from .engines import check_finite
+
+    if not log:
+        raise TrainingError(f"{model_folder}: the training logged no loss, so nothing was saved")
+    try:
+        check_finite(trainer.model, model_folder)
+    except ModelError as error:
+        raise TrainingError(f"after training, {error}") from None

@@ -13,6 +13,7 @@ from dits_lib.engines import Request
 from dits_lib.influence import (
     ESTIMATORS,
     InfluenceSettings,
+    ScoreError,
     Scores,
     ScoringContext,
     by_group,
@@ -22,6 +23,7 @@ from dits_lib.influence import (
     mean_and_stderr,
     step,
 )
+from dits_lib.influence.base import check_scores
 from dits_lib.influence.estimators.likelihood_adam import preconditioned
 from dits_lib.influence.estimators.policy_gradient import leave_one_out_rows
 from dits_lib.influence.estimators.tree_policy_gradient import tree_rows
@@ -254,13 +256,12 @@ def test_groups_add_their_pairs_up(engine, questions, token_pairs):
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 @pytest.mark.parametrize("task", ["exchange", "debate"])
 def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
-
-    questions = make_questions(task, "validation", 4, 0)
+    questions = make_questions(task, "validation", 10, 0)
     setting = ScoringContext(
         engine,
         SYSTEMS[task],
-        0.3,
-        CONFIG.changed(options={"group_design": {"count": 4, "steps": 1, "batch": 2}}),
+        10.0,
+        CONFIG.changed(options={"group_design": {"count": 6, "steps": 4, "batch": 2}}),
         search=SearchSettings(repetitions=4),
     )
     some = pairs[task][: 24 if name == "learned" else 4]
@@ -280,15 +281,41 @@ def test_every_estimator_keeps_the_contract(name, task, engine, pairs):
     assert Scores.from_json(scores.to_json()).value.tolist() == scores.value.tolist()
 
 
-def test_an_empty_step_scores_zero(engine, pairs):
-
+def test_an_empty_step_scores_zero_which_is_no_ranking(engine, pairs):
     setting = ScoringContext(
         engine, SYSTEMS["exchange"], 0.0, CONFIG, search=SearchSettings(repetitions=4)
     )
     questions = make_questions("exchange", "validation", 4, 0)
     for name, estimate in ESTIMATORS.items():
         some = pairs["exchange"][: 24 if name == "learned" else 4]
-        assert np.allclose(estimate(setting, some, questions, 0).value, 0, atol=1e-6), name
+        with pytest.raises(ScoreError, match=f"{name}: all {len(some)} scores are -?0, which"):
+            estimate(setting, some, questions, 0)
+
+
+@pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if e.needs_spread])
+def test_estimators_that_compare_samples_refuse_greedy_ones(name, engine, pairs):
+    setting = ScoringContext(engine, SYSTEMS["exchange"], 0.3, CONFIG.changed(temperature=0.0))
+    with pytest.raises(ScoreError, match="all alike at influence.temperature 0"):
+        ESTIMATORS[name](setting, pairs["exchange"][:4], [], 0)
+
+
+def test_scores_that_are_no_numbers_are_refused(pairs):
+    some, table = pairs["exchange"][:3], np.arange(6.0).reshape(3, 2)
+
+    def scores(**changed):
+        fields = {"value": table.mean(1), "per_question": table} | changed
+        return Scores("x", fields["value"], np.zeros(3), {}, fields["per_question"])
+
+    check_scores(scores(), some)
+    check_scores(scores(value=np.ones(3)), [some[0]] * 3)  # one pair three times is no fault
+    for changed, message in (
+        ({"value": np.array([1.0, np.nan, 2.0])}, f"1 of 3 .* not finite .*{some[1].id}"),
+        ({"value": np.array([np.inf, 0.0, 2.0])}, "1 of 3 scores are not finite"),
+        ({"per_question": np.array([[1, np.nan]] * 3)}, "1 of 2 validation questions gave no"),
+        ({"value": np.full(3, 0.25)}, "all 3 scores are 0.25, which cannot tell"),
+    ):
+        with pytest.raises(ScoreError, match=message):
+            check_scores(scores(**changed), some)
 
 
 def test_one_sample_has_no_baseline():

@@ -1,6 +1,7 @@
 """Gradients and influence against autograd, TRL, finite differences and closed forms."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from dits_lib.engines import LoRAStack, TransformersEngine, derive_seed, load_mo
 from dits_lib.influence import (
     InfluenceSettings,
     Scores,
+    ValidationPlay,
+    beyond_grid,
     choose_step_size,
     dpo_gradients,
     dpo_losses,
@@ -281,6 +284,70 @@ def test_step_response_grows_and_the_choice_is_nearest_to_the_target(engine, pai
         choose_step_size(rows, rows[1]["changed"] + 0.01) == 0.3
         and choose_step_size(rows, 0.99) == 10.0
     )
+
+
+class Noisy(TransformersEngine):
+    """As vLLM in 16 bits: what is said depends on the batch, in a share of the requests."""
+
+    exact, share, calls = False, 0.06, 0
+
+    def generate(self, requests, adapters=None):
+        self.calls += 1
+        rng = np.random.default_rng(self.calls)
+        moved = rng.random(len(requests)) < self.share
+        return super().generate(
+            [
+                replace(request, seed=request.seed + 1) if other else request
+                for request, other in zip(requests, moved, strict=True)
+            ],
+            adapters,
+        )
+
+
+@pytest.fixture
+def noisy(engine):
+    return Noisy(engine.model, engine.tokenizer)
+
+
+def test_the_step_is_chosen_on_what_it_changes_beyond_noise(engine, noisy, pairs):
+    asked = make_questions("exchange", "development", 16, 0)
+    given = SYSTEMS["exchange"], pairs["exchange"][:6], asked, [1e-6, 0.3], CONFIG, 0
+    rows, exact = step_response(noisy, *given), step_response(engine, *given)
+    assert all(row["floor"] == 0.0 for row in exact) and exact[0]["changed"] == 0.0
+    # A step of almost nothing changes what noise changes, and no more.
+    assert rows[0]["floor"] > 0.15
+    assert rows[0]["changed"] == pytest.approx(rows[0]["floor"], abs=0.15)
+    target = rows[1]["changed"] - rows[1]["floor"]
+    assert choose_step_size(rows, target) == 0.3
+    # Without the floor the empty step would have been nearest to a target of the noise's size.
+    assert choose_step_size(rows, 0.0) == 1e-6
+
+
+def test_a_target_beyond_the_grid_is_told():
+    rows = [
+        {"step_size": size, "changed": changed, "floor": 0.1}
+        for size, changed in ((3.0, 0.4), (0.1, 0.11), (1.0, 0.2))
+    ]
+    assert beyond_grid(rows, 0.2) is None
+    assert "step size 3 is at the edge" in beyond_grid(rows, 0.35)
+    assert "try larger ones" in beyond_grid(rows, 0.35)
+    assert "step size 0.1 is at the edge" in beyond_grid(rows, 0.005)
+    assert "try smaller ones" in beyond_grid(rows, 0.005)
+
+
+def test_zero_steps_beside_every_batch_measure_the_noise(engine, noisy, pairs):
+    asked, config = make_questions("exchange", "validation", 12, 0), CONFIG.changed(candidates=4)
+    stack = step(dpo_gradients(engine, pairs["exchange"][:10], **OPTIONS), 0.3)
+    plays = [ValidationPlay(e, SYSTEMS["exchange"], asked, config, 0) for e in (engine, noisy)]
+    found = [play.changes(stack) for play in plays]
+    assert found[0].shape == found[1].shape == (10, 12)
+    assert plays[0].noise() == {}
+    assert plays[1].noise()["controls"] == 3  # ten candidates, four a batch
+    assert 0 < plays[1].noise()["noise_floor"] < 0.5
+    noisy.share = 0.0  # the same numbers as an exact engine's, by way of zero steps
+    quiet = ValidationPlay(noisy, SYSTEMS["exchange"], asked, config, 0)
+    assert quiet.changes(stack).tolist() == found[0].tolist()
+    assert quiet.noise() == {"controls": 3, "noise_floor": 0.0}
 
 
 def test_mean_and_stderr():

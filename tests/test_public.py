@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dits_lib.agents import TASKS, finish, make_system, parse_answer, rendered_turns, web_system
-from dits_lib.agents.rendering import _encode, _knows_system
+from dits_lib.agents.chat_template import knows_system
+from dits_lib.agents.rendering import _encode
 from dits_lib.commands.plan import main, report
 from dits_lib.engines import (
     TransformersEngine,
@@ -447,7 +448,7 @@ def test_a_template_without_a_system_role_gets_it_in_the_first_user_message(engi
 
     tokenizer = copy.deepcopy(engine.tokenizer)
     tokenizer.chat_template = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }} {% endfor %}"  # noqa: E501
-    assert not _knows_system(tokenizer) and _knows_system(engine.tokenizer)
+    assert not knows_system(tokenizer) and knows_system(engine.tokenizer)
     text = tokenizer("alice : ask\n\nbob", add_special_tokens=False)["input_ids"]
     assert _encode(tokenizer, (("system", "alice : ask"), ("user", "bob")))[: len(text)] == tuple(
         text

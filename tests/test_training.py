@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dits_lib.agents import prompt_ids, rendered_turns
-from dits_lib.engines import TransformersEngine, load_model
+from dits_lib.engines import ModelError, TransformersEngine, load_model
 from dits_lib.pairs import best_dialogues
-from dits_lib.training import DPOSettings, SFTSettings, train_dpo, train_sft
+from dits_lib.training import DPOSettings, SFTSettings, TrainingError, train_dpo, train_sft
 
 from .conftest import MODEL, SYSTEMS
 
@@ -94,3 +94,57 @@ def test_dpo_repeats_for_a_seed(pairs, tmp_path):
             load_model(tmp_path / name)[0].state_dict()["model.layers.0.mlp.up_proj.weight"]
         )
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def files_of(folder):
+    return sorted(folder.rglob("*")) if folder.exists() else []
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("sft", {"learning_rate": 1.0, "steps": 40}, None),
+        ("dpo", {"beta": float("inf")}, "is not finite, so nothing was saved"),
+    ],
+)
+def test_a_training_that_leaves_the_finite_numbers_saves_nothing(
+    trees, pairs, tmp_path, rank, task, settings, message
+):
+    """A high rate alone is no fault, as long as its numbers are finite. Parameters take no infinite
+    beta, so it is put past their check here."""
+    kind, learn = (SFTSettings, train_sft) if task == "sft" else (DPOSettings, train_dpo)
+    rows = best_dialogues(trees["exchange"], 0.5) if task == "sft" else pairs["exchange"]
+    chosen = kind(steps=3, batch=4, learning_rate=1e-3, lora_rank=rank)
+    chosen = chosen.model_copy(update=settings)
+    out = tmp_path / "m"
+    if message is None:
+        assert np.isfinite([row["loss"] for row in learn(MODEL, rows, chosen, 0, out)]).all()
+    else:
+        with pytest.raises(TrainingError, match=message):
+            learn(MODEL, rows, chosen, 0, out)
+        assert not files_of(out)
+
+
+def test_a_model_with_a_weight_that_is_no_number_is_refused_by_name(tmp_path, trees):
+    model, tokenizer = load_model(MODEL)
+    name, weight = next(iter(model.named_parameters()))
+    weight.data.view(-1)[5] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    tokenizer.save_pretrained(tmp_path / "nan")
+    settings = SFTSettings(steps=2, batch=2, learning_rate=1e-3, lora_rank=0)
+    rows = best_dialogues(trees["exchange"], 0.5)
+    for use in (
+        lambda: train_sft(tmp_path / "nan", rows, settings, 0, tmp_path / "m"),
+        lambda: TransformersEngine.load(tmp_path / "nan"),
+    ):
+        with pytest.raises(ModelError, match=f"weight {name} holds numbers that are not finite"):
+            use()
+    assert not files_of(tmp_path / "m")
+
+
+def test_rows_longer_than_the_model_reads_are_refused(tmp_path):
+    settings = SFTSettings(steps=2, batch=2, learning_rate=1e-3, lora_rank=4)
+    rows = [{"prompt_ids": (5,) * 300, "reply_ids": (6, 2)}] * 2
+    with pytest.raises(ModelError, match="has 302 tokens, but the model reads 256"):
+        train_sft(MODEL, rows, settings, 0, tmp_path / "m")

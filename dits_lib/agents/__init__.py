@@ -4,6 +4,7 @@ from importlib import import_module
 
 from .base import ENDINGS, LIMIT, Dialogue, System, Turn, chat_messages, finish, parse_answer
 from .calls import CallingAgents, CallLimits, Frame, frames_of, parse_call, plain
+from .chat_template import ChatTemplateError, check_chat_template, end_of_turn, spoken, stop_ids
 from .debate import Debate
 from .deep_search import DeepSearch, web_system
 from .exchange import Exchange
@@ -41,6 +42,7 @@ __all__ = [
     "TASKS",
     "CallLimits",
     "CallingAgents",
+    "ChatTemplateError",
     "Debate",
     "DeepSearch",
     "Dialogue",
@@ -51,6 +53,8 @@ __all__ = [
     "Turn",
     "World",
     "chat_messages",
+    "check_chat_template",
+    "end_of_turn",
     "finish",
     "frames_of",
     "make_system",
@@ -62,5 +66,7 @@ __all__ = [
     "prompt_ids",
     "rendered_turns",
     "reply_ids",
+    "spoken",
+    "stop_ids",
     "web_system",
 ]

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
-
-from jinja2 import TemplateError
 
 from ..tasks.base import Question
 from .base import System, Turn
+from .chat_template import ChatTemplateError, control_text, end_of_turn, render
 
 
 @lru_cache(maxsize=200_000)
 def _encode(
     tokenizer, messages: tuple[tuple[str, str], ...], reply_follows: bool = True
 ) -> tuple[int, ...]:
-    control = _control_tokens(tokenizer)
+    control = control_text(tokenizer)
     chat = [{"role": role, "content": control.sub(" ", content)} for role, content in messages]
-    if chat[0]["role"] == "system" and not _knows_system(tokenizer):
-        first = chat.pop(0)
-        if chat:
-            chat[0] = {"role": "user", "content": f"{first['content']}\n\n{chat[0]['content']}"}
-        else:
-            chat = [{"role": "user", "content": first["content"]}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=reply_follows)
+    text = render(tokenizer, chat, reply_follows)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -32,31 +24,8 @@ def _system_ids(tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[int, 
     """The system message alone; nothing for a template that demands a user's message beside it."""
     try:
         return _encode(tokenizer, messages, False)
-    except TemplateError:
+    except ChatTemplateError:
         return ()
-
-
-@lru_cache(maxsize=16)
-def _control_tokens(tokenizer) -> re.Pattern:
-    """Matches the tokenizer's special tokens as text: what an agent reads (a page, another's words)
-    must not open or close messages."""
-    special = {
-        token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-    } | set(tokenizer.all_special_tokens)
-    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
-
-
-@lru_cache(maxsize=16)
-def _knows_system(tokenizer) -> bool:
-    """Whether the chat template takes a system message (Gemma's raises); if not, it goes into the
-    first user message."""
-    try:
-        tokenizer.apply_chat_template(
-            [{"role": "system", "content": "x"}, {"role": "user", "content": "x"}], tokenize=False
-        )
-    except TemplateError:
-        return False
-    return True
 
 
 def message_ids(tokenizer, text: str) -> tuple[int, ...]:
@@ -85,9 +54,9 @@ def prompt_and_prefix(
 
 
 def reply_ids(tokenizer, text: str) -> tuple[int, ...]:
-    """Token ids of a reply written by somebody else (a script): its text, then the end-of-turn
-    token."""
-    return (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+    """Token ids of a reply written by somebody else (a script): its text, then the token by which
+    the chat template ends a turn."""
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
 
 
 def rendered_turns(

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .files import ModelError
+
 if TYPE_CHECKING:
     import torch
 
@@ -86,6 +88,17 @@ Replies = Callable[[dict[int, Completion]], dict[int, Request]]
 """Told what has been said, by key; returns what to ask next, by key."""
 
 
+def check_length(model: str, request: Request, longest: int | None) -> None:
+    """Raises ModelError for a request of more tokens than the model reads (None: no limit)."""
+    tokens = len(request.prompt_ids) + request.max_new_tokens
+    if longest is not None and tokens > longest:
+        raise ModelError(
+            f"{model}: a prompt and its reply take {tokens} tokens, but the model reads {longest}; "
+            "raise model.max_length if the model allows it, or lower data.context_words, "
+            "max_new_tokens or the turns"
+        )
+
+
 class Engine:
     """A language model that speaks.
 
@@ -94,12 +107,14 @@ class Engine:
         tokenizer: the model's.
         stack_device: where LoRA stacks for `generate` should lie.
         max_length: tokens of prompt and reply that it can hold; None where it sets no limit.
+        exact: whether a reply is the same in any company: its logits do not depend on the batch.
     """
 
     usage: Usage
     tokenizer: object
     stack_device: object
     max_length: int | None = None
+    exact: bool = True
 
     def snapshot(self) -> Usage:
         """A copy of the usage so far."""

@@ -13,12 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from ..agents import ChatTemplateError, check_chat_template, stop_ids
 from .adapters import add, attach, chain_of, merge, read_deltas
-from .base import Completion, Engine, LoRAStack, Request, Rows, Usage
+from .architecture import (
+    check_architecture,
+    check_config,
+    check_finite,
+    longest_of,
+    sees_all_earlier,
+)
+from .base import Completion, Engine, LoRAStack, Request, Rows, Usage, check_length
 from .cache import PreallocatedCache, PrefixStates
+from .conformance import conform_once
 from .files import LORA_TARGETS, ModelError, check_model_folder
 from .lora import RowLoRA
 from .noise import gumbel
@@ -53,10 +62,9 @@ class TransformersEngine(Engine):
         self.lora = RowLoRA(model, lora_targets)
         self.prefixes = PrefixStates(prefix_tokens)
         self.usage = Usage()
-        # A chat model may end its turns with another token than its tokenizer's end of sequence
-        # (Gemma, Phi-3).
-        ends = {tokenizer.eos_token_id, *_listed(model.generation_config.eos_token_id)} - {None}
-        self.stops = torch.tensor(sorted(ends), device=self.device)
+        self.stops = torch.tensor(stop_ids(tokenizer, model.generation_config), device=self.device)
+        self.max_length = longest_of(model.config)
+        self._plain_mask = sees_all_earlier(model.config)
 
     @classmethod
     def load(
@@ -66,10 +74,13 @@ class TransformersEngine(Engine):
         its model.
 
         Raises:
-            ModelError: when the folder lacks a part or the tokenizer lacks a chat template.
+            ModelError: when the folder lacks a part, or holds a model or a chat template that
+                cannot be used, in one line.
         """
         model, tokenizer = load_model(folder, dtype, device)
-        return cls(model, tokenizer, **options)
+        engine = cls(model, tokenizer, **options)
+        conform_once(engine, str(folder))
+        return engine
 
     def release(self) -> None:
         """Give up the weights and all cached states; the engine cannot be used afterwards."""
@@ -87,6 +98,8 @@ class TransformersEngine(Engine):
     ) -> list[Completion]:
         """Sample all replies, in the order of the requests; requests of similar length share a
         forward pass."""
+        for request in requests:
+            check_length(self.model.name_or_path, request, self.max_length)
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
         completions: list[Completion | None] = [None] * len(requests)
         for chunk in self._chunks(order):
@@ -106,9 +119,22 @@ class TransformersEngine(Engine):
         edges = [len(order) * part // count for part in range(count + 1)] if count else []
         return [order[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
 
+    def forced(
+        self, replies: list[tuple[int, ...]], requests: list[Request]
+    ) -> list[tuple[float, ...]]:
+        """Log probabilities, in nats, that `generate` would sample the tokens of these replies
+        from, all of one length, as if it had drawn them."""
+        said = torch.tensor(replies, device=self.device)
+        return [reply.logprobs for reply in self._generate_chunk(requests, None, said)]
+
     def _generate_chunk(
-        self, requests: list[Request], adapters: LoRAStack | None
+        self,
+        requests: list[Request],
+        adapters: LoRAStack | None,
+        said: torch.Tensor | None = None,
     ) -> list[Completion]:
+        """Replies that share their passes; `said` [requests, tokens] are put in place of what would
+        be sampled."""
         limits = torch.tensor([request.max_new_tokens for request in requests], device=self.device)
         seeds, seed_of = torch.unique(
             torch.tensor([r.seed for r in requests], device=self.device), return_inverse=True
@@ -129,10 +155,14 @@ class TransformersEngine(Engine):
                 logits / temperature[rows].clamp(min=1e-6)
                 + torch.where(temperature[rows] > 0, noise, 0)
             ).argmax(1)
+            if said is not None:
+                chosen = said[rows, step]
             scores = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
             tokens[rows, step] = torch.where(alive, chosen, -1)
             logprobs[rows, step] = scores
-            alive = alive & ~torch.isin(chosen, self.stops) & (step + 1 < limits[rows])
+            alive = alive & (step + 1 < limits[rows])
+            if said is None:
+                alive = alive & ~torch.isin(chosen, self.stops)
             count = int(alive.sum())
             if count == 0:
                 break
@@ -152,6 +182,11 @@ class TransformersEngine(Engine):
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(chosen[:, None], mask, positions[:, None], cache)
         self.lora.use(None)
+        if not bool(torch.isfinite(logprobs).all()):
+            raise ModelError(
+                f"{self.model.name_or_path}: gives log probabilities that are not finite; its "
+                "weights, or an adapter's, are damaged or too large"
+            )
         return self._completions(tokens.tolist(), logprobs.tolist())
 
     def _adapter_rows(
@@ -172,7 +207,22 @@ class TransformersEngine(Engine):
     ) -> torch.Tensor:
         """Logits [rows, vocabulary] of the last position; `mask` [rows, all positions so far] is 1
         where a token stands."""
-        new = ids.shape[1]
+        return (
+            self.model(
+                input_ids=ids,
+                attention_mask=self._bias(mask, ids.shape[1]) if self._plain_mask else mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
+
+    def _bias(self, mask: torch.Tensor, new: int) -> torch.Tensor:
+        """The attention mask of the last `new` positions, [rows, 1, new or 1, all], for models in
+        which every layer sees all earlier tokens. Others make their own, layer by layer."""
         lowest = torch.finfo(self.model.dtype).min
         bias = torch.zeros(mask.shape, dtype=self.model.dtype, device=self.device).masked_fill(
             mask == 0, lowest
@@ -183,18 +233,7 @@ class TransformersEngine(Engine):
                 mask.shape[1] - new + 1
             )
             attention = attention.masked_fill(later, lowest)
-        return (
-            self.model(
-                input_ids=ids,
-                attention_mask=attention,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
-        )
+        return attention
 
     def _prefill(
         self,
@@ -206,6 +245,8 @@ class TransformersEngine(Engine):
         """Read the prompts. Returns the cache, the next token's logits, the mask and the last
         positions."""
         cut = [min(request.prefix, len(request.prompt_ids) - 1) for request in requests]
+        if not self._plain_mask:  # a stored prefix leaves a gap, which a window would count
+            cut = [0] * len(requests)
         suffix, suffix_mask = self._left_pad(
             [r.prompt_ids[c:] for r, c in zip(requests, cut, strict=True)]
         )
@@ -299,36 +340,37 @@ class TransformersEngine(Engine):
     ) -> torch.Tensor:
         """Log probabilities [rows, longest reply] of the replies at this temperature, zero after
         each reply's end; differentiable."""
-        width = max(len(prompt) + len(reply) for prompt, reply in rows)
+        before = max(len(prompt) for prompt, _ in rows)
         longest = max(len(reply) for _, reply in rows)
-        ids = torch.tensor(
-            [[*p, *r] + [0] * (width - len(p) - len(r)) for p, r in rows], device=self.device
-        )
-        mask = torch.tensor(
-            [[1] * (len(p) + len(r)) + [0] * (width - len(p) - len(r)) for p, r in rows],
-            device=self.device,
-        )
-        starts = torch.tensor([len(prompt) - 1 for prompt, _ in rows], device=self.device)
+        # All replies begin at one position, so that the model's own forward need give the logits of
+        # the last `longest` positions alone: the vocabulary may be large.
+        filled = [
+            ([0] * (before - len(p)) + [*p, *r] + [0] * (longest - len(r)))[:-1] for p, r in rows
+        ]
+        stands = [
+            ([0] * (before - len(p)) + [1] * (len(p) + len(r)) + [0] * (longest - len(r)))[:-1]
+            for p, r in rows
+        ]
+        ids = torch.tensor(filled, device=self.device)
+        mask = torch.tensor(stands, device=self.device)
         lengths = torch.tensor([len(reply) for _, reply in rows], device=self.device)
-        offsets = torch.arange(longest, device=self.device)
-        valid = offsets[None, :] < lengths[:, None]
-        where = torch.where(valid, starts[:, None] + offsets, 0)
+        valid = torch.arange(longest, device=self.device)[None, :] < lengths[:, None]
         self.lora.use(adapters, adapter_rows)
-        # Only the positions that predict a reply's tokens go through the output layer: the
-        # vocabulary may be large.
-        hidden = self.model.model(
-            input_ids=ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        picked = hidden.gather(1, where[:, :, None].expand(-1, -1, hidden.shape[-1]))
-        logits = self.model.lm_head(picked).float() / temperature
+        logits = (
+            self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=longest,
+            ).logits.float()
+            / temperature
+        )
         self.lora.use(None)
-        targets = torch.where(valid, ids.gather(1, torch.where(valid, where + 1, 0)), 0)
+        replies = [[*reply] + [0] * (longest - len(reply)) for _, reply in rows]
+        targets = torch.tensor(replies, device=self.device)
         scores = logits.gather(2, targets[:, :, None])[:, :, 0] - logits.logsumexp(2)
-        return scores * valid
-
-
-def _listed(value) -> list:
-    return value if isinstance(value, list) else [value]
+        return torch.where(valid, scores, 0.0)
 
 
 def load_model(
@@ -348,19 +390,25 @@ def load_model(
     root, chain = chain_of(folder)
     dtype = "float32" if chain and whole else dtype
     check_model_folder(root)
+    config = load_config(root)
     tokenizer = load_tokenizer(root)
-    try:
-        # On a CPU plain products beat the fused attention at the sizes of the micro model; on a GPU
-        # they would not fit.
-        attention = "eager" if device == "cpu" else "sdpa"
-        model = AutoModelForCausalLM.from_pretrained(
-            root, attn_implementation=attention, dtype=getattr(torch, dtype)
-        )
-    except Exception as error:  # transformers raises many kinds; the user needs one line
-        raise ModelError(
-            f"{root}: transformers cannot load it: {str(error).splitlines()[0]}"
-        ) from error
+    # On a CPU plain products beat the fused attention at the sizes of the micro model; on a GPU
+    # they would not fit. The fused one leaves out a soft cap of the scores (Gemma-2).
+    capped = getattr(config, "attn_logit_softcapping", None)
+    attention = "eager" if device == "cpu" or capped else "sdpa"
+    model = _loading(
+        root,
+        "it",
+        lambda: AutoModelForCausalLM.from_pretrained(
+            root,
+            attn_implementation=attention,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+        ),
+    )
+    check_architecture(model, root)
     model = model.to(device)
+    check_finite(model, root)
     if chain:
         put = merge if dtype == "float32" else attach
         put(model, add(*map(read_deltas, chain)))
@@ -371,16 +419,47 @@ def load_tokenizer(folder: str | Path):
     """The tokenizer of a model folder or hub id, padding on the left.
 
     Raises:
-        ModelError: when it cannot be loaded or has no chat template.
+        ModelError: when it cannot be loaded, or its chat template cannot be used.
     """
+    tokenizer = _loading(
+        folder,
+        "its tokenizer",
+        lambda: AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False),
+    )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    except Exception as error:
-        raise ModelError(
-            f"{folder}: transformers cannot load its tokenizer: {str(error).splitlines()[0]}"
-        ) from error
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            f"{folder}: the tokenizer has no chat template, which renders the agents' prompts"
-        )
+        check_chat_template(tokenizer)
+    except ChatTemplateError as error:
+        raise ModelError(f"{folder}: {error}") from None
     return tokenizer
+
+
+def load_config(folder: str | Path):
+    """The configuration of a model folder or hub id.
+
+    Raises:
+        ModelError: when it cannot be loaded, or is of a kind that is not supported.
+    """
+    config = _loading(
+        folder,
+        "its config",
+        lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False),
+    )
+    check_config(config, folder)
+    return config
+
+
+def generation_config_of(folder: str | Path) -> GenerationConfig | None:
+    """The generation config of a model folder or hub id, None where it has none."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:
+        return None
+
+
+def _loading(folder: str | Path, what: str, load):
+    """What `load` gives; transformers raises many kinds of errors, and the user needs one line."""
+    try:
+        return load()
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder}: transformers cannot load {what}: {reason[:300]}") from error

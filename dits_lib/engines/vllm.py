@@ -28,12 +28,15 @@ from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from ..agents import stop_ids
 from .adapters import Deltas, add, chain_of, rank_of, read_deltas, write_deltas
-from .base import Completion, Engine, LoRAStack, Replies, Request, Rows, Usage
-from .files import LORA_TARGETS, ModelError
-from .transformers import TransformersEngine
+from .base import Completion, Engine, LoRAStack, Replies, Request, Rows, Usage, check_length
+from .conformance import check_agreement, probe_rows
+from .files import LORA_TARGETS, ModelError, check_model_folder
+from .transformers import TransformersEngine, generation_config_of, load_config, load_tokenizer
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _GRAPH_SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512]
@@ -49,6 +52,8 @@ _SERVERS: dict[tuple, object] = {}
 
 class VLLMEngine(Engine):
     """Speaks through vLLM. The contract is that of `Engine`."""
+
+    exact = False
 
     def __init__(
         self,
@@ -93,6 +98,11 @@ class VLLMEngine(Engine):
         self.root, chain = chain_of(folder)
         self.policy: Deltas = add(*map(read_deltas, chain)) if chain else {}
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
+        if not dummy:
+            check_model_folder(self.root)
+        load_config(self.root)
+        self.tokenizer = load_tokenizer(self.root)
+        self._stops = stop_ids(self.tokenizer, generation_config_of(self.root))
         self._llm = _server(
             self.root,
             device,
@@ -106,7 +116,6 @@ class VLLMEngine(Engine):
             cache_gb,
             dummy,
         )
-        self.tokenizer = self._llm.get_tokenizer()
         self.usage = Usage()
         self._files = Path(
             tempfile.mkdtemp(
@@ -116,6 +125,7 @@ class VLLMEngine(Engine):
         weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
         self.max_length = max_length
         self._stacks: dict[int, dict[int, object]] = {}
+        self._compared = False
         self._own = self._write(self.policy) if self.policy else None
 
     def generate(
@@ -145,7 +155,7 @@ class VLLMEngine(Engine):
                 gathered = len(keys) <= _REFILL * room
                 while gathered and waiting and len(keys) < _MOST_REPLIES:
                     key, request = waiting.popleft()
-                    self._check_length(request)
+                    check_length(self.root, request, self.max_length)
                     name = f"dits-{next(_IDS)}"
                     prompt, lora = (
                         {"prompt_token_ids": list(request.prompt_ids)},
@@ -169,14 +179,6 @@ class VLLMEngine(Engine):
             if keys:  # something failed: leave no request behind
                 core.abort_request(list(keys))
 
-    def _check_length(self, request: Request) -> None:
-        longest = len(request.prompt_ids) + request.max_new_tokens
-        if longest > self.max_length:
-            raise ModelError(
-                f"a prompt and its reply take {longest} tokens, but model.max_length is "
-                f"{self.max_length}; raise it, or lower data.context_words or the turns"
-            )
-
     def _sampling(self, request: Request):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -186,7 +188,7 @@ class VLLMEngine(Engine):
             seed=request.seed & 0x7FFFFFFFFFFFFFFF,
             max_tokens=request.max_new_tokens,
             logprobs=0,
-            stop_token_ids=[self.tokenizer.eos_token_id],
+            stop_token_ids=self._stops,
             ignore_eos=False,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -199,6 +201,11 @@ class VLLMEngine(Engine):
             tuple(step[token].logprob for step, token in zip(one.logprobs, row, strict=True))
             for one, row in zip(sampled, ids, strict=True)
         ]
+        if not np.isfinite([score for row in scores for score in row]).all():
+            raise ModelError(
+                f"{self.folder}: gives log probabilities that are not finite; its weights, or an "
+                "adapter's, are damaged or too large"
+            )
         texts = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
         self.usage.generated_tokens += sum(map(len, ids))
         return [
@@ -230,11 +237,23 @@ class VLLMEngine(Engine):
     @contextmanager
     def learning(self) -> Iterator[TransformersEngine]:
         """The same policy in transformers, for gradients; on a GPU of its own vLLM sleeps
-        meanwhile, so that both fit one card."""
+        meanwhile, so that both fit one card.
+
+        Raises:
+            ModelError: when the two do not give the same log probabilities.
+        """
+        compared = not self._compared
+        if compared:
+            prompts = [prompt for prompt, _ in probe_rows(self, self.folder)]
+            rows = [(prompt, prompt[-6:]) for prompt in prompts]
+            own = self.logprobs(rows, indices=[None] * len(rows))
         with asleep():
             learner = TransformersEngine.load(self.folder, str(self.device), dtype=self.dtype)
             learner.usage = self.usage
             try:
+                if compared:
+                    check_agreement(self.folder, own, learner.logprobs(rows))
+                    self._compared = True
                 yield learner
             finally:
                 # the caller still holds the engine; its memory must go before vLLM wakes

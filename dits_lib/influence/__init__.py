@@ -1,19 +1,30 @@
 """Influence estimators, all of one contract (`Scores`), and how far each can be trusted."""
 
-from .base import Estimator, InfluenceSettings, Options, Scores, ScoringContext, mean_and_stderr
+from .base import (
+    Estimator,
+    InfluenceSettings,
+    Options,
+    ScoreError,
+    Scores,
+    ScoringContext,
+    mean_and_stderr,
+)
 from .gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, part, step
 from .registry import ESTIMATORS, score_pairs
 from .reliability import by_group, rank_correlation, reliability, resampled_rows
-from .step_size import choose_step_size, step_response
-from .validation_play import evaluate_adapters, metric_changes, metric_table
+from .step_size import beyond_grid, choose_step_size, step_response
+from .validation_play import ValidationPlay, evaluate_adapters, metric_table
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
     "InfluenceSettings",
     "Options",
+    "ScoreError",
     "Scores",
     "ScoringContext",
+    "ValidationPlay",
+    "beyond_grid",
     "by_group",
     "choose_step_size",
     "dpo_gradients",
@@ -22,7 +33,6 @@ __all__ = [
     "flatten",
     "fresh_stack",
     "mean_and_stderr",
-    "metric_changes",
     "metric_table",
     "part",
     "rank_correlation",

@@ -18,6 +18,10 @@ from ..settings.kinds import AtLeastTwo
 from ..tasks import Question
 
 
+class ScoreError(RuntimeError):
+    """Scores that cannot tell pairs apart; in one line, with the reason."""
+
+
 class InfluenceSettings(Settings):
     """Settings that several estimators share.
 
@@ -136,6 +140,40 @@ class Scores:
         return Scores(row["estimator"], value, stderr, row["cost"], table, row["pair_ids"])
 
 
+def check_scores(scores: Scores, pairs: list[Pair]) -> None:
+    """See that scores tell their pairs apart.
+
+    Raises:
+        ScoreError: for scores that are not finite, a question that no pair has a number for, or
+            scores that are all equal though the pairs differ.
+    """
+    name, table = scores.estimator, scores.per_question
+    bad = np.flatnonzero(~np.isfinite(scores.value))
+    if len(bad):
+        raise ScoreError(
+            f"{name}: {len(bad)} of {len(pairs)} scores are not finite (the first of pair "
+            f"{pairs[bad[0]].id}); {_REASONS}"
+        )
+    if table is not None and np.isnan(table).all(axis=0).any():
+        count = int(np.isnan(table).all(axis=0).sum())
+        raise ScoreError(
+            f"{name}: {count} of {table.shape[1]} validation questions gave no number for any "
+            f"pair; {_REASONS}"
+        )
+    different = len({(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs}) > 1
+    if different and len(np.unique(scores.value)) == 1:
+        raise ScoreError(
+            f"{name}: all {len(pairs)} scores are {scores.value[0]:g}, which cannot tell the pairs "
+            f"apart; {_REASONS}"
+        )
+
+
+_REASONS = (
+    "try larger influence.step_sizes, more validation questions or samples, or an "
+    "influence.temperature above 0, and see that the model gives answers at all"
+)
+
+
 def mean_and_stderr(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and its standard error over the last axis, NaN left out; the error is NaN for one
     column.
@@ -247,6 +285,17 @@ class Estimator:
     def __call__(
         self, context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
     ) -> Scores:
-        """Score pairs on validation questions."""
+        """Score pairs on validation questions.
+
+        Raises:
+            ScoreError: when the scores could not tell pairs apart, or do not.
+        """
+        if self.needs_spread and context.settings.temperature == 0:
+            raise ScoreError(
+                f"{self.name} compares sampled dialogues of a question, which are all alike at "
+                "influence.temperature 0; set it above 0"
+            )
         options = [self.options_of(context.settings)] if self.options.model_fields else []
-        return self.function(context, pairs, questions, seed, *options)
+        scores = self.function(context, pairs, questions, seed, *options)
+        check_scores(scores, pairs)
+        return scores

@@ -133,6 +133,20 @@ def part(stack: LoRAStack, start: int, stop: int) -> LoRAStack:
     )
 
 
+def zero_steps(stack: LoRAStack, count: int) -> LoRAStack:
+    """`count` adapters of a stack's shape that change nothing."""
+    return step(take(stack, [0] * count), 0.0)
+
+
+def with_zero_step(stack: LoRAStack) -> LoRAStack:
+    """A stack with one more adapter, last, that changes nothing."""
+    zero, weights = zero_steps(stack, 1).weights, {}
+    for name, (a, b) in stack.weights.items():
+        own = a if a.dim() == 2 else torch.cat([a, a[:1]])
+        weights[name] = (own, torch.cat([b, zero[name][1]]))
+    return LoRAStack(weights, stack.scaling)
+
+
 def gradients_of(
     engine: Engine, pairs: list[Pair], settings: InfluenceSettings, lora_seed: int
 ) -> LoRAStack:

@@ -6,12 +6,12 @@ import numpy as np
 import scipy
 
 from ..agents import System
-from ..engines import Engine, derive_seed
+from ..engines import Engine, LoRAStack, derive_seed
 from ..pairs import Pair
 from ..tasks import Question
 from .base import InfluenceSettings
-from .gradients import gradients_of, step
-from .validation_play import evaluate_adapters, metric_table
+from .gradients import gradients_of, step, zero_steps
+from .validation_play import changed_share, evaluate_adapters, metric_table
 
 
 def step_response(
@@ -26,43 +26,70 @@ def step_response(
     """How the policy answers to steps of each size, on questions that serve nothing else.
 
     Returns one row a step size: `changed`, share of dialogues that differ from the base model's;
+    `floor`, the share that differs under steps of zero, which is noise (0 for an exact engine);
     `mean_change` of the metric; `spread`, standard deviation of the candidates' scores;
     `repeatable`, rank correlation between the scores of the two halves of the questions (NaN
     without variation).
     """
     gradients = gradients_of(engine, pairs, settings, derive_seed(seed, "lora"))
-    base = evaluate_adapters(engine, system, questions, None, 1, settings, seed)
-    base_replies = [[turn.token_ids for turn in dialogue.turns] for dialogue in base[0]]
+
+    def played(stack: LoRAStack | None, count: int):
+        return evaluate_adapters(engine, system, questions, stack, count, settings, seed)
+
+    # Where numbers depend on the batch, the base goes the same way as a step.
+    base = played(None if engine.exact else zero_steps(gradients, 1), 1)
+    floor = 0.0
+    if not engine.exact:
+        floor = changed_share(played(zero_steps(gradients, len(pairs)), len(pairs)), base[0])
     rows = []
     for size in step_sizes:
-        played = evaluate_adapters(
-            engine, system, questions, step(gradients, size), len(pairs), settings, seed
-        )
-        changed = np.mean(
-            [
-                [t.token_ids for t in d.turns] != s
-                for row in played
-                for d, s in zip(row, base_replies, strict=True)
-            ]
-        )
-        table = metric_table(played, settings.samples) - metric_table(base, settings.samples)
-        halves = table[:, ::2].mean(1), table[:, 1::2].mean(1)
-        varied = all(half.std() > 0 for half in halves)
+        stepped = played(step(gradients, size), len(pairs))
+        table = metric_table(stepped, settings.samples) - metric_table(base, settings.samples)
         rows.append(
             {
                 "step_size": size,
-                "changed": float(changed),
+                "changed": changed_share(stepped, base[0]),
+                "floor": floor,
                 "mean_change": float(table.mean()),
                 "spread": float(table.mean(1).std()),
-                "repeatable": float(scipy.stats.spearmanr(*halves).statistic)
-                if varied
-                else float("nan"),
+                "repeatable": _between_halves(table),
             }
         )
     return rows
 
 
+def _between_halves(table: np.ndarray) -> float:
+    """Rank correlation between the scores [candidates, V] of every other question and the rest."""
+    halves = table[:, ::2].mean(1), table[:, 1::2].mean(1)
+    if not all(half.std() > 0 for half in halves):
+        return float("nan")
+    return float(scipy.stats.spearmanr(*halves).statistic)
+
+
 def choose_step_size(rows: list[dict], target_changed: float) -> float:
-    """The step size whose share of changed dialogues is nearest to the target: smaller changes no
-    token, larger breaks the model."""
-    return min(rows, key=lambda row: abs(row["changed"] - target_changed))["step_size"]
+    """The step size whose share of changed dialogues, less the noise floor, is nearest to the
+    target: smaller changes no token, larger breaks the model."""
+    return min(rows, key=lambda row: abs(_moved(row) - target_changed))["step_size"]
+
+
+def beyond_grid(rows: list[dict], target_changed: float) -> str | None:
+    """A warning where the target lies outside what the tried step sizes reach, so that the best
+    size may not be among them; None where it lies inside."""
+    ordered = sorted(rows, key=lambda row: row["step_size"])
+    low, high = _moved(ordered[0]), _moved(ordered[-1])
+    if high < target_changed:
+        edge, share, advice = ordered[-1], high, "larger"
+    elif low > target_changed:
+        edge, share, advice = ordered[0], low, "smaller"
+    else:
+        return None
+    return (
+        f"the step size {edge['step_size']:g} is at the edge of influence.step_sizes: it changes "
+        f"{share:.1%} of the dialogues beyond noise, the target is {target_changed:.0%}; try "
+        f"{advice} ones"
+    )
+
+
+def _moved(row: dict) -> float:
+    """Share of dialogues that a step changes beyond the noise floor."""
+    return row["changed"] - row["floor"]

@@ -10,7 +10,7 @@ from ..engines import Engine, LoRAStack, derive_seed
 from ..rollout import State, play
 from ..tasks import Question
 from .base import InfluenceSettings
-from .gradients import part
+from .gradients import part, with_zero_step, zero_steps
 
 
 def evaluate_adapters(
@@ -44,22 +44,79 @@ def metric_table(dialogues: list[list[Dialogue]], samples: int) -> np.ndarray:
     return flat.reshape(len(dialogues), -1, samples).mean(axis=2)
 
 
-def metric_changes(
-    engine: Engine,
-    system: System,
-    stack: LoRAStack,
-    base: np.ndarray,
-    questions: list[Question],
-    settings: InfluenceSettings,
-    seed: object,
-) -> np.ndarray:
-    """Metric under each adapter of a stack minus the base policy's (`base` [1, V]), [adapters, V],
-    `settings.candidates` side by side."""
-    rows = []
-    for start in range(0, len(stack), settings.candidates):
-        stop = min(start + settings.candidates, len(stack))
+class ValidationPlay:
+    """The metric under adapters, against that of the base policy on the same questions.
+
+    An engine whose numbers depend on the batch (vLLM) says other words under a step of zero, too.
+    So there the base is played as a zero step itself, and beside every batch of candidates one more
+    zero step is played: what it changes is noise.
+
+    Args:
+        seed: of the noise of the dialogues; equal seeds share it.
+
+    Attributes:
+        controls: change of the metric under each zero step, averaged over the questions; empty for
+            an exact engine, where it would be zero.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        system: System,
+        questions: list[Question],
+        settings: InfluenceSettings,
+        seed: object,
+    ):
+        self.engine, self.system, self.questions = engine, system, questions
+        self.settings, self.seed = settings, seed
+        self.controls: list[float] = []
+        self._base: np.ndarray | None = None
+
+    def changes(self, stack: LoRAStack) -> np.ndarray:
+        """Metric under each adapter of a stack minus the base policy's, [adapters, V],
+        `settings.candidates` side by side."""
+        base, rows = self._base_metric(stack), []
+        for start in range(0, len(stack), self.settings.candidates):
+            stop = min(start + self.settings.candidates, len(stack))
+            batch = part(stack, start, stop)
+            if self.engine.exact:
+                rows.append(self._metric(batch) - base)
+            else:
+                found = self._metric(with_zero_step(batch)) - base
+                rows.append(found[:-1])
+                self.controls.append(float(found[-1].mean()))
+        return np.concatenate(rows)
+
+    def noise(self) -> dict[str, float]:
+        """What the zero steps tell, for a scoring's costs: how many there were, and the root mean
+        square of their scores; nothing for an exact engine."""
+        if not self.controls:
+            return {}
+        floor = float(np.sqrt(np.mean(np.square(self.controls))))
+        return {"controls": len(self.controls), "noise_floor": floor}
+
+    def _base_metric(self, stack: LoRAStack) -> np.ndarray:
+        if self._base is None:
+            self._base = self._metric(None if self.engine.exact else zero_steps(stack, 1))
+        return self._base
+
+    def _metric(self, stack: LoRAStack | None) -> np.ndarray:
+        count = 1 if stack is None else len(stack)
         played = evaluate_adapters(
-            engine, system, questions, part(stack, start, stop), stop - start, settings, seed
+            self.engine, self.system, self.questions, stack, count, self.settings, self.seed
         )
-        rows.append(metric_table(played, settings.samples) - base)
-    return np.concatenate(rows)
+        return metric_table(played, self.settings.samples)
+
+
+def changed_share(played: list[list[Dialogue]], base: list[Dialogue]) -> float:
+    """Share of the dialogues, [adapters][dialogues], in which other tokens were said than in the
+    base's."""
+    said = [[turn.token_ids for turn in dialogue.turns] for dialogue in base]
+    differ = [
+        [
+            [turn.token_ids for turn in dialogue.turns] != own
+            for dialogue, own in zip(row, said, strict=True)
+        ]
+        for row in played
+    ]
+    return float(np.mean(differ))

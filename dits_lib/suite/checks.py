@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from ..agents import ChatTemplateError
 from ..engines import ModelError, check_model_folder
+from ..influence import ScoreError
 from ..settings import OUTPUT, ParamsError
 from ..settings.files import FileError
 from ..tasks import DataError
 from ..tasks.judge import JudgeError
 from ..tools import CacheError, PageError
+from ..training import TrainingError
 from .deep_search import check_web
+from .model_checks import check_models
 from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
 from .question_checks import check_questions
@@ -30,6 +32,9 @@ KNOWN_ERRORS = (
     WorkerError,
     InputError,
     ModelError,
+    ChatTemplateError,
+    TrainingError,
+    ScoreError,
     JudgeError,
     PageError,
     CacheError,
@@ -100,43 +105,3 @@ def check_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
-
-
-def check_models(params: Params) -> None:
-    """Look at every model of the parameters without loading its weights: configuration, tokenizer,
-    chat template, whether the weights are whole, and whether it reads as many tokens as vLLM is to
-    be started for.
-
-    Raises:
-        ModelError: naming the folder and what is wrong.
-    """
-    for path in params.model_paths():
-        check_model(path)
-        if params.model.engine == "vllm":
-            _check_length(path, params.model.max_length)
-
-
-def check_model(path: str) -> None:
-    """One model of `check_models`, but for its length."""
-    from safetensors import SafetensorError, safe_open
-
-    from ..engines import load_tokenizer
-
-    check_model_folder(path)
-    load_tokenizer(path)
-    for file in sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                opened.keys()
-        except SafetensorError as error:
-            raise ModelError(f"{file}: damaged or cut short ({error})") from None
-
-
-def _check_length(path: str, max_length: int) -> None:
-    from transformers import AutoConfig
-
-    most = getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", None)
-    if most is not None and max_length > most:
-        raise ModelError(
-            f"{path}: reads {most} tokens at most, but model.max_length is {max_length}; lower it"
-        )

@@ -24,7 +24,7 @@ from ...settings.kinds import MOST
 from ...tasks import Question
 from ..base import Amount, Effort, Estimator, InfluenceSettings, Options, Scores, ScoringContext
 from ..gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, gradient_options
-from ..validation_play import evaluate_adapters, metric_changes, metric_table
+from ..validation_play import ValidationPlay
 
 if TYPE_CHECKING:
     from ...engines import TransformersEngine
@@ -52,7 +52,7 @@ def group_design(
     options: GroupOptions,
 ) -> Scores:
     """A pair's score is the change of the metric that its membership in a group makes."""
-    engine, system, settings = context.engine, context.system, context.settings
+    engine, settings = context.engine, context.settings
     before, lora_seed = engine.snapshot(), context.lora(seed)
     rng = np.random.default_rng(derive_seed(seed, "groups") % 2**32)
     searched = np.array([pair.question_id for pair in pairs])
@@ -64,12 +64,10 @@ def group_design(
         rate = options.rate * context.step_size
         stack = train_groups(learner, pairs, member, rate, settings, options, lora_seed, rng)
         stack = stack.to(engine.stack_device)
-    played = evaluate_adapters(engine, system, questions, None, 1, settings, seed)
-    base = metric_table(played, settings.samples)
-    changes = metric_changes(engine, system, stack, base, questions, settings, seed)
-    table = handed_down(member, changes, [searched, clusters])
+    play = ValidationPlay(engine, context.system, questions, settings, seed)
+    table = handed_down(member, play.changes(stack), [searched, clusters])
     trained = len(member) * options.steps * options.batch
-    cost = {"gradients": len(pairs) + trained, "groups": len(member)}
+    cost = {"gradients": len(pairs) + trained, "groups": len(member)} | play.noise()
     return Scores.of_table("group_design", pairs, table, engine.usage.minus(before) | cost)
 
 

@@ -146,7 +146,7 @@ def _mean_states(learner: TransformersEngine, rows) -> np.ndarray:
         device=learner.device,
     )
     learner.lora.use(None)
-    hidden = learner.model.model(
+    hidden = learner.model.base_model(
         input_ids=ids, attention_mask=mask, use_cache=False
     ).last_hidden_state.float()
     return (

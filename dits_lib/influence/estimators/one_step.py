@@ -16,7 +16,7 @@ from ...pairs import Pair
 from ...tasks import Question
 from ..base import Amount, Effort, Estimator, InfluenceSettings, Scores, ScoringContext
 from ..gradients import gradients_of, step
-from ..validation_play import evaluate_adapters, metric_changes, metric_table
+from ..validation_play import ValidationPlay
 
 
 def one_step_influence(
@@ -46,15 +46,14 @@ def one_step(
     context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
 ) -> Scores:
     """`one_step_influence` as an estimator."""
-    engine, system, settings = context.engine, context.system, context.settings
+    engine, settings = context.engine, context.settings
     before, lora_seed = engine.snapshot(), context.lora(seed)
-    played = evaluate_adapters(engine, system, questions, None, 1, settings, seed)
-    base, rows = metric_table(played, settings.samples), []
+    play, rows = ValidationPlay(engine, context.system, questions, settings, seed), []
     for start in range(0, len(pairs), settings.gradient_block):
         block = pairs[start : start + settings.gradient_block]
         stepped = step(gradients_of(engine, block, settings, lora_seed), context.step_size)
-        rows.append(metric_changes(engine, system, stepped, base, questions, settings, seed))
-    cost = engine.usage.minus(before) | {"gradients": len(pairs)}
+        rows.append(play.changes(stepped))
+    cost = engine.usage.minus(before) | {"gradients": len(pairs)} | play.noise()
     return Scores.of_table("one_step", pairs, np.concatenate(rows), cost)
 
 

@@ -80,6 +80,7 @@ def one_step_controlled(
         "gradients": 2 * len(pairs),
         "backward_rows": control.cost["backward_rows"],
         "variance_left": left,
+        **{name: plain.cost[name] for name in ("controls", "noise_floor") if name in plain.cost},
     }
     return Scores.of_table("one_step_controlled", pairs, table, cost, stderr)
 

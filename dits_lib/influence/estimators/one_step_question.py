@@ -9,7 +9,7 @@ from ...pairs import Pair
 from ...tasks import Question
 from ..base import Amount, Effort, Estimator, Scores, ScoringContext
 from ..gradients import gradients_of, step, sum_by
-from ..validation_play import evaluate_adapters, metric_changes, metric_table
+from ..validation_play import ValidationPlay
 
 torch = lazy_loader.load("torch")
 
@@ -18,18 +18,18 @@ def one_step_question(
     context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
 ) -> Scores:
     """All pairs of a searched question in one step; each pair gets an equal part of the change."""
-    engine, system, settings = context.engine, context.system, context.settings
+    engine, settings = context.engine, context.settings
     before, lora_seed = engine.snapshot(), context.lora(seed)
-    played = evaluate_adapters(engine, system, questions, None, 1, settings, seed)
-    base, table = metric_table(played, settings.samples), np.zeros((len(pairs), len(questions)))
+    play = ValidationPlay(engine, context.system, questions, settings, seed)
+    table = np.zeros((len(pairs), len(questions)))
     for block in whole_groups(pairs, settings.gradient_block):
         names = list(dict.fromkeys(pairs[i].question_id for i in block))
         owner = torch.tensor([names.index(pairs[i].question_id) for i in block])
         gradients = gradients_of(engine, [pairs[i] for i in block], settings, lora_seed)
         stepped = step(sum_by(gradients, owner, len(names)), context.step_size)
-        changes = metric_changes(engine, system, stepped, base, questions, settings, seed)
+        changes = play.changes(stepped)
         table[block] = (changes / owner.bincount()[:, None].numpy())[owner.numpy()]
-    cost = engine.usage.minus(before) | {"gradients": len(pairs)}
+    cost = engine.usage.minus(before) | {"gradients": len(pairs)} | play.noise()
     return Scores.of_table("one_step_question", pairs, table, cost)
 
 

@@ -24,7 +24,7 @@ from ...settings.kinds import AtLeastTwo
 from ...tasks import Question
 from ..base import Estimator, Options, Scores, ScoringContext
 from ..gradients import gradients_of, step, take
-from ..validation_play import evaluate_adapters, metric_changes, metric_table
+from ..validation_play import ValidationPlay
 from .one_step import effort
 
 
@@ -94,21 +94,25 @@ def racing(
 ) -> Scores:
     """One-step influence of every pair on as many of the questions as it takes; `cost` tells the
     share of (pair, question) plays made."""
-    engine, system, settings = context.engine, context.system, context.settings
+    engine, settings = context.engine, context.settings
     before = engine.snapshot()
     gradients = gradients_of(engine, pairs, settings, context.lora(seed))
     steps = step(gradients, context.step_size)
+    every = ValidationPlay(engine, context.system, questions, settings, seed)
 
     def play(candidates: np.ndarray, columns: np.ndarray) -> np.ndarray:
         asked = [questions[i] for i in columns]
-        played = evaluate_adapters(engine, system, asked, None, 1, settings, seed)
-        base = metric_table(played, settings.samples)
-        return metric_changes(engine, system, take(steps, candidates), base, asked, settings, seed)
+        own = ValidationPlay(engine, context.system, asked, settings, seed)
+        changes = own.changes(take(steps, candidates))
+        every.controls += own.controls
+        return changes
 
     count = len(pairs), len(questions)
     table = race(play, *count, options.questions, context.alpha, options.error)
     cost = {"gradients": len(pairs), "played": float((~np.isnan(table)).mean())}
-    return Scores.of_table("racing", pairs, table, engine.usage.minus(before) | cost)
+    return Scores.of_table(
+        "racing", pairs, table, engine.usage.minus(before) | cost | every.noise()
+    )
 
 
 ESTIMATOR = Estimator(
