@@ -22,6 +22,9 @@ from dits_lib.suite.store import Store
 from dits_lib.tasks import DataError, make_questions, read_questions
 
 from .test_guide import GUIDE, blocks
+from .test_public import arc_row, webwalker_row
+from .test_public import write as write_public
+from .test_public_rows import GONE, VALUES, places, put
 
 READERS = ("alice", "bob")
 
@@ -208,6 +211,29 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, changes, message):
     assert message in refused(tmp_path / "own.jsonl", [GOOD_ROW, row(**changes)])
 
 
+def test_every_mutated_row_is_refused_by_its_field_or_can_be_used(tmp_path):
+    meta = {"split": "test", "family": "x", "reward_sign": -1, "script": {"alice": ["a"]}}
+    path, seen = tmp_path / "own.jsonl", {"refused": 0, "read": 0}
+    for place in places(row(meta=meta)):
+        for value in VALUES:
+            mutated = put(row(meta=meta), place, value)
+            write(path, [mutated])
+            try:
+                (question,) = own_questions(path, "exchange")
+            except DataError as error:
+                seen["refused"] += 1
+                assert str(error).startswith(f"{path}:1: field '"), (mutated, error)
+                assert str(error).split("'")[1].split(".")[0] in mutated or value is GONE
+                assert "\n" not in str(error) and len(str(error)) < 400
+            else:
+                seen["read"] += 1
+                assert question.id.strip() and question.meta["family"].strip()
+                assert all(view.strip() for view in question.views.values())
+                for answer in question.answers:
+                    assert TASKS["exchange"].system("micro", {}).score(question, answer) == 1.0
+    assert seen["refused"] > 150 and seen["read"] > 30, seen
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -269,6 +295,17 @@ def test_words_that_the_model_does_not_know_are_told_at_once(tmp_path):
     )
     assert "'Who', 'painted', 'it?'" in line and "set model.path to a model" in line
     assert line.count("own.jsonl") == 2 and "train: 1 of 20 questions" in line and "\n" not in line
+
+
+def test_public_data_are_read_by_the_models_tokenizer_too(tmp_path):
+    for name, row, key in (
+        ("arc_challenge", arc_row, "model.path"),
+        ("webwalkerqa", webwalker_row, "web.model"),
+    ):
+        path = write_public(tmp_path, name, [row(n) for n in range(120)])
+        params = load_params("smoke", [f"data.data_dir={tmp_path}", "web.site=live"], name)
+        with pytest.raises(DataError, match=rf"^{path}: the tokenizer of .* set {key} to a model"):
+            check_questions(params)
 
 
 MICRO = [

@@ -49,6 +49,8 @@ def test_metrics_take_the_best_gold_answer_and_none():
         choice_accuracy(" A ", ("a",)) == 1.0
         and choice_accuracy("b", ("a",)) == 0.0
         and choice_accuracy(None, ("a",)) == 0.0
+        and choice_accuracy("\uff22", ("b",)) == 1.0
+        and choice_accuracy("", ("a",)) == 0.0
     )
     assert normalize_answer("An  Apple!") == "apple"
 

@@ -6,6 +6,7 @@ import re
 
 from ..settings.messages import shown
 from .metrics import normalize_answer
+from .text import folded
 
 _LABEL = re.compile(r"\s*\(?([A-Za-z]|\d\d?)[.):]\s+\S")
 _MARK = re.compile(r"</?A>")
@@ -45,8 +46,8 @@ def answer_fault(answer: str, letters: tuple[str, ...] | None) -> str | None:
             None for a free answer.
     """
     if letters is not None:
-        given = answer.strip().lower()
-        if letters and given not in {letter.strip().lower() for letter in letters}:
+        given = folded(answer)
+        if letters and given not in map(folded, letters):
             return f"{shown(answer)} is none of the options; allowed: {', '.join(letters)}"
         if not letters and not _ONE_LETTER.fullmatch(given):
             return f"{shown(answer)}; expected the letter of an option"

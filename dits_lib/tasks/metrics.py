@@ -10,7 +10,7 @@ import re
 import string
 from collections import Counter
 
-from .text import compared_form
+from .text import compared_form, folded
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -45,10 +45,6 @@ def exact_match(prediction: str | None, answers: tuple[str, ...]) -> float:
 
 
 def choice_accuracy(prediction: str | None, answers: tuple[str, ...]) -> float:
-    """1.0 when the chosen letter is a gold letter, else 0.0 (case and white space are ignored;
-    articles are not)."""
-    return (
-        0.0
-        if prediction is None
-        else float(prediction.strip().lower() in {a.strip().lower() for a in answers})
-    )
+    """1.0 when the chosen letter is a gold letter, else 0.0 (case, white space and Unicode form are
+    ignored; articles are not)."""
+    return 0.0 if prediction is None else float(folded(prediction) in map(folded, answers))
