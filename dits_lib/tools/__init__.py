@@ -8,8 +8,9 @@ failure is a `PageError` of a known kind, so that a run goes on and can count th
 import lazy_loader
 
 from .cache import Cached
-from .pages import KINDS, CacheError, Page, PageError, Source, read_html, shown
-from .site import LocalSite
+from .markup import read_html
+from .pages import KINDS, CacheError, Page, PageError, Source, one_line, shown
+from .site import LocalSite, site_files
 
 # The live web's HTTP library is imported when it is first used.
 __getattr__, _, _ = lazy_loader.attach(__name__, submod_attrs={"web": ["Web", "searxng"]})
@@ -23,7 +24,9 @@ __all__ = [
     "PageError",
     "Source",
     "Web",
+    "one_line",
     "read_html",
     "searxng",
     "shown",
+    "site_files",
 ]

@@ -9,7 +9,14 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import unquote, urlsplit
 
-from .pages import Page, PageError, read_html, site_address
+from .addresses import site_address
+from .encodings import MAX_BYTES
+from .markup import read_html
+from .pages import Page, PageError
+from .words import WORD, spaced
+
+SUFFIXES = (".html", ".htm")
+"""Of pages, in upper or lower case."""
 
 _LOCK = Lock()
 
@@ -28,48 +35,67 @@ def _bm25s():
         return sys.modules["bm25s"]
 
 
+def site_files(folder: Path) -> list[Path]:
+    """The files below a folder that are pages, in order of their names."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if path.is_file())
+
+
+def _words(texts: list[str], query: bool):
+    """Texts as bm25s' tokens."""
+    return _bm25s().tokenize(
+        [spaced(text, query) for text in texts],
+        token_pattern=WORD,
+        stopwords="en",
+        show_progress=False,
+    )
+
+
 class LocalSite:
-    """The `*.html` files below a folder; a file's address is `site:///` and its path.
+    """The HTML files (`.html`, `.htm`) below a folder; a file's address is `site:///` and its path.
 
     Args:
         folder: of the site.
         top: pages that a search gives, at most.
 
     Raises:
-        PageError: for a folder that is missing or holds no page.
+        PageError: for a folder that is missing or holds no page, and for a file whose name can be
+            no address.
     """
 
     def __init__(self, folder: str | Path, top: int = 5):
         self.folder, self.top, self._indexing = Path(folder).resolve(), top, Lock()
-        self.urls = (
-            [
-                site_address(path.relative_to(self.folder).as_posix())
-                for path in sorted(self.folder.rglob("*.html"))
-            ]
-            if self.folder.is_dir()
-            else []
-        )
+        self.urls = [self._address(path) for path in site_files(self.folder)]
         if not self.urls:
             raise PageError("no page", f"{folder}: no folder with *.html files")
+
+    def _address(self, path: Path) -> str:
+        try:
+            return site_address(path.relative_to(self.folder).as_posix())
+        except ValueError as error:
+            raise PageError("no page", f"{str(path)!r}: no name for a page ({error})") from None
 
     def open(self, url: str) -> Page:
         try:
             parts = urlsplit(url)
             path = (self.folder / unquote(parts.path).lstrip("/")).resolve()
-        except ValueError:
+        except (ValueError, RuntimeError):  # a link that leads to itself
             raise PageError("refused", f"{url!r}: no address") from None
         if (
             parts.scheme != "site"
             or parts.netloc
             or not path.is_relative_to(self.folder)
-            or path.suffix != ".html"
+            or path.suffix.lower() not in SUFFIXES
         ):
             raise PageError("refused", f"{url}: outside the site")
         try:
-            data = path.read_bytes()
+            if not path.is_file():  # a pipe would wait for ever
+                raise FileNotFoundError
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
         except OSError:
             raise PageError("no page", f"{url}: there is no such page") from None
-        page = read_html(data, site_address(path.relative_to(self.folder).as_posix()))
+        page = read_html(data, self._address(path))
         return Page(
             page.url,
             page.title,
@@ -78,7 +104,7 @@ class LocalSite:
         )
 
     def search(self, query: str) -> list[Page]:
-        words = _bm25s().tokenize([query], stopwords="en", show_progress=False)
+        words = _words([query], query=True)
         if not words.ids[0] or not len(words.vocab):
             return []
         with self._indexing:
@@ -104,7 +130,5 @@ class LocalSite:
             except PageError:  # a page that cannot be read is not found either
                 texts.append("")
         index = _bm25s().BM25()
-        index.index(
-            _bm25s().tokenize(texts, stopwords="en", show_progress=False), show_progress=False
-        )
+        index.index(_words(texts, query=False), show_progress=False)
         return index
