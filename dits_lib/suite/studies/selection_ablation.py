@@ -10,7 +10,7 @@ from ...engines import derive_seed
 from ...selection import ARMS, select_arm, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
-from ..store import Artifact
+from ..store import Artifact, read_rows
 from .common import (
     influence_values,
     pair_stage,
@@ -109,10 +109,8 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
 
 def _drift(trained: ModelRef) -> dict:
     """Of a model after DPO; zero where no pair was there to train on."""
-    folder = Path(trained.path).parent
-    last = (
-        Artifact(folder, "", {}).json("drift.json")[-1] if (folder / "drift.json").exists() else {}
-    )
+    file = Path(trained.path).parent / "drift.json"
+    last = read_rows(file)[0][-1] if file.exists() else {}
     return {name: last.get(name, 0.0) for name in ("drift_chosen", "drift_rejected")}
 
 
