@@ -12,7 +12,8 @@ from dits_lib.pairs import extract_pairs
 from dits_lib.rollout import sample_dialogues
 from dits_lib.search import SearchSettings, tree_search
 from dits_lib.tasks import DataError, Question
-from dits_lib.tasks.judge import ExactMatch, JudgeError, ModelJudge, agreement, read_verdict, server
+from dits_lib.tasks.judge import ExactMatch, JudgeError, ModelJudge, agreement, read_verdict
+from dits_lib.tasks.judge_server import server
 from dits_lib.tasks.public import WebWalkerQA, load_splits
 from dits_lib.tools import Cached, LocalSite
 from tests.scripted import Scripted, byte_tokenizer

@@ -10,12 +10,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..agents import TASKS, DeepSearch, message_ids
-from ..engines import Request, model_files
+from ..agents import TASKS, DeepSearch, message_ids, spoken
+from ..engines import Engine, Request, model_files
 from ..settings import ROOT
 from ..tasks import MicroWeb, make_web, write_site
-from ..tasks.judge import ExactMatch, Judge, ModelJudge, server
-from ..tools import Cached, CacheError, LocalSite, Source
+from ..tasks.judge import ExactMatch, Judge, ModelJudge
+from ..tasks.judge_server import THOUGHT_TOKENS, WORD_TOKENS, check_server, server
+from ..tools import Cached, CacheError, LocalSite, Source, site_files
 from .params import Params, local_path
 from .store import checksum
 
@@ -77,9 +78,7 @@ def check_web(params: Params, folder: Path) -> None:
 
         searxng(web.search_engine, web.seconds)("test")
     if web.judge == "server":
-        server(web.judge_url, web.judge_model, _judge_key())(
-            ["Reply with one word: correct or incorrect."]
-        )
+        check_server(server(web.judge_url, web.judge_model, _judge_key()), web.judge_url)
 
 
 def _source(params: Params, folder: Path) -> Source:
@@ -119,10 +118,7 @@ def site_digest(params: Params) -> str:
         body = micro_web(params).facts
     else:
         folder = ROOT / web.site
-        body = {
-            path.relative_to(folder).as_posix(): checksum(path)
-            for path in sorted(folder.rglob("*.html"))
-        }
+        body = {path.relative_to(folder).as_posix(): checksum(path) for path in site_files(folder)}
     return hashlib.sha256(json.dumps([body, web.results]).encode()).hexdigest()[:16]
 
 
@@ -151,7 +147,8 @@ def _judge_key() -> str:
 
 
 def _local(model: str, device: str, dtype: str):
-    """A judge model in this process, greedy; loaded when it is first asked."""
+    """A judge model in this process, greedy; loaded when it is first asked. A thought that is cut
+    is thought again with room to end."""
     loaded: list = []
 
     def ask(prompts: list[str]) -> list[str]:
@@ -160,11 +157,28 @@ def _local(model: str, device: str, dtype: str):
 
             loaded.append(TransformersEngine.load(model, device, dtype))
         engine = loaded[0]
-        return [
-            reply.text
-            for reply in engine.generate(
-                [Request(message_ids(engine.tokenizer, p), 0, 8, temperature=0.0) for p in prompts]
-            )
-        ]
+        shown = [message_ids(engine.tokenizer, prompt) for prompt in prompts]
+        said = _said(engine, shown, WORD_TOKENS)
+        cut = [index for index, (text, thinks) in enumerate(said) if thinks]
+        replies = [text for text, _ in said]
+        for index, (text, _) in zip(
+            cut, _said(engine, [shown[index] for index in cut], THOUGHT_TOKENS), strict=True
+        ):
+            replies[index] = text
+        return replies
 
     return ask
+
+
+def _said(engine: Engine, shown: list[tuple[int, ...]], tokens: int) -> list[tuple[str, bool]]:
+    """What a model says aloud after each prompt, and whether it was still thinking at the end."""
+    longest = engine.max_length or float("inf")
+    room = [max(WORD_TOKENS, int(min(tokens, longest - len(ids)))) for ids in shown]
+    requests = [
+        Request(ids, 0, most, temperature=0.0) for ids, most in zip(shown, room, strict=True)
+    ]
+    said = []
+    for reply in engine.generate(requests) if requests else []:
+        aloud = spoken(engine.tokenizer, reply.token_ids, reply.text)
+        said.append((aloud, not aloud and bool(reply.text.strip())))
+    return said

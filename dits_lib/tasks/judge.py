@@ -7,17 +7,13 @@ and `nonsense` tells how often that happened.
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from collections.abc import Callable
-from http.client import HTTPException
 from typing import Protocol
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from .base import Question
-from .metrics import best_f1, normalize_answer
+from .metrics import best_f1, exact_match
+from .thoughts import without_thoughts
 
 PROMPT = """Question: {question}
 Reference answer: {gold}
@@ -60,7 +56,8 @@ class ModelJudge:
     """A language model judges.
 
     Args:
-        ask: prompts -> replies, all at once: a local engine's or a server's (`server`).
+        ask: prompts -> replies, all at once: a local engine's or a server's
+            (`judge_server.server`).
 
     Attributes:
         nonsense: replies that were no verdict.
@@ -95,16 +92,9 @@ class ModelJudge:
 
 def read_verdict(reply: str) -> bool | None:
     """True for `correct`, False for `incorrect`, None for anything else; a full stop or markup
-    around the word is allowed."""
-    word = re.sub(r"[^a-z]", "", reply.strip().lower())
+    around the word is allowed, and a thought before it, if it ends."""
+    word = re.sub(r"[^a-z]", "", without_thoughts(reply).lower())
     return {"correct": True, "incorrect": False}.get(word)
-
-
-def exact_match(answer: str | None, answers: tuple[str, ...]) -> float:
-    """SQuAD's exact match."""
-    return (
-        0.0 if answer is None else float(normalize_answer(answer) in map(normalize_answer, answers))
-    )
 
 
 def agreement(judge: Judge, pairs: list[tuple[Question, str | None]]) -> dict[str, float]:
@@ -137,55 +127,3 @@ def compared(
         "answers": len(given),
         "agreement": sum(given) / max(1, len(given)),
     }
-
-
-def server(
-    url: str, model: str, key: str = "none", seconds: float = 60.0
-) -> Callable[[list[str]], list[str]]:
-    """A judge behind an OpenAI-compatible server (`<url>/chat/completions`), greedy, one prompt
-    after another.
-
-    Raises:
-        JudgeError: when the server cannot be asked; what it answers is judged, not raised.
-    """
-
-    def ask(prompts: list[str]) -> list[str]:
-        replies = []
-        for prompt in prompts:
-            body = {
-                "model": model,
-                "messages": [{"role": "user", "content": prompt}],
-                "temperature": 0,
-                "max_tokens": 8,
-            }
-            request = Request(
-                f"{url.rstrip('/')}/chat/completions",
-                json.dumps(body).encode(),
-                {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
-            )
-            try:
-                replies.append(str(_answered(request, seconds)["choices"][0]["message"]["content"]))
-            except (KeyError, IndexError, TypeError):
-                replies.append("")
-        return replies
-
-    return ask
-
-
-def _answered(request: Request, seconds: float, tries: int = 3) -> object:
-    """What the server answers, as JSON; None for what is none. A server that is busy or starting
-    (5xx) is asked again."""
-    for attempt in range(tries):
-        try:
-            with urlopen(request, timeout=seconds) as response:
-                return json.load(response)
-        except ValueError:
-            return None
-        except (OSError, HTTPException) as error:
-            if attempt == tries - 1 or not isinstance(error, HTTPError) or error.code < 500:
-                raise JudgeError(
-                    f"{request.full_url}: the judge cannot be asked ({type(error).__name__}: "
-                    f"{error})"
-                ) from None
-            time.sleep(2**attempt)
-    return None

@@ -87,7 +87,7 @@ def _check_signature(data: bytes, url: str) -> None:
 def _check_characters(text: str, url: str) -> None:
     """One control character in twenty is more than text has; random bytes have two."""
     start = text[:4000]
-    if sum(character in _CONTROL for character in start) > len(start) / 20:
+    if sum(character in _CONTROL for character in start) > max(4, len(start) / 20):
         raise PageError("not text", f"{url}: bytes that are no text")
 
 
