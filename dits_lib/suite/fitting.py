@@ -1,0 +1,140 @@
+"""Whether the sections of a profile fit each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from ..agents import TASKS
+from ..influence import ESTIMATORS
+from ..settings.messages import cut, did_you_mean, mistakes
+from .notebooks import NOTEBOOKS
+
+if TYPE_CHECKING:
+    from .params import Params
+
+
+def check_fit(p: Params) -> None:
+    """Raises ValueError with the first that does not."""
+    for check in (_check_tasks, _check_worlds, _check_pages, _check_influence, _check_vllm):
+        check(p)
+
+
+def _check_tasks(p: Params) -> None:
+    if not p.parts():
+        served = "; ".join(
+            f"{name} serves {', '.join(NOTEBOOKS[name].tasks_of(TASKS))}" for name in p.notebooks
+        )
+        raise ValueError(f"notebooks: none of them serves tasks {', '.join(p.tasks)}; {served}")
+    for task in _run(p):
+        if p.agents.prompts not in TASKS[task].styles:
+            allowed = ", ".join(TASKS[task].styles)
+            raise ValueError(f"agents.prompts is {p.agents.prompts}; {task} has {allowed}")
+        if p.sft.warm_start != "none" and TASKS[task].warm_start is None:
+            raise ValueError(
+                f"sft.warm_start knows no scripted dialogues of {task}: leave that out of tasks, "
+                "or set it to none"
+            )
+
+
+def _run(p: Params) -> list[str]:
+    """The tasks that some notebook runs."""
+    return [task for part in p.parts() for task in part.tasks]
+
+
+def _check_worlds(p: Params) -> None:
+    own, harm = p.world.questions, p.world.harmful.share > 0
+    if own is not None and (len(p.tasks) > 1 or harm):
+        raise ValueError(
+            "world.questions holds one task's questions and takes no planted harm: name one task, "
+            "and share 0"
+        )
+    if own is not None and getattr(p.data, p.tasks[0]) != "micro":
+        raise ValueError(f"world.questions and data.{p.tasks[0]} both name questions; keep one")
+    public = [task for task in p.tasks if getattr(p.data, task) != "micro"]
+    if public and harm:
+        raise ValueError(
+            f"world.harmful plants harm in the micro world alone, but data.{public[0]} is "
+            f"{getattr(p.data, public[0])}: set its share to 0"
+        )
+    unharmed = [task for task in _run(p) if not TASKS[task].can_be_harmed]
+    if harm and unharmed:
+        raise ValueError(
+            f"world.harmful knows no harm for {unharmed[0]}: leave that out of tasks, or set the "
+            "share to 0"
+        )
+
+
+def _check_pages(p: Params) -> None:
+    if not p.reads_pages:
+        return
+    data = p.data.deep_search
+    if p.web.model == "models/micro-web" and p.agents.prompts != "micro":
+        raise ValueError(
+            f"web.model is {p.web.model}, which knows the micro web's few words alone, but "
+            f"agents.prompts is {p.agents.prompts}: set web.model to null (model.path) or another"
+        )
+    if data == "micro" and p.web.site != "micro" and p.world.questions is None:
+        raise ValueError(
+            f"web.site is {p.web.site}, but data.deep_search is micro, whose questions are about "
+            "the micro site: name other questions"
+        )
+    if data != "micro" and p.web.site == "micro":
+        raise ValueError(
+            f"data.deep_search is {data}, but web.site is micro: set it to live, or to a folder "
+            "of its pages"
+        )
+
+
+def _check_influence(p: Params) -> None:
+    for name, options in p.influence.options.items():
+        _check_options(name, options)
+    if ESTIMATORS[p.influence.estimator].needs_spread and p.influence.temperature == 0:
+        raise ValueError(
+            f"influence.estimator {p.influence.estimator} samples dialogues: set "
+            "influence.temperature above 0"
+        )
+
+
+def _check_options(name: str, options: dict) -> None:
+    """The settings of an estimator against those that its file declares."""
+    if name not in ESTIMATORS:
+        raise ValueError(
+            f"influence.options.{cut(name)}: no such estimator;"
+            f"{did_you_mean(name, list(ESTIMATORS))}"
+        )
+    kind = ESTIMATORS[name].options
+    try:
+        kind(**options)
+    except ValidationError as error:
+        raise ValueError(f"influence.options.{name}: {'; '.join(mistakes(error, kind))}") from None
+
+
+def _check_vllm(p: Params) -> None:
+    if p.model.engine != "vllm":
+        return
+    on_gpu = p.model.device == "cuda"
+    if on_gpu and p.model.dtype == "float32":
+        raise ValueError(
+            "model.engine is 'vllm', which has no adapters in float32 on a GPU: set model.dtype "
+            "to bfloat16"
+        )
+    if on_gpu and p.workers > 1 and p.model.cache_gb is None:
+        raise ValueError(
+            f"workers is {p.workers}, and all share one GPU: set model.cache_gb, what each takes "
+            "of its memory, or workers to 1"
+        )
+    if not (p.sft.lora_rank and p.dpo.lora_rank):
+        raise ValueError(
+            "model.engine is 'vllm', which serves trained models as adapters: set sft.lora_rank "
+            "and dpo.lora_rank above 0"
+        )
+    # The longest chain: warm start, first SFT, a round's SFT, its DPO, and a candidate's step.
+    trained = (2 + (p.sft.warm_start != "none")) * p.sft.lora_rank + p.dpo.lora_rank
+    rank = trained + p.influence.rank
+    if rank > p.model.max_rank:
+        raise ValueError(
+            f"model.max_rank is {p.model.max_rank}, but the adapters of a round and a step have "
+            f"rank {rank} together"
+        )
