@@ -13,7 +13,7 @@ from dits_lib.suite.checks import check_inputs
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.question_checks import (
-    check_questions,
+    check_words,
     first_unknown,
     own_questions,
     unknown_share,
@@ -305,7 +305,15 @@ def test_public_data_are_read_by_the_models_tokenizer_too(tmp_path):
         path = write_public(tmp_path, name, [row(n) for n in range(120)])
         params = load_params("smoke", [f"data.data_dir={tmp_path}", "web.site=live"], name)
         with pytest.raises(DataError, match=rf"^{path}: the tokenizer of .* set {key} to a model"):
-            check_questions(params)
+            check_words(params)
+
+
+def test_a_search_of_unknown_words_does_not_begin(tmp_path):
+    """In a notebook that is opened by hand nothing was checked before."""
+    rows = [row(id=str(n), text=f"Who painted it {n}?", meta={"split": "train"}) for n in range(4)]
+    lab = Pipeline(own(tmp_path, rows).serving("01_rollout"), "exchange", Store(tmp_path / "runs"))
+    with pytest.raises(DataError, match=r"own.jsonl: the tokenizer of models/micro does not know"):
+        lab.search(lab.base_model(), "train", 4, 0)
 
 
 MICRO = [
@@ -316,9 +324,9 @@ MICRO = [
 
 
 def test_the_micro_worlds_own_words_pass_and_unknown_answers_do_not(tmp_path):
-    check_questions(own(tmp_path, MICRO))
+    check_inputs(own(tmp_path, MICRO), ["01_rollout"])
     with pytest.raises(DataError, match="does not know 100% of the tokens of the answers"):
-        check_questions(own(tmp_path, [r | {"answers": ["Frida Kahlo"]} for r in MICRO]))
+        check_words(own(tmp_path, [r | {"answers": ["Frida Kahlo"]} for r in MICRO]))
 
 
 def test_the_share_of_unknown_words_for_any_tokenizer():

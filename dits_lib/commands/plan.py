@@ -17,7 +17,7 @@ import lazy_loader
 
 from ..report.markdown import markdown_table
 from ..settings import OUTPUT, ROOT
-from ..suite.checks import check_data_and_models
+from ..suite.checks import check_data_and_models, check_words
 from ..suite.params import Params, add_profile_options, profile_of
 from ..suite.planning import (
     ASSUMED,
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     params = profile_of(options)
     check_data_and_models(params)
+    check_words(params)
     size = model_size(params.model_path(params.parts()[0].tasks[0]))
     judge = model_size(params.judge_path()).parameters if params.judge_path() else 0
     name = options.gpu if params.model.device == "cuda" else "cpu"

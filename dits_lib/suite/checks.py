@@ -15,7 +15,7 @@ from .deep_search import check_web
 from .model_checks import check_models
 from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
-from .question_checks import check_questions
+from .question_checks import check_questions, check_words
 from .store import StoreError
 from .workers import WorkerError
 
@@ -83,6 +83,7 @@ def check_inputs(params: Params, names: list[str]) -> None:
             check_gpu()
         if params.reads_pages:
             check_web(params, OUTPUT / "runs" / params.profile)
+        check_words(params)
     except (ModelError, PageError, CacheError, JudgeError) as error:
         raise InputError(str(error)) from None
 

@@ -30,7 +30,7 @@ from ..training import Place, train_dpo, train_sft
 from .deep_search import deep_search_system, pages_key
 from .notebooks import questions_needed
 from .params import Params
-from .question_checks import own_questions
+from .question_checks import own_questions, unknown_words
 from .store import (
     Artifact,
     Store,
@@ -97,6 +97,15 @@ class Pipeline:
             )
         order = np.random.default_rng([seed, len(split)]).permutation(len(rows))
         return [rows[i] for i in order[skip : skip + count]]
+
+    def _check_words(self, tokenizer, questions: list[Question]) -> None:
+        """Raises DataError when the questions are data of whose words the model knows too few: also
+        in a notebook that is opened by hand, where nothing was checked before."""
+        source = self.params.world.questions or getattr(self.params.data, self.task)
+        made_up = source == "micro"
+        fault = None if made_up else unknown_words(self.params, self.task, tokenizer, questions)
+        if fault:
+            raise DataError(f"{source}: {fault}")
 
     def base_model(self) -> ModelRef:
         """The profile's base model, before any training."""
@@ -206,6 +215,7 @@ class Pipeline:
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
+            self._check_words(engine.tokenizer, questions)
             scorer = self._node_scorer(engine, seed, guides) if guided else None
             trees = tree_search(engine, self.system, questions, p.search, seed, scorer)
             limits = p.pairs.min_value, p.pairs.min_gap

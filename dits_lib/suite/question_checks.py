@@ -27,25 +27,34 @@ Splits = dict[str, tuple[str, list[Question]]]
 
 
 def check_questions(params: Params) -> None:
-    """Read the questions of every task; see whether each can be answered rightly, whether each
-    split holds as many as the notebooks ask for, and whether the model's tokenizer knows the words.
+    """Read the questions of every task; see whether each can be answered rightly, and whether each
+    split holds as many as the notebooks ask for.
 
     Raises:
         DataError: naming the row that cannot be used; or, in one line, every split that holds too
-            few questions with the parameters that ask for them, and all data whose words the model
-            does not know.
+            few questions with the parameters that ask for them (and what `check_words` would say:
+            more questions alone would not help then).
         ModelError: when a tokenizer cannot be loaded.
     """
     faults: list[str] = []
     for part in params.parts():
         needs = needs_of(part)
         for task in part.tasks:
-            splits = given_questions(part, task)
-            if splits is not None:
-                faults += _too_few(splits, needs)
-                faults += _unknown_words(part, task, splits)
+            faults += _too_few(given_questions(part, task) or {}, needs)
     if faults:
-        raise DataError("; ".join(dict.fromkeys(faults)))
+        raise DataError("; ".join(dict.fromkeys([*faults, *_unknown_words(params)])))
+
+
+def check_words(params: Params) -> None:
+    """See whether the tokenizer of each task's model knows the words of the task's questions.
+
+    Raises:
+        DataError: in one line, naming the data, some of the words, and what to do.
+        ModelError: when a tokenizer cannot be loaded.
+    """
+    faults = list(_unknown_words(params))
+    if faults:
+        raise DataError("; ".join(faults))
 
 
 def given_questions(params: Params, task: str) -> Splits | None:
@@ -104,9 +113,9 @@ def _check_answers(where: str, question: Question, task: str) -> None:
 
 def _too_few(splits: Splits, needs: dict[str, Need]) -> Iterator[str]:
     """One text for each source that lacks questions, with all its splits."""
-    anywhere = next(iter(splits.values()))[0] if splits else "no data"
+    anywhere = next((where for where, _ in splits.values()), "")
     lacking: dict[str, list[str]] = {}
-    for split, need in needs.items():
+    for split, need in needs.items() if splits else ():
         where, questions = splits.get(split, (anywhere, []))
         if len(questions) < need.count:
             lack = f"{split}: {len(questions)} of {need.count} questions = {need.keys}"
@@ -117,29 +126,40 @@ def _too_few(splits: Splits, needs: dict[str, Need]) -> Iterator[str]:
         )
 
 
-def _unknown_words(params: Params, task: str, splits: Splits) -> Iterator[str]:
-    """Texts that the tokenizer of the task's model reads mostly as its unknown token, if any."""
+def _unknown_words(params: Params) -> Iterator[str]:
+    """A text for each task whose questions hold many words that its model does not know."""
     from ..engines import load_tokenizer
 
-    looked_at = [q for _, questions in splits.values() for q in _evenly(questions)]
-    path = params.model_path(task)
-    tokenizer, model = load_tokenizer(path), path.removeprefix(f"{ROOT}/")
-    key = "web.model" if TASKS[task].on_pages and params.web.model else "model.path"
+    for part in params.parts():
+        for task in part.tasks:
+            splits = given_questions(part, task)
+            if splits is not None:
+                looked_at = [q for _, questions in splits.values() for q in _evenly(questions)]
+                tokenizer = load_tokenizer(part.model_path(task))
+                fault = unknown_words(part, task, tokenizer, looked_at)
+                if fault:
+                    yield f"{', '.join(dict.fromkeys(w for w, _ in splits.values()))}: {fault}"
+
+
+def unknown_words(params: Params, task: str, tokenizer, questions: list[Question]) -> str | None:
+    """What to say when a tokenizer reads more than a fifth of the tokens of the questions and
+    views, or of the answers, as its unknown token; None when it does not."""
     groups = {
-        "questions and views": [t for q in looked_at for t in (q.text, *q.views.values())],
-        "answers": [answer for q in looked_at for answer in q.answers],
+        "questions and views": [t for q in questions for t in (q.text, *q.views.values())],
+        "answers": [answer for q in questions for answer in q.answers],
     }
+    key = "web.model" if TASKS[task].on_pages and params.web.model else "model.path"
     for name, texts in groups.items():
         share = unknown_share(tokenizer, texts)
         if share > MOST_UNKNOWN:
-            sources = ", ".join(dict.fromkeys(where for where, _ in splits.values()))
+            model = params.model_path(task).removeprefix(f"{ROOT}/")
             words = ", ".join(map(shown, first_unknown(tokenizer, texts, 5)))
-            yield (
-                f"{sources}: the tokenizer of {model} does not know {share:.0%} of the tokens of "
-                f"the {name} (such as {words}; at most {MOST_UNKNOWN:.0%}): set {key} to a model "
-                "that knows these words (for a chat model agents.prompts: chat)"
+            return (
+                f"the tokenizer of {model} does not know {share:.0%} of the tokens of the {name} "
+                f"(such as {words}; at most {MOST_UNKNOWN:.0%}): set {key} to a model that knows "
+                "these words (for a chat model agents.prompts: chat)"
             )
-            return
+    return None
 
 
 def _evenly(questions: list[Question]) -> list[Question]:
