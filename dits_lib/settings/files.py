@@ -36,7 +36,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         _remove_leftovers(path.parent)
         make_way(path)
         with _temporary(path) as (name, handle):
@@ -61,6 +61,16 @@ def write_changed(path: Path, content: str) -> None:
         if not path.is_symlink() and path.read_bytes() == content.encode("utf-8"):
             return
     write_file(path, content)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise FileError(
+            f"{folder}: no folder, and none can be made there; move away what is there and run "
+            "again"
+        ) from None
 
 
 def make_way(path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..settings import OUTPUT, ROOT
 from ..settings.files import FileError, make_way, write_file
 from .checks import KNOWN_ERRORS
 from .deep_search import site_digest
+from .kernels import kernel_manager, last_words
 from .params import Params
 from .results import stamp_suffix
 from .store import LIBRARY, StoreError, checksum, read_manifest, source_digest, sweep
@@ -60,8 +62,8 @@ def _execute(name: str, params: Params, executed: Path) -> str:
     import papermill
     from papermill.iorw import NoIOHandler, papermill_io
 
-    # It warns of parameters that the notebook's cell leaves out.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # It warns of parameters that the notebook's cell leaves out, and tells what it raises as well.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = "1"  # rounding is then the same on any number of cores
     source, kept = f"notebooks/{name}.ipynb", []
 
@@ -70,6 +72,7 @@ def _execute(name: str, params: Params, executed: Path) -> str:
             kept.append(text)
 
     papermill_io.register("memory:", Memory())
+    errors = tempfile.TemporaryFile()
     try:
         papermill.execute_notebook(
             ROOT / source,
@@ -80,8 +83,7 @@ def _execute(name: str, params: Params, executed: Path) -> str:
             cwd=ROOT,
             progress_bar=sys.stderr.isatty(),
             log_output=False,
-            # A kernel that is stopped logs the traces of what it was about to send.
-            extra_arguments=["--log-level=CRITICAL"],
+            kernel_manager_class=kernel_manager(errors),
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # Ctrl-C goes to the kernel too
@@ -94,11 +96,14 @@ def _execute(name: str, params: Params, executed: Path) -> str:
             text = f"{source}, cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise NotebookError(text, known) from None
     except RuntimeError as error:  # of nbclient or of jupyter_client, by the moment
+        reason = "; ".join(filter(None, [str(error), last_words(errors)]))
         raise NotebookError(
-            f"{source}: its kernel died (out of memory?) or did not start ({error}); finished "
+            f"{source}: its kernel died (out of memory?) or did not start ({reason}); finished "
             "stages are kept, run again",
             True,
         ) from None
+    finally:
+        errors.close()
     return kept[-1]
 
 

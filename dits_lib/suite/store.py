@@ -167,14 +167,17 @@ class Store:
         """Hold the lock by which no two processes make one artifact; the system frees it when its
         holder dies."""
         lock = _lock_of(path)
+        place = lock.parent
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
+            place = lock
             held = FileLock(lock).acquire()
         except OSError as error:
             if is_full(error):
                 raise
             raise StoreError(
-                f"{lock}: cannot be locked ({error.strerror or error}); delete it and run again"
+                f"{place}: locks cannot be kept there ({error.strerror or error}); delete it and "
+                "run again"
             ) from None
         with held:
             yield

@@ -135,7 +135,7 @@ def run_jobs(
                 initargs=(os.getpid(), stages, places),
             ) as pool,
         ):
-            with _deaf_to_interrupts():
+            with deaf_to_interrupts():
                 waiting = {pool.submit(function, *job): index for index, job in enumerate(jobs)}
             processes = list((pool._processes or {}).values())
             try:
@@ -154,14 +154,14 @@ def run_jobs(
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def deaf_to_interrupts() -> Iterator[None]:
     """Processes started meanwhile never see Ctrl-C, which reaches them with their parent: it ends
     them, and none shows a traceback of its own. This process hears of it afterwards."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause(processes: list, workers: int) -> str:
