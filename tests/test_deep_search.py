@@ -7,13 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dits_lib.agents import CallLimits, DeepSearch
+from dits_lib.agents import CallLimits, DeepSearch, Turn
+from dits_lib.agents.calls import MAX_RESULT
 from dits_lib.pairs import extract_pairs
 from dits_lib.rollout import sample_dialogues
 from dits_lib.search import SearchSettings, tree_search
+from dits_lib.suite.deep_search import judge_replies
 from dits_lib.tasks import DataError, Question
 from dits_lib.tasks.judge import ExactMatch, JudgeError, ModelJudge, agreement, read_verdict
-from dits_lib.tasks.judge_server import server
+from dits_lib.tasks.judge_server import THOUGHT_TOKENS, WORD_TOKENS, server
 from dits_lib.tasks.public import WebWalkerQA, load_splits
 from dits_lib.tools import Cached, LocalSite
 from tests.scripted import Scripted, byte_tokenizer
@@ -99,6 +101,28 @@ def test_what_fails_is_told_and_the_run_goes_on(tokenizer, source, call, text):
     assert text in dialogue.turns[1].text and dialogue.metric == 1
 
 
+class Broken:
+    def open(self, url):
+        raise ValueError(url * 2)
+
+    search = open
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_a_failure_says_is_cut_as_results_are(source, broken):
+    system = DeepSearch(Broken() if broken else source)
+    url = f"site:///{'x' * 60_000}.html"
+    turns = (
+        Turn("reasoner", "<call explorer>read it</call>"),
+        Turn("explorer", f"<call open>{url}</call>"),
+    )
+    told = system.act(QUESTION, turns)
+    assert told.startswith("open failed: ") and " [cut] " in told
+    assert len(told) <= MAX_RESULT
+    kept = [file.read_text() for file in source.folder.iterdir()]
+    assert all(len(text) < 5000 for text in kept) and len(kept) == (not broken)
+
+
 def test_a_click_beyond_the_links_is_told(tokenizer, source):
     replies = iter(["<call open>site:///index.html</call>", "<call click>9</call>", "<A>Cork</A>"])
     dialogue = sample_dialogues(
@@ -167,6 +191,26 @@ def test_trees_and_pairs_of_deep_search(tokenizer, source):
 
 
 # The judge
+
+
+def test_a_judge_model_that_thinks_is_given_room_to_end_its_thought(tokenizer):
+    asked = []
+
+    class Thinker(Scripted):
+        def generate(self, requests, adapters=None):
+            asked.append([request.max_new_tokens for request in requests])
+            cut = requests[0].max_new_tokens == WORD_TOKENS
+            self.policy = lambda prompt: said(prompt)[: 20 if cut else None]
+            return super().generate(requests)
+
+    def said(prompt):
+        return "incorrect" if "at once" in prompt else "<think>is it correct?</think>correct"
+
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template += "{# a template that knows <think></think> #}"
+    replies = judge_replies(Thinker(tokenizer, said), ["at once", "after a thought"])
+    assert replies == ["incorrect", "correct"]
+    assert asked == [[WORD_TOKENS] * 2, [THOUGHT_TOKENS]]
 
 
 def test_a_judge_sees_a_batch_at_once_and_falls_back_on_exact_match(tokenizer, source):

@@ -179,8 +179,10 @@ def test_a_page_about_such_files_is_text():
 
 
 def test_a_message_is_one_line_and_cut():
-    error = PageError("dead", "http://example.com/" + "x" * 60_000)
-    assert len(error.message) == MAX_MESSAGE and error.message.endswith(" [cut]")
+    error = PageError("dead", "http://example.com/" + "x" * 60_000 + ": no such host")
+    assert len(error.message) == MAX_MESSAGE and " [cut] " in error.message
+    assert error.message.startswith("http://example.com/x")
+    assert error.message.endswith("x: no such host")
     assert PageError("dead", error.message).message == error.message
     assert PageError("dead", "one\ntwo\r\n  three").message == "one two three"
 

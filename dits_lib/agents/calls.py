@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..tasks.base import Question
-from ..tools import CacheError
+from ..tools import CacheError, one_line
 from .base import ENDINGS, LIMIT, System, Turn, parse_answer
 
 MAX_RESULT = 20_000
@@ -156,7 +156,8 @@ class CallingAgents(System):
         except CacheError:
             raise
         except Exception as error:  # a tool that fails must not end the run: its caller reads why
-            return f"{stack[-1].agent} failed: {type(error).__name__}: {error}"
+            told = f"{stack[-1].agent} failed: {type(error).__name__}: {error}"
+            return one_line(told, MAX_RESULT)
 
     def use(self, tool: str, request: str, turns: tuple[Turn, ...]) -> str:
         """What a tool gives; a subclass whose tools depend on what was said before overrides

@@ -147,8 +147,7 @@ def _judge_key() -> str:
 
 
 def _local(model: str, device: str, dtype: str):
-    """A judge model in this process, greedy; loaded when it is first asked. A thought that is cut
-    is thought again with room to end."""
+    """A judge model in this process; loaded when it is first asked."""
     loaded: list = []
 
     def ask(prompts: list[str]) -> list[str]:
@@ -156,29 +155,30 @@ def _local(model: str, device: str, dtype: str):
             from ..engines import TransformersEngine
 
             loaded.append(TransformersEngine.load(model, device, dtype))
-        engine = loaded[0]
-        shown = [message_ids(engine.tokenizer, prompt) for prompt in prompts]
-        said = _said(engine, shown, WORD_TOKENS)
-        cut = [index for index, (text, thinks) in enumerate(said) if thinks]
-        replies = [text for text, _ in said]
-        for index, (text, _) in zip(
-            cut, _said(engine, [shown[index] for index in cut], THOUGHT_TOKENS), strict=True
-        ):
-            replies[index] = text
-        return replies
+        return judge_replies(loaded[0], prompts)
 
     return ask
+
+
+def judge_replies(engine: Engine, prompts: list[str]) -> list[str]:
+    """What a judge model says aloud, greedy. A thought that is cut is thought again with room to
+    end."""
+    shown = [message_ids(engine.tokenizer, prompt) for prompt in prompts]
+    said = _said(engine, shown, WORD_TOKENS)
+    cut = [index for index, (_, thinks) in enumerate(said) if thinks]
+    again = _said(engine, [shown[index] for index in cut], THOUGHT_TOKENS) if cut else []
+    ended = dict(zip(cut, again, strict=True))
+    return [ended.get(index, reply)[0] for index, reply in enumerate(said)]
 
 
 def _said(engine: Engine, shown: list[tuple[int, ...]], tokens: int) -> list[tuple[str, bool]]:
     """What a model says aloud after each prompt, and whether it was still thinking at the end."""
     longest = engine.max_length or float("inf")
     room = [max(WORD_TOKENS, int(min(tokens, longest - len(ids)))) for ids in shown]
-    requests = [
-        Request(ids, 0, most, temperature=0.0) for ids, most in zip(shown, room, strict=True)
-    ]
     said = []
-    for reply in engine.generate(requests) if requests else []:
+    for reply in engine.generate(
+        [Request(ids, 0, most, temperature=0.0) for ids, most in zip(shown, room, strict=True)]
+    ):
         aloud = spoken(engine.tokenizer, reply.token_ids, reply.text)
         said.append((aloud, not aloud and bool(reply.text.strip())))
     return said

@@ -23,10 +23,14 @@ KINDS = (
 
 
 def one_line(text: str, characters: int = MAX_MESSAGE) -> str:
-    """Text in one line, cut to a number of characters."""
+    """Text in one line of a number of characters at most; of a longer one the first two thirds and
+    the end are kept, since a reason stands behind its address."""
     line = " ".join(text.split())
-    mark = " [cut]"
-    return line if len(line) <= characters else line[: characters - len(mark)] + mark
+    if len(line) <= characters:
+        return line
+    mark = " [cut] "
+    first = (characters - len(mark)) * 2 // 3
+    return line[:first] + mark + line[first + len(mark) - characters :]
 
 
 class PageError(RuntimeError):
