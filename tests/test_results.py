@@ -1,8 +1,10 @@
 """Changed parameters write over no results, and reading a notebook changes no tracked file."""
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -188,6 +190,18 @@ def test_where_a_run_writes(tmp_path, monkeypatch):
         assert output_folder() == folder
     monkeypatch.delenv("DITS_OUTPUT")
     assert output_folder() == ROOT
+
+
+def test_an_output_folder_of_nobody_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "dits_lib.commands.plan"],
+        env=os.environ | {"DITS_OUTPUT": "~nobody-of-that-name/out"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("DITS_OUTPUT: ~nobody-of-that-name is no user")
 
 
 def test_a_full_dump_is_what_the_committed_files_say():

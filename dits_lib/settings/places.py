@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .messages import ParamsError
+
 ROOT = Path(__file__).resolve().parents[2]
 """The repository's root; relative paths in parameters start here."""
 
@@ -25,8 +27,15 @@ def with_home(path: str) -> str:
 
 def output_folder() -> Path:
     """DITS_OUTPUT, or the repository. Notebooks run in another folder than the command that
-    starts them, so that a relative path, too, starts at the repository."""
-    return ROOT / with_home(os.environ.get("DITS_OUTPUT", ""))
+    starts them, so that a relative path, too, starts at the repository.
+
+    Raises:
+        ParamsError: when it begins with the home folder of nobody.
+    """
+    try:
+        return ROOT / with_home(os.environ.get("DITS_OUTPUT", ""))
+    except ValueError as error:
+        raise ParamsError(f"DITS_OUTPUT: {error}") from None
 
 
 REPORT_TO = "DITS_REPORT_TO"
