@@ -485,6 +485,78 @@ def test_a_damaged_answer_is_named(site, tmp_path):
     )
 
 
+ODD_FILES = {
+    "not utf-8": b'{"request": "site:///index.html", "found": "\xff"}',
+    "empty": b"",
+    "null": b"null",
+    "a list": b"[]",
+    "a number": b"7",
+    "not a number": b"NaN",
+    "no answer": b'{"request": "site:///index.html"}',
+    "no request": b'{"found": {"url": "u", "title": "t", "text": "x", "links": []}}',
+    "another request": b'{"request": "v", "found": {"url": "u", "title": "t", "text": "x"}}',
+    "a list of pages": b'{"request": "site:///index.html", "found": []}',
+    "a page without text": (
+        b'{"request": "site:///index.html", "found": {"url": "u", "title": "t"}}'
+    ),
+    "a text that is a number": (
+        b'{"request": "site:///index.html", "found": {"url": "u", "title": "t", "text": 7}}'
+    ),
+    "links of one part": (
+        b'{"request": "site:///index.html", "found": {"url": "u", "title": "t", "text": "x", '
+        b'"links": [["a"]]}}'
+    ),
+    "an error of no kind": b'{"request": "site:///index.html", "error": ["odd", "x"]}',
+    "an error that is a text": b'{"request": "site:///index.html", "error": "dead"}',
+    "deep": b'{"request": ' + b"[" * 100_000,
+    "a giant integer": b'{"request": ' + b"9" * 100_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.parametrize("odd", [*ODD_FILES, "a folder", "a dangling link", "a link to itself"])
+def test_an_odd_file_of_a_cache_is_one_line_that_names_it(site, tmp_path, odd, replay):
+    cache = Cached(site, tmp_path / "cache")
+    cache.open("site:///index.html")
+    file = next((tmp_path / "cache").glob("open-*.json"))
+    file.unlink()
+    if odd == "a folder":
+        file.mkdir()
+    elif odd == "a dangling link":
+        file.symlink_to(tmp_path / "nowhere")
+    elif odd == "a link to itself":
+        file.symlink_to(file)
+    else:
+        file.write_bytes(ODD_FILES[odd])
+    with pytest.raises(CacheError, match=f"{file.name}: damaged") as caught:
+        Cached(None if replay else site, tmp_path / "cache").open("site:///index.html")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [file.name]
+
+
+def test_a_cache_without_a_place_is_one_line(site, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CacheError, match="no folder for pages"):
+        Cached(site, tmp_path / "file")
+    cache = Cached(site, tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    # An agent must not be told of it: a replay would not say so.
+    with pytest.raises(CacheError, match="cannot be written"):
+        cache.open("site:///index.html")
+
+
+def test_long_and_odd_requests_are_kept_short_and_found_again(site, tmp_path):
+    for request in ("site:///" + "x" * 60_000, "half a \ud800 character", "two\n lines "):
+        cache = Cached(site, tmp_path / "cache")
+        with pytest.raises(PageError) as first:
+            cache.open(request)
+        with pytest.raises(PageError) as again:
+            Cached(None, tmp_path / "cache").open(request)
+        assert str(first.value) == str(again.value) and len(str(again.value)) < 600
+        assert cache.search(request) == Cached(None, tmp_path / "cache").search(request)
+    assert max(file.stat().st_size for file in (tmp_path / "cache").iterdir()) < 5000
+
+
 def test_the_first_searches_of_a_process_may_come_together(site):
     """Sixteen threads, none of which finds bm25s imported or the index made."""
     code = (
