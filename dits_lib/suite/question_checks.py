@@ -11,7 +11,7 @@ from ..agents import TASKS, parse_answer
 from ..settings import ROOT
 from ..settings.messages import shown
 from ..tasks import DataError, Question
-from ..tasks.base import read_rows
+from ..tasks.own import read_rows
 from .notebooks import Need, needs_of
 from .params import Params
 
