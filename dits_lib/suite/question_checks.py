@@ -17,7 +17,8 @@ from .params import Params
 
 MOST_UNKNOWN = 0.2
 """Share of the tokens of the questions and views, or of the answers, that may be unknown to the
-tokenizer. Public texts read by a chat model's tokenizer have less than a hundredth."""
+tokenizer. A few rare signs may be; a tokenizer that falls back on bytes, as those of most chat
+models do, knows all."""
 
 LOOKED_AT = 500
 """Questions of a split whose tokens are counted, at most, evenly over the split."""
