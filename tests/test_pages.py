@@ -134,6 +134,8 @@ def test_only_encodings_of_pages_are_known(name):
         ("Москва, столица", "koi8-r", "KOI8-R"),
         ("Zürich “quoted”", "cp1252", "windows-1252"),
         ("Zürich", "utf-16", None),
+        ("Zürich", "utf-16-le", "utf-16"),
+        ("Zürich", "utf-8", "utf-16"),
         ("Zürich", "utf-8-sig", "iso-8859-1"),
     ],
 )
@@ -144,6 +146,15 @@ def test_encodings_of_pages_are_read(text, encoding, header):
 def test_an_encoding_that_markup_declares_is_read_where_utf_8_does_not_fit():
     html = "<head><meta charset='shift_jis'></head><p>東京都は日本の首都です。</p>"
     assert page(html).text == read_html(html.encode("shift_jis"), URL).text
+
+
+def test_the_parsers_say_nothing_beside_the_page(recwarn, caplog):
+    markup._quiet.cache_clear()  # pytest has filters of its own for each test
+    html = "<?xml version='1.0' encoding='utf-8'?><html xmlns='http://www.w3.org/1999/xhtml'>"
+    assert "words" in page(f"{html}<body><p>words</p></body></html>").text
+    page("words.html")
+    page("")
+    assert not recwarn.list and not caplog.records
 
 
 # What is no text

@@ -22,7 +22,7 @@ _GUESSED = (
     "iso8859-13 iso8859-14 iso8859-15 iso8859-16 koi8-r koi8-u gbk gb2312 gb18030 big5 big5hkscs "
     "euc_jp iso2022_jp shift_jis cp932 euc_kr cp949"
 ).split()
-ENCODINGS = frozenset(_GUESSED) | {"utf-16", "utf-16-le", "utf-16-be", "iso8859-9", "mac-roman"}
+ENCODINGS = frozenset(_GUESSED) | {"utf-16-le", "utf-16-be", "iso8859-9", "mac-roman"}
 ENCODINGS |= {"mac-cyrillic"}
 """Names of the encodings that a page may declare, as `codecs.lookup` gives them."""
 
@@ -33,6 +33,8 @@ def known_encoding(name: str | None) -> str | None:
         found = codecs.lookup(name).name if name and len(name) <= 40 else None
     except (LookupError, ValueError):
         return None
+    if found == "utf-16":  # its byte order mark, if any, was seen before
+        return "utf-16-le"
     return found if found in ENCODINGS else None
 
 
@@ -48,11 +50,14 @@ def decoded(data: bytes, declared: str | None = None) -> str:
     for mark, name in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(name, errors="replace")
-    for name in (known_encoding(declared), "utf-8"):
+    header = known_encoding(declared)
+    if header in ("utf-16-le", "utf-16-be") and b"\x00" not in data[:1000]:
+        header = None  # markup in UTF-16 has zeros: the header is wrong
+    for name in (header, "utf-8"):
         try:
             if name:  # a character that the cut went through is left out, not an error
                 return codecs.getincrementaldecoder(name)().decode(data, final=whole)
-        except UnicodeDecodeError:
+        except UnicodeError:
             pass
     from charset_normalizer import from_bytes
 

@@ -3,6 +3,10 @@ by tags, never by a clock, so that a page reads the same on every machine."""
 
 from __future__ import annotations
 
+import logging
+import warnings
+from functools import cache
+
 from .addresses import joined
 from .encodings import decoded
 from .pages import Page, PageError
@@ -99,6 +103,7 @@ def _read(html: str, url: str) -> Page:
     import trafilatura
     from bs4 import BeautifulSoup
 
+    _quiet()
     # html.parser takes quadratic time on tags that are never closed.
     soup = BeautifulSoup(html, "lxml")
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
@@ -111,6 +116,16 @@ def _read(html: str, url: str) -> Page:
         fast=html.count("<") > MAX_COMPARED,
     )
     return Page(url, title, text or _all_text(soup), links)
+
+
+@cache
+def _quiet() -> None:
+    """The parsers' remarks on a page (XHTML, no article in it) are none on the run."""
+    from bs4 import MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
+
+    for remark in (MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning):
+        warnings.filterwarnings("ignore", category=remark)
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
 
 def _links(soup, url: str) -> tuple[tuple[str, str], ...]:
