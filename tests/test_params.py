@@ -30,6 +30,7 @@ REFUSED = {
     "a list as key": ("? [1]\n: 2", 1, "a key must be a word"),
     "two documents": ("seed: 1\n---\nseed: 2", 2, "another document"),
     "cut short": ("seed: [1, 2", 1, "expected"),
+    "a character of no text": ("seed: 1\nworkers: \0", 2, "character 0x0"),
 }
 
 
@@ -307,7 +308,7 @@ def test_what_reproduce_gives_is_whole_also_without_a_file(tmp_path):
         ("seed = (", "not valid Python"),
         ('dpo = {"beta": float("nan")}', "is no finite number"),
         ('dpo = {"beta": 1e999}', "dpo.beta = inf"),
-        ("search = " + "[" * 150 + "]" * 150, "the parameters of 01_rollout"),
+        ("search = " + "[" * 150 + "]" * 150, "01_rollout"),
         ("seed = True", "seed = True: must be a valid integer"),
         ("tasks = {'debate'}", "must be a list"),
     ],

@@ -121,11 +121,13 @@ def parse_yaml(text: str, source: str, rows: bool = False) -> object:
     try:
         _check_events(text)
         return yaml.load(text, Loader=_Reader)
+    except yaml.reader.ReaderError as error:
+        row, problem = text[: error.position].count("\n") + 1, f"character {error.character:#x}"
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark and rows else source
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise ParamsError(f"{where}: not valid YAML ({cut(str(problem), 160)})") from None
+        row, problem = (mark.line + 1 if mark else None), getattr(error, "problem", None) or error
+    where = f"{source}:{row}" if row and rows else source
+    raise ParamsError(f"{where}: not valid YAML ({cut(str(problem), 160)})")
 
 
 def _check_events(text: str) -> None:

@@ -37,7 +37,9 @@ def given_parameters(variables: dict, notebook: str) -> dict:
         )
     given: dict = {}
     for source in sources:
-        given |= assignments(source, f"the parameters of {notebook}")
+        injected = _first_line(source) == INJECTED
+        cell = "papermill's parameters" if injected else "the parameters cell"
+        given |= assignments(source, f"{notebook}, {cell}")
     return given
 
 
