@@ -141,6 +141,36 @@ def test_a_page_that_is_not_there_is_that_however_its_body_is_packed(odd, web):
         web.open(f"{odd.root}/gone")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "text/html; charset=koi8-r",
+        "text/html;Charset = 'KOI8-R'; version=1",
+        'TEXT/HTML; x=1; CHARSET="koi8-r"',
+    ],
+)
+def test_the_encoding_of_a_header_is_read_however_it_is_written(odd, web, header):
+    text = "Москва, столица"
+    odd.answers["/russian"] = (200, {"Content-Type": header}, f"<p>{text}".encode("koi8-r"))
+    assert web.open(f"{odd.root}/russian").text == text
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "kind"),
+    [
+        ({}, b"\xef\xbb\xbfUser-agent: *\nDisallow: /", "robots"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"User-agent: *\nDisallow: /"), "robots"),
+        ({"Content-Encoding": "br"}, b"x", "not text"),
+        ({}, b"#" * 3_000_000, "too large"),
+    ],
+)
+def test_rules_of_a_site_that_cannot_be_read_allow_nothing(odd, headers, body, kind):
+    odd.answers["/robots.txt"] = (200, headers, body)
+    with pytest.raises(PageError) as caught:
+        Web(seconds=5.0, max_bytes=2_000_000, private=True).open(f"{odd.root}/gzip")
+    assert caught.value.kind == kind
+
+
 # Addresses
 
 

@@ -4,6 +4,7 @@ addresses are refused. Nothing is sent but GET requests without cookies.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.robotparser import RobotFileParser
@@ -18,6 +19,8 @@ from .pages import Page, PageError, one_line
 
 MAX_BYTES = 5_000_000
 """Of a page, and of a search engine's answer."""
+
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 
 
 class _Found(BaseModel):
@@ -124,8 +127,8 @@ class Web:
         media, _, rest = answer.headers.get("content-type", "").partition(";")
         if media.strip().lower() not in ("", "text/html", "application/xhtml+xml", "text/plain"):
             raise PageError("not text", f"{url}: {media.strip()}")
-        declared = rest.partition("charset=")[2].strip(" \"'") or None
-        return read_html(answer.body, url, declared)
+        declared = _CHARSET.search(rest)
+        return read_html(answer.body, url, declared and declared[1])
 
     def _allowed(self, url: str) -> bool:
         root = "{0.scheme}://{0.netloc}".format(urlsplit(url))
@@ -134,12 +137,12 @@ class Web:
             try:
                 answer, _ = self._get(f"{root}/robots.txt", False)
             except PageError as error:
-                if error.kind in ("refused", "dead", "slow"):
+                if error.kind != "redirects":  # rules that cannot be read are not kept either
                     raise
                 answer = Answer(404, {}, b"")
             if answer.status >= 500:
                 return False  # RFC 9309: a site that cannot tell its rules forbids all, for now
-            text = answer.body.decode("utf-8", "replace") if answer.status < 400 else ""
+            text = answer.body.decode("utf-8-sig", "replace") if answer.status < 400 else ""
             rules.parse(text.splitlines())
             self._rules[root] = rules
         return self._rules[root].can_fetch(AGENT, url)
