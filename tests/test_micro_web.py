@@ -18,12 +18,19 @@ from dits_lib.micro_model.gates import missed_gates, web_trials
 from dits_lib.micro_model.scripted import SCRIPTED, scripted_dialogue
 from dits_lib.rollout import sample_dialogues
 from dits_lib.settings import ROOT
-from dits_lib.suite.deep_search import deep_search_system, page_source, pages_key, site_digest
+from dits_lib.suite.deep_search import (
+    check_web,
+    deep_search_system,
+    page_source,
+    pages_key,
+    site_digest,
+)
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.store import Store, checksum
 from dits_lib.suite.studies.deep_search import failure_of
 from dits_lib.tasks import SPLITS, WEB_FAMILIES, make_web, web_questions, write_site
+from dits_lib.tasks.judge import JudgeError
 from dits_lib.tasks.micro import LINKS
 from dits_lib.tools import CacheError, LocalSite, PageError, searxng
 
@@ -286,6 +293,32 @@ def test_a_search_engine_behind_a_server():
     served.server_close()
     with pytest.raises(PageError, match="no search"):
         find("museum")
+
+
+def test_a_judge_that_cannot_judge_is_told_before_the_run(tmp_path):
+    """Its server answers, but with something else than a chat completion."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{served.server_port}/v1"
+    params = of("web.judge=server", "web.judge_model=m", f"web.judge_url={url}")
+    with pytest.raises(JudgeError, match=f"{url}: answers, but not as a chat completion"):
+        check_web(params, tmp_path)
+    served.shutdown()
+    served.server_close()
+    with pytest.raises(JudgeError, match="the judge cannot be asked"):
+        check_web(params, tmp_path)
 
 
 @pytest.mark.parametrize(
