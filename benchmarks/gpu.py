@@ -9,6 +9,15 @@ search batch and one scoring batch of vLLM:
     python -m benchmarks.gpu scale --model models/random-8b
     python -m benchmarks.gpu random --shape llama3-8b --like models/smollm2 --out models/random-8b
     python -m benchmarks.gpu speak --shape qwq-32b --like models/smollm2
+    python -m benchmarks.gpu noise --model models/smollm2
+
+    python -m benchmarks.gpu repeat --model models/smollm2
+
+`repeat`: one SFT, with gradient checkpointing, again and again in two processes on one card:
+whether equal rows and seeds give equal models.
+
+`noise`: what vLLM says other than before under a step of zero, in each of its modes of numerics,
+and what each mode costs. Greedy, so that every difference is one of the logits.
 
 Writes benchmarks/gpu-<part>.md and .json. The questions are the micro world's as text, so no data
 set is needed.
@@ -29,7 +38,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from dits_lib.agents import make_system, prompt_and_prefix
+from dits_lib.agents import TASKS, make_system, prompt_and_prefix, rendered_turns
 from dits_lib.engines import (
     LORA_TARGETS,
     Engine,
@@ -38,15 +47,25 @@ from dits_lib.engines import (
     TransformersEngine,
     VLLMEngine,
     asleep,
+    load_tokenizer,
+    read_deltas,
 )
-from dits_lib.influence import InfluenceSettings, dpo_gradients, evaluate_adapters, part, step
+from dits_lib.influence import (
+    InfluenceSettings,
+    dpo_gradients,
+    evaluate_adapters,
+    part,
+    step,
+    step_response,
+)
 from dits_lib.influence.gradients import gradient_options
+from dits_lib.influence.validation_play import changed_share
 from dits_lib.pairs import Pair, extract_pairs
 from dits_lib.search import SearchSettings, tree_search
 from dits_lib.suite.memory import GPUMemoryWatch
 from dits_lib.suite.planning import size_of
 from dits_lib.tasks import make_questions
-from dits_lib.training import DPOSettings, Place, train_dpo
+from dits_lib.training import DPOSettings, Place, SFTSettings, train_dpo, train_sft
 
 SHAPES = {
     "llama3-8b": (
@@ -167,8 +186,12 @@ class Report(dict):
         print(_line(key, row), flush=True)
 
 
+def _told(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
 def _line(key: str, row: dict) -> str:
-    return f"| {key} | {', '.join(f'{k} {v:.4g}' for k, v in row.items())} |"
+    return f"| {key} | {', '.join(f'{k} {_told(v)}' for k, v in row.items())} |"
 
 
 def searched(engine, system, questions, seed, compare: bool = True):
@@ -425,6 +448,141 @@ def speak_part(options) -> dict:
     return found
 
 
+def repeat_part(options) -> dict:
+    """The same SFT `--repeats` times in each of two processes; how far the adapters lie apart."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "repeat", "--alone", "0"]
+    given = {"model": options.model, "device": options.device, "dtype": options.dtype}
+    given |= {"steps": options.steps, "repeats": options.repeats, "style": options.style}
+    command += [str(part) for key, value in given.items() for part in (f"--{key}", value)]
+    folders = [Path(options.work) / f"repeat-{number}" for number in range(2)]
+    running = [
+        subprocess.Popen([*command, "--work", str(folder)], stdout=subprocess.PIPE, text=True)
+        for folder in folders
+    ]
+    told = [process.communicate()[0].splitlines() for process in running]
+    runs = [
+        (folder / str(number), row)
+        for folder, lines in zip(folders, told, strict=True)
+        for number, row in enumerate(json.loads(lines[-1]) if lines else [])
+    ]
+    if len(runs) < 2 * options.repeats:
+        raise SystemExit("a training failed; its process said why")
+    first, found = read_deltas(runs[0][0]), Report()
+    size = sum(float((b @ a).norm() ** 2) for a, b in first.values()) ** 0.5
+    for folder, row in runs:
+        other = read_deltas(folder)
+        apart = sum(
+            float((b @ a - other[name][1] @ other[name][0]).norm() ** 2)
+            for name, (a, b) in first.items()
+        )
+        found[f"process {folder.parent.name[-1]}, run {folder.name}"] = row | {
+            "distance from the first / size of its update": apart**0.5 / size
+        }
+    return found
+
+
+def repeats_of(options) -> list[dict]:
+    """One process of `repeat_part`: its trainings one after another."""
+    system, rng = make_system("debate", options.style), np.random.default_rng(0)
+    tokenizer, rows = load_tokenizer(options.model), []
+    for question in make_questions("debate", "train", 64, 0):
+        turns = tuple(TASKS["debate"].warm_start(question, rng))
+        for prompt, reply in rendered_turns(tokenizer, system, question, turns):
+            rows.append({"prompt_ids": prompt, "reply_ids": reply})
+    settings = SFTSettings(
+        steps=options.steps,
+        batch=8,
+        learning_rate=2e-4,
+        lora_rank=8,
+        gradient_checkpointing=True,
+    )
+    logs = [
+        train_sft(
+            options.model,
+            rows,
+            settings,
+            0,
+            Path(options.work) / str(number),
+            Place(options.device, options.dtype),
+        )
+        for number in range(options.repeats)
+    ]
+    return [{"first loss": log[0]["loss"], "last loss": log[-1]["loss"]} for log in logs]
+
+
+NUMERICS = ("fast", "float32_logits", "batch_invariant")
+NOISE_SIZES = [0.003, 0.01, 0.03, 0.1]
+
+
+def noise_part(options) -> dict:
+    """Every mode in a process of its own: vLLM reads its mode once."""
+    found = Report()
+    for mode in options.modes.split(","):
+        command = [sys.executable, "-m", "benchmarks.gpu", "noise", "--numerics", mode]
+        given = {"model": options.model, "device": options.device, "dtype": options.dtype}
+        given |= {"pairs": options.pairs, "v": options.v, "adapters": options.adapters}
+        given |= {
+            "memory": options.memory,
+            "max-length": options.max_length,
+            "style": options.style,
+        }
+        given |= {"dialogues": options.dialogues, "reply": options.reply}
+        command += [str(part) for key, value in given.items() for part in (f"--{key}", value)]
+        command += ["--eager"] if options.eager else []
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+        if ended.returncode or not lines:
+            reason = (ended.stderr.strip().splitlines() or ["no reason told"])[-1]
+            found[mode] = {"failed": reason[:300]}
+        else:
+            for name, row in json.loads(lines[-1]).items():
+                found[f"{mode}: {name}"] = row
+    return found
+
+
+def noise_of(options) -> dict:
+    """One mode: the response to steps, with its floor; the base played twice; speed."""
+    limits = {"max_new_tokens": options.reply} if options.style == "chat" else {}
+    system = make_system("debate", options.style, **limits)
+    searched_questions = make_questions("debate", "train", max(1, options.dialogues // 8), 0)
+    asked = make_questions("debate", "development", options.v, 0)
+    settings = InfluenceSettings(candidates=options.adapters, temperature=0.0, samples=1)
+    with timed() as start:
+        engine = vllm_engine(options)
+    trees = tree_search(engine, system, searched_questions, SearchSettings(rollouts=1), 0)
+    pairs = made_pairs(engine, system, trees, options.pairs)
+    rows = step_response(engine, system, pairs, asked, NOISE_SIZES, settings, 0)
+    bases = [evaluate_adapters(engine, system, asked, None, 1, settings, 0)[0] for _ in range(2)]
+    with engine.learning() as learner:
+        gradients = dpo_gradients(learner, pairs, seed=0, **gradient_options(settings))
+        steps = step(gradients, NOISE_SIZES[0]).to(engine.stack_device)
+    forget(engine)
+    with Recorder(engine) as recorder:
+        rate, seconds, _ = speed(
+            engine,
+            lambda: evaluate_adapters(engine, system, asked, steps, len(pairs), settings, 0),
+        )
+    found = {
+        "speed": {
+            "start seconds": start.seconds,
+            "scoring seconds": seconds,
+            "scoring tokens/s": rate,
+            "plain tokens/s": plain_rate(engine, recorder.requests),
+        },
+        "noise": {
+            "floor (steps of zero)": rows[0]["floor"],
+            "base played again": changed_share([bases[1]], bases[0]),
+            "dialogues": float(len(pairs) * len(asked)),
+        },
+    }
+    for row in rows:
+        found[f"step {row['step_size']:g}"] = {
+            "changed": row["changed"],
+            "beyond the floor": row["changed"] - row["floor"],
+        }
+    return found
+
+
 def random_steps(shape, count: int, rank: int) -> LoRAStack:
     """Steps of the size of a small influence step, on every layer that a LoRA would change."""
     with torch.device("meta"):
@@ -466,7 +624,8 @@ def vllm_engine(options, root: Path | None = None, dummy: bool = False) -> VLLME
         max_adapters=options.adapters,
         max_rank=8,
         memory=options.memory,
-        max_length=2048,
+        max_length=options.max_length,
+        numerics=options.numerics or "fast",
         eager=options.eager,
         compile=options.compile,
         cache_gb=options.cache_gb,
@@ -519,7 +678,9 @@ def write(name: str, found: dict, options) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["engines", "greedy", "scale", "speak", "random"])
+    parser.add_argument(
+        "part", choices=["engines", "greedy", "scale", "speak", "random", "noise", "repeat"]
+    )
     parser.add_argument("--model", default="models/smollm2")
     parser.add_argument("--like", default="models/smollm2", help="random: whose tokenizer to take")
     parser.add_argument(
@@ -560,9 +721,18 @@ def main() -> None:
     parser.add_argument("--cache-gb", type=float, default=None)
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--repeats", type=int, default=4, help="repeat: trainings a process")
+    parser.add_argument("--max-length", type=int, default=2048)
+    parser.add_argument("--style", choices=["chat", "micro"], default="chat", help="noise: prompts")
+    parser.add_argument("--modes", default=",".join(NUMERICS), help="noise: modes to compare")
+    parser.add_argument("--numerics", choices=NUMERICS, default=None, help="noise: this one, here")
     options = parser.parse_args()
     if options.part == "random":
         print(random_part(options))
+    elif options.part == "repeat" and not options.alone:
+        print(json.dumps(repeats_of(options)))
+    elif options.part == "noise" and options.numerics:
+        print(json.dumps(noise_of(options)))
     else:
         write(
             options.part,
@@ -571,6 +741,8 @@ def main() -> None:
                 "greedy": greedy_part,
                 "scale": scale_part,
                 "speak": speak_part,
+                "noise": noise_part,
+                "repeat": repeat_part,
             }[options.part](options),
             options,
         )

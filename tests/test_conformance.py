@@ -46,7 +46,7 @@ FAMILIES = {
 _CLASSES = {"Gemma3Text": "Gemma3ForCausalLM"}
 
 
-def random_model(family: str, **changes):
+def random_model(family: str, std: float = 0.3, **changes):
     """A model of a family, with weights large enough that its attention matters."""
     name, own = FAMILIES[family]
     config = getattr(transformers, f"{name}Config")(**SIZES | own | changes)
@@ -55,7 +55,7 @@ def random_model(family: str, **changes):
     model = getattr(transformers, _CLASSES.get(name, f"{name}ForCausalLM"))(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.3)
+            nn.init.normal_(parameter, std=std)
     return model.eval()
 
 

@@ -600,3 +600,19 @@ def test_a_length_that_the_model_cannot_read_is_told_before_vllm_starts():
         ModelError, match="models/micro: reads 256 tokens at most, but model.max_length is 512"
     ):
         check_models(params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (["influence.estimator=policy_gradient"], "influence.estimator"),
+        (["budget.estimators={policy_gradient: 20}"], "budget.estimators"),
+        (["notebooks=[06_influence_fidelity]"], "fidelity.validation"),
+    ],
+)
+def test_greedy_validation_is_refused_for_estimators_that_compare_samples(changes, key):
+    """Wherever the parameters name one, before anything is computed."""
+    with pytest.raises(ParamsError, match=f"{key} names .*set influence.temperature above 0"):
+        load_params("micro", ["influence.temperature=0", *changes])
+    alone = ["influence.temperature=0", "notebooks=[01_rollout, 02_scoring]"]
+    assert load_params("micro", alone).influence.temperature == 0

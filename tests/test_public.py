@@ -377,7 +377,7 @@ def test_set_and_dataset_change_the_parameters():
         ),
         (
             ["influence.estimator=policy_gradient", "influence.temperature=0"],
-            "samples dialogues: set influence.temperature above 0",
+            "set influence.temperature above 0",
         ),
         (["fidelity.validation={onestep: 8}"], "fidelity.validation"),
     ],

@@ -187,7 +187,7 @@ ROOMS = (
 ).split()
 """The rooms of the library, in the order in which they may know of each other."""
 SUITE = (
-    "memory store workers notebooks cells sections fitting params question_checks results "
+    "memory store workers notebooks cells sections fitting params model_checks question_checks results "
     "deep_search pipeline checks ledger kernels planning execution studies"
 ).split()
 """The same within the suite."""
@@ -231,7 +231,7 @@ def test_imports_run_one_way(path):
             assert order.index(name) <= order.index(own), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("name", ["run", "estimators", "gpu"])
+@pytest.mark.parametrize("name", ["run", "estimators", "gpu", "faults"])
 def test_benchmarks_can_be_imported(name):
     """They are run by hand, so that nothing else would notice a name that moved."""
     command = [sys.executable, "-c", f"import benchmarks.{name}"]

@@ -35,6 +35,8 @@ from dits_lib.settings import ROOT  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 from dits_lib.training import SFTSettings, train_sft  # noqa: E402
 
+from .test_conformance import TOKENIZER, random_model  # noqa: E402
+
 SYSTEM = make_system("exchange", "chat", max_turns=2, max_new_tokens=12)
 SETTINGS = {
     "device": "cpu",
@@ -218,7 +220,7 @@ def test_search_and_scoring_through_vllm(served):
 def test_a_prompt_that_is_too_long_gives_one_line(served):
     with pytest.raises(
         ModelError,
-        match=r"take 1040 tokens, but model.max_length is 1024; raise it, or lower data.context_words",  # noqa: E501
+        match="take 1040 tokens, but the model reads 1024; raise model.max_length if the model",
     ):
         served.generate([Request(tuple(range(10, 1038)), 0, 12)])
 
@@ -281,3 +283,42 @@ def test_notebooks_whose_stages_are_computed_ahead_through_vllm(tmp_path):
         for p in psutil.process_iter(["environ"])
         if (p.info["environ"] or {}).get("DITS_OUTPUT") == str(tmp_path)
     ]
+
+
+CONFORMS = """
+import sys
+from dits_lib.engines import ModelError, Request, VLLMEngine
+from dits_lib.engines.vllm import stop
+
+if __name__ == "__main__":
+    try:
+        engine = VLLMEngine(sys.argv[1], device="cpu", dtype="float32", max_adapters=2,
+                            max_rank=8, max_length=512, memory=0.1, eager=True)
+        with engine.learning() as learner:
+            print("CONFORMS", type(learner.model).__name__)
+    except ModelError as error:
+        print("REFUSED", error)
+    stop()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "granite"])
+def test_families_conform_through_vllm_too(family, tmp_path):
+    """What vLLM samples from and scores is what transformers computes, for models with random
+    weights; each in a process of its own, since a process serves one model."""
+    model = random_model(family, hidden_size=128, head_dim=32, num_hidden_layers=2, std=0.1)
+    model.save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    script = tmp_path / "conforms.py"
+    script.write_text(CONFORMS)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "model")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert "CONFORMS" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]

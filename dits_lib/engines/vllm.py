@@ -67,6 +67,7 @@ class VLLMEngine(Engine):
         dtype: str = "bfloat16",
         eager: bool = False,
         compile: bool = False,
+        numerics: str = "fast",
         cache_gb: float | None = None,
         dummy: bool = False,
     ):
@@ -84,6 +85,9 @@ class VLLMEngine(Engine):
             compile: torch.compile beside the CUDA graphs, which is vLLM's own default: starts
                 later, speaks faster. Each process pays that start, and a study's workers are many,
                 so it is off here.
+            numerics: `fast`; `float32_logits` computes the output layer in float32; with
+                `batch_invariant` no logit depends on the batch (vLLM's own mode, slower), so that
+                a reply is the same in any company.
             cache_gb: GB for cached states, in place of what `memory` leaves: several processes can
                 then share a GPU. vLLM then neither measures free memory nor sleeps while something
                 is learned, as both go wrong when others take memory meanwhile.
@@ -113,6 +117,7 @@ class VLLMEngine(Engine):
             dtype,
             eager,
             compile,
+            numerics,
             cache_gb,
             dummy,
         )
@@ -242,23 +247,35 @@ class VLLMEngine(Engine):
         Raises:
             ModelError: when the two do not give the same log probabilities.
         """
-        compared = not self._compared
-        if compared:
-            prompts = [prompt for prompt, _ in probe_rows(self, self.folder)]
-            rows = [(prompt, prompt[-6:]) for prompt in prompts]
-            own = self.logprobs(rows, indices=[None] * len(rows))
+        told = None if self._compared else self._probe()
         with asleep():
             learner = TransformersEngine.load(self.folder, str(self.device), dtype=self.dtype)
-            learner.usage = self.usage
             try:
-                if compared:
-                    check_agreement(self.folder, own, learner.logprobs(rows))
+                if told is not None:
+                    rows, found = told
+                    check_agreement(self.folder, found, learner.logprobs(rows))
                     self._compared = True
+                learner.usage = self.usage
                 yield learner
             finally:
                 # the caller still holds the engine; its memory must go before vLLM wakes
                 learner.release()
                 _free()
+
+    def _probe(self) -> tuple[Rows, list[list[float]]]:
+        """Replies to probe prompts, and their log probabilities as they were sampled.
+
+        Raises:
+            ModelError: when those that are sampled from and those that are scored differ.
+        """
+        before = self.snapshot()
+        prompts = [prompt for prompt, _ in probe_rows(self, self.folder)]
+        said = self.generate([Request(prompt, 0, 6, 0.0) for prompt in prompts])
+        rows = [(p, reply.token_ids) for p, reply in zip(prompts, said, strict=True)]
+        found = [list(reply.logprobs) for reply in said]
+        check_agreement(self.folder, found, self.logprobs(rows))
+        self.usage.__dict__.update(vars(before))  # a check is not charged to the run
+        return rows, found
 
     def _run(self, prompts, params, loras):
         tokens = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
@@ -328,6 +345,7 @@ def _server(
     dtype: str,
     eager: bool,
     compile: bool,
+    numerics: str,
     cache_gb: float | None,
     dummy: bool = False,
 ):
@@ -348,6 +366,7 @@ def _server(
         dtype,
         eager,
         compile,
+        numerics,
         dummy,
     )
     if key in _SERVERS:
@@ -360,6 +379,8 @@ def _server(
     if device == "cuda":
         # vLLM in this process: starts sooner, as TRL's colocated mode does.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    if numerics == "batch_invariant":
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     try:
         from vllm import LLM
         from vllm.engine.arg_utils import EngineArgs
@@ -376,6 +397,8 @@ def _server(
     }
     if dummy:
         chosen["load_format"] = "dummy"
+    if numerics == "float32_logits":
+        chosen["hf_overrides"] = {"head_dtype": "float32"}
     if cache_gb is not None:
         chosen["kv_cache_memory_bytes"] = int(cache_gb * 1e9)
     if device == "cuda" and not eager and not compile:

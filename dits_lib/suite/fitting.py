@@ -90,11 +90,26 @@ def _check_pages(p: Params) -> None:
 def _check_influence(p: Params) -> None:
     for name, options in p.influence.options.items():
         _check_options(name, options)
-    if ESTIMATORS[p.influence.estimator].needs_spread and p.influence.temperature == 0:
-        raise ValueError(
-            f"influence.estimator {p.influence.estimator} samples dialogues: set "
-            "influence.temperature above 0"
-        )
+    if p.influence.temperature > 0:
+        return
+    for key, names in _estimators_named(p).items():
+        for name in names:
+            if ESTIMATORS[name].needs_spread:
+                raise ValueError(
+                    f"{key} names {name}, which compares sampled dialogues, all alike at "
+                    "temperature 0: set influence.temperature above 0, or leave it out"
+                )
+
+
+def _estimators_named(p: Params) -> dict[str, list[str]]:
+    """The estimators that the notebooks of a profile use, by the key that names them."""
+    named = {"influence.estimator": [p.influence.estimator]}
+    if "04_budget_scaling" in p.notebooks:
+        named["budget.estimators"] = [*p.budget.estimators]
+    if "06_influence_fidelity" in p.notebooks:
+        named["fidelity.validation"] = [*p.fidelity.validation]
+        named["fidelity.use"] = [*p.fidelity.use] if p.fidelity.use_seeds else []
+    return named
 
 
 def _check_options(name: str, options: dict) -> None:

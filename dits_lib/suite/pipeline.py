@@ -18,6 +18,7 @@ import numpy as np
 from ..agents import TASKS, rendered_turns
 from ..engines import Engine, derive_seed, model_files
 from ..influence import ESTIMATORS, Scores, ScoringContext, choose_step_size, step_response
+from ..influence.base import check_scores
 from ..influence.estimators.dpo_loss import dpo_loss_influence
 from ..influence.estimators.one_step import one_step_influence
 from ..pairs import Pair, best_dialogues, extract_pairs
@@ -112,7 +113,7 @@ class Pipeline:
         path, p = self.params.model_path(self.task), self.params.model
         # What speaks, and how precisely, decides the replies too.
         engine = f"{p.engine} {p.device} {p.dtype}"
-        engine += f" {p.max_length}" if p.engine == "vllm" else ""
+        engine += f" {p.max_length} {p.numerics}" if p.engine == "vllm" else ""
         return ModelRef(path, f"{_weights_key(path)} {engine}")
 
     def engine(self, model: ModelRef) -> Engine:
@@ -122,8 +123,7 @@ class Pipeline:
         p = self.params.model
         if p.engine == "transformers":
             return TransformersEngine.load(model.path, p.device, p.dtype, max_rows=p.max_rows)
-        names = "device max_adapters max_rank memory cache_gb max_length dtype eager compile"
-        return VLLMEngine(model.path, **p.model_dump(include=set(names.split())))
+        return VLLMEngine(model.path, **p.model_dump(exclude={"path", "engine", "max_rows"}))
 
     # Stages
 
@@ -361,6 +361,7 @@ class Pipeline:
         def make(folder: Path) -> dict:
             engine, pairs = self.engine(model), (self.pairs(searched), self.pairs(validation))
             scores = dpo_loss_influence(engine, *pairs, step_size, p, seed)
+            check_scores(scores, pairs[0])
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
 

@@ -50,6 +50,7 @@ class Model(Settings):
     max_length: Annotated[int, Field(ge=64, le=MOST)]
     eager: bool
     compile: bool
+    numerics: Literal["fast", "float32_logits", "batch_invariant"]
 
 
 def _limits_of(task: Task) -> type[Settings]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from ...settings import ROOT
 from ...tasks import DataError
 from ..notebooks import questions_needed
 from ..params import Params
-from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
-from ..store import USED, Artifact
+from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores, read_trees
+from ..store import USED, Artifact, read_rows
 from ..workers import run_jobs
 
 Job = Callable[..., object]
@@ -80,6 +81,20 @@ def pair_stage(pipeline: Pipeline, model: ModelRef, seed: int) -> Artifact:
     if seed == pipeline.params.seed:
         pipeline.pairs(searched)
     return searched
+
+
+def model_row(model: ModelRef, searched: Artifact) -> dict:
+    """What tells a failed SFT: its training loss in the first and the last tenth of its steps (NaN
+    without SFT), the mean reward of the dialogues that its model searched, and their pairs."""
+    file = Path(model.path) / "train_log.json"
+    losses = [row["loss"] for row in read_rows(file)[0]] if file.is_file() else [float("nan")]
+    rewards = [tree.nodes[0].q for tree in read_trees(searched)]
+    return {
+        "sft_loss_first": losses[0],
+        "sft_loss_last": losses[-1],
+        "searched_reward": float(np.mean(rewards)),
+        "pairs": len(read_pairs(searched)),
+    }
 
 
 def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:

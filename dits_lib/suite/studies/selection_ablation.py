@@ -13,6 +13,7 @@ from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
 from ..store import Artifact, read_rows
 from .common import (
     influence_values,
+    model_row,
     pair_stage,
     q_values,
     sft_stage,
@@ -96,10 +97,12 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
     ended; and the number of pairs."""
     pipeline = Pipeline(params, task)
     models = trained_arms(pipeline, seed, arms_of(params))
+    searched = pair_stage(pipeline, models["sft"], seed)
     return {
         "task": task,
         "seed": seed,
-        "pairs": len(q_values(pair_stage(pipeline, models["sft"], seed))),
+        "pairs": len(q_values(searched)),
+        "model": model_row(models["sft"], searched),
         "drift": {arm: _drift(models[arm]) for arm in (*ARMS, SMALL)},
         "metric": {arm: float(pipeline.evaluate(m, seed).mean()) for arm, m in models.items()},
         "artifact": {arm: pipeline.evaluation(m, seed).name for arm, m in models.items()},
