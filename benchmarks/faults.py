@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(tempfile.mkdtemp(prefix="dits-faults-"))
+FOLDER = Path(tempfile.gettempdir()) / f"dits-faults-{os.getpid()}"
 # The runs below write there, and so does what this process checks.
 os.environ |= {"DITS_OUTPUT": str(FOLDER / "checks"), "TOKENIZERS_PARALLELISM": "false"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,6 +37,7 @@ from .fault_runs import GOOD, VERDICTS, Case, results, whole_run  # noqa: E402
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
+    FOLDER.mkdir()
     try:
         cases = campaign(options)
     finally:
