@@ -105,7 +105,11 @@ VALUES: dict[str, object] = {
     '""': "",
     "-1": -1,
     "0": 0,
+    "1": 1,
+    "3": 3,
     "0.5": 0.5,
+    "1.5": 1.5,
+    "[1.0, 3.0]": [1.0, 3.0],
     "1000000000000": 10**12,
     "1e12": 1e12,
     "true": True,
@@ -210,7 +214,8 @@ def _value_read(path: Path, name: str, raw: dict, key: tuple[str, ...], rng) -> 
     path.write_text(written, encoding="utf-8")
     shown = text if len(text) < 40 else f"{text[:10]}... ({len(text)} characters)"
     what = f"params/{name}.yaml with {'.'.join(key)}: {shown}"
-    names = ((key[-1], key[0], path.name),)
+    row = [f"{path.name}:{digit}" for digit in range(1, 10)]  # where YAML itself cannot be read
+    names = ((key[-1], key[0], *row),)
     return Read("parameters: value", what, _reader(path, name, key, VALUES[text]), names)
 
 
