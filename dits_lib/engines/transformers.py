@@ -64,6 +64,8 @@ class TransformersEngine(Engine):
         self.usage = Usage()
         self.stops = torch.tensor(stop_ids(tokenizer, model.generation_config), device=self.device)
         self.max_length = longest_of(model.config)
+        # In 16 bits the rounding of a batch's products is large enough to change words.
+        self.exact = model.dtype in (torch.float32, torch.float64)
         self._plain_mask = sees_all_earlier(model.config)
 
     @classmethod

@@ -104,7 +104,7 @@ class VLLMEngine(Engine):
         self.max_rank = next(rank for rank in _RANKS if rank >= max_rank)
         if not dummy:
             check_model_folder(self.root)
-        load_config(self.root)
+        self._vocabulary = load_config(self.root).vocab_size
         self.tokenizer = load_tokenizer(self.root)
         self._stops = stop_ids(self.tokenizer, generation_config_of(self.root))
         self._llm = _server(
@@ -202,6 +202,11 @@ class VLLMEngine(Engine):
     def _completions(self, outputs: list) -> list[Completion]:
         sampled = [output.outputs[0] for output in outputs]
         ids = [tuple(one.token_ids) for one in sampled]
+        if any(token >= self._vocabulary for row in ids for token in row):
+            raise ModelError(
+                f"{self.folder}: vLLM sampled a token beyond the model's {self._vocabulary}; its "
+                "logits are damaged"
+            )
         scores = [
             tuple(step[token].logprob for step, token in zip(one.logprobs, row, strict=True))
             for one, row in zip(sampled, ids, strict=True)
