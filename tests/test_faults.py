@@ -18,7 +18,7 @@ from dits_lib.report.index import read_index
 from dits_lib.report.render import artifacts_of
 from dits_lib.settings import ROOT
 from dits_lib.settings.files import FileError, read_text, write_changed, write_file
-from dits_lib.suite.execution import is_current, write_stamp
+from dits_lib.suite.execution import is_current, make_way_for, write_stamp
 from dits_lib.suite.ledger import ledger
 from dits_lib.suite.store import Artifact, Store, StoreError, sweep, write_json, write_jsonl
 from dits_lib.suite.workers import WorkerError, run_jobs
@@ -297,6 +297,22 @@ def test_results_whose_stages_are_gone_or_damaged_are_made_again(reported, damag
     stamp, folder, index = reported
     damage(stamp.parent / read_index(index).artifacts[0])
     assert not is_current(stamp, "key", folder)
+
+
+def test_what_is_in_the_way_of_outputs_is_told_before_a_notebook_runs(reported):
+    stamp, folder, _ = reported
+    table = folder / "tables" / "01_data.csv"
+    table.unlink()
+    table.mkdir()
+    make_way_for("01_rollout", folder, stamp)
+    assert not table.exists() and (folder / "figures").is_dir()
+    (table / "mine").mkdir(parents=True)
+    with pytest.raises(FileError, match="01_data.csv: a folder, where a file belongs"):
+        make_way_for("01_rollout", folder, stamp)
+    shutil.rmtree(folder / "tables")
+    (folder / "tables").write_text("mine")
+    with pytest.raises(FileError, match="tables: no folder, and none can be made there"):
+        make_way_for("01_rollout", folder, stamp)
 
 
 def test_an_index_names_nothing_outside_its_folder(reported):

@@ -36,7 +36,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         _remove_leftovers(path.parent)
         make_way(path)
         with _temporary(path) as (name, handle):
@@ -63,7 +63,12 @@ def write_changed(path: Path, content: str) -> None:
     write_file(path, content)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        FileError: when something else is there, or above it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from ..engines import model_files
 from ..report.index import read_index
 from ..settings import OUTPUT, ROOT
-from ..settings.files import FileError, make_way, write_file
+from ..settings.files import FileError, make_folder, make_way, write_file
 from .checks import KNOWN_ERRORS
 from .deep_search import site_digest
 from .kernels import kernel_manager, last_words
@@ -48,7 +48,7 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
     if is_current(stamp, key, folder):
         print(f"{name}: up to date")
         return False
-    _make_way_for(name, folder, stamp)
+    make_way_for(name, folder, stamp)
     print(f"{name}: running", flush=True)
     executed, _ = _own_files(name, folder)
     write_file(executed, clean(_execute(name, params, executed)))
@@ -138,12 +138,15 @@ def _own_files(name: str, folder: Path) -> tuple[Path, Path]:
     return folder / "notebooks" / f"{name}.ipynb", folder / "index" / f"{name}.json"
 
 
-def _make_way_for(name: str, folder: Path, stamp: Path) -> None:
-    """See before a notebook runs that no folder lies where it is going to write a file.
+def make_way_for(name: str, folder: Path, stamp: Path) -> None:
+    """See before a notebook runs that it can write: its folders are there or can be made, and no
+    folder lies where a file belongs.
 
     Raises:
-        FileError: when there is one that is not empty.
+        FileError: for what is in the way, and must not be deleted unasked.
     """
+    for part in ("tables", "figures", "index", "notebooks"):
+        make_folder(folder / part)
     executed, index = _own_files(name, folder)
     try:
         known = read_index(index).files()
