@@ -205,20 +205,20 @@ def _damaged(damage: Damage, params: Path, output: Path, expected: dict[str, byt
             break
         named = _named(done, output)
         if named is None:
-            return Case(kind, str(damage), OTHER, f"names no path: {done.last}")
+            return Case(kind, str(damage), OTHER, f"names no path: {done.said}")
         _removed(named)
         done = run(params, output)
     if done.status != 0:
         verdict = done.verdict() if done.verdict() != REFUSED else OTHER
-        return Case(kind, str(damage), verdict, done.last)
+        return Case(kind, str(damage), verdict, done.said)
     if unlike := differing(results(output), expected):
         return Case(kind, str(damage), UNEQUAL, ", ".join(unlike[:5]))
-    return Case(kind, str(damage), first.verdict(), first.last)
+    return Case(kind, str(damage), first.verdict(), first.said)
 
 
 def _named(done: Ended, output: Path) -> Path | None:
     """The path that a message says to delete or move away: the last one below the output."""
-    found = re.findall(rf"{re.escape(str(output))}/[^\s:;,]+", done.last)
+    found = re.findall(rf"{re.escape(str(output))}/[^\s:;,]+", done.said)
     return Path(found[-1]) if found else None
 
 
@@ -256,14 +256,14 @@ def _filled(size: int, disk: Path, used: int, params: Path, expected) -> Case:
     before = kept(disk)
     if left := left_behind(disk):
         return Case(kind, what, OTHER, f"left behind: {', '.join(left[:5])}")
-    if first.verdict() == TRACEBACK or (first.last and "no space left" not in first.last.lower()):
-        return Case(kind, what, first.verdict(), first.last)
+    if first.verdict() == TRACEBACK or (first.said and "no space left" not in first.said.lower()):
+        return Case(kind, what, first.verdict(), first.said)
     subprocess.run(["mount", "-o", f"remount,size={4 * used}", str(disk)], check=True)
     done = run(params, disk)
     if done.status != 0:
-        return Case(kind, what, done.verdict(), done.last)
+        return Case(kind, what, done.verdict(), done.said)
     if any(kept(disk).get(name) != manifest for name, manifest in before.items()):
         return Case(kind, what, "lost", "a finished stage was made again")
     if unlike := differing(results(disk), expected):
         return Case(kind, what, UNEQUAL, ", ".join(unlike[:5]))
-    return Case(kind, what, first.verdict(), first.last)
+    return Case(kind, what, first.verdict(), first.said)

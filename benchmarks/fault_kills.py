@@ -85,7 +85,7 @@ def _chain(rng, length, params, expected, seconds, output) -> list[Case]:
 
 def _last_run(chain, before, params, expected, output) -> Case:
     done = run(params, output)
-    verdict, said = done.verdict(), done.last
+    verdict, said = done.verdict(), done.said
     if done.status != 0:
         return Case("run after kills", chain, verdict if verdict != SURVIVED else OTHER, said)
     case = _with_losses(Case("run after kills", chain, SURVIVED), before, output)
@@ -113,7 +113,7 @@ def _killed_run(kill: Kill, params: Path, output: Path) -> Case | None:
     kind = f"kill: {kill.target}"
     if left := _still_alive(output):
         return Case(kind, str(kill), OTHER, f"left running: {', '.join(left)}")
-    said = done.last if done.status is not None else "it hung"
+    said = done.said if done.status is not None else "it hung"
     return Case(kind, str(kill), done.verdict(), said)
 
 

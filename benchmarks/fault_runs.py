@@ -53,8 +53,10 @@ class Ended:
         return [x for x in self.err.splitlines() if x.strip() and "[IPKernelApp]" not in x]
 
     @property
-    def last(self) -> str:
-        return self.lines[-1] if self.lines else ""
+    def said(self) -> str:
+        """What it printed on stderr: the line, or the first and the last one of several."""
+        lines = self.lines
+        return lines[0] if len(lines) == 1 else " ... ".join([*lines[:1], *lines[-1:]])[:500]
 
     def verdict(self) -> str:
         """Judged by itself, before its results are compared."""

@@ -64,6 +64,8 @@ def _execute(name: str, params: Params, executed: Path) -> str:
 
     # It warns of parameters that the notebook's cell leaves out, and tells what it raises as well.
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    # After Ctrl-C it tells of the cell that nobody waits for any more.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = "1"  # rounding is then the same on any number of cores
     source, kept = f"notebooks/{name}.ipynb", []
 
