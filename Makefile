@@ -60,7 +60,9 @@ test: setup ## format, lint and tests (LONG=1: those of a minute or more too; VL
 	@$(RUN) -m pytest $(if $(filter 1,$(VLLM) $(LONG)),,-m "not long")
 
 lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep) in JupyterLab
-	@mkdir -p lab; for file in notebooks/*.ipynb; do test -e "lab/$${file##*/}" || cp "$$file" lab/; done
+	@mkdir -p lab; for file in notebooks/*.ipynb; do own="lab/$${file##*/}"; \
+		test -e "$$own" || cp "$$file" lab/; \
+		cmp -s "$$file" "$$own" || echo "$$own: kept as yours, and differs from $$file; delete it for a fresh copy"; done
 	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/01_rollout.ipynb
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)

@@ -160,6 +160,41 @@ def test_an_agents_own_first_message():
         render(tokenizer_of(ENDS["mistral"][0]), chat[1:], True)
 
 
+def test_the_system_message_may_stand_before_the_last_question():
+    """As Mistral 7B v0.3 and Nemo write it."""
+    late = (
+        "<s>{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST] "
+        "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}\n\n"
+        "{% endif %}{{ m.content }}[/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    tokenizer = tokenizer_of(late)
+    check_chat_template(tokenizer)
+    turns = (Turn("alice", "I read left."), Turn("bob", "I read right."))
+    text = text_of(tokenizer, turns)
+    assert text.index("who?") < text.index("I read left.") < text.index("Your half")
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_template_that_fails_on_one_role_alone_is_found_at_once(role):
+    fails = "{% if 'ROLE' in messages | map(attribute='role') %}{{ 1 + none }}{% endif %}" + CHATML
+    tokenizer = tokenizer_of(fails.replace("ROLE", role), "<|im_end|>")
+    if role == "system":  # its text goes to the user
+        check_chat_template(tokenizer)
+        assert not knows_system(tokenizer)
+    else:
+        with pytest.raises(ChatTemplateError, match="refuses messages of the roles"):
+            check_chat_template(tokenizer)
+
+
+def test_a_scripted_reply_closes_the_thought_that_the_template_opens():
+    opened = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    template = CHATML.split("{% if add_generation_prompt %}")[0] + opened
+    tokenizer = tokenizer_of(template, "<|im_end|>")
+    ids = reply_ids(tokenizer, "<A>Rome</A>")
+    said = tokenizer.decode(ids, skip_special_tokens=True)
+    assert spoken(tokenizer, ids, said) == "<A>Rome</A>"
+
+
 def test_a_message_that_is_left_out_is_never_silent():
     """A template that writes the last message alone."""
     last = "{{ messages[-1].content }}<|im_end|>"

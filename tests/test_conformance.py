@@ -3,6 +3,7 @@ they are refused."""
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from dits_lib.engines import ModelError, Request, TransformersEngine, derive_seed
 from dits_lib.engines.architecture import check_architecture, check_config, check_finite, longest_of
-from dits_lib.engines.conformance import check_conformance
+from dits_lib.engines.conformance import check_agreement, check_conformance
 from dits_lib.influence.gradients import dpo_gradients
 from dits_lib.pairs import Pair
 
@@ -141,6 +142,13 @@ def test_nan_never_conforms():
         engine.generate([Request((1, 2, 3), 0, 4)])
 
 
+def test_two_engines_that_differ_or_give_no_number_do_not_agree():
+    check_agreement("m", [[-1.0], [-2.0, -3.0]], [[-1.3], [-2.0, -3.4]])
+    for found in ([[-1.3], [-2.0, -4.5]], [[-1.0], [-2.0, math.nan]]):
+        with pytest.raises(ModelError, match="m: vLLM differs by"):
+            check_agreement("m", [[-1.0], [-2.0, -3.0]], found)
+
+
 def small(name: str, **changes):
     return getattr(transformers, name)(**SIZES | changes)
 
@@ -192,5 +200,7 @@ def test_a_scaled_rope_reads_more():
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
     assert longest_of(small("LlamaConfig")) == 2048
     assert longest_of(small("LlamaConfig", rope_parameters=yarn | {"rope_theta": 1e4})) == 2048
+    unnamed = yarn | {"rope_theta": 1e4, "original_max_position_embeddings": None}
+    assert longest_of(SimpleNamespace(max_position_embeddings=512, rope_parameters=unnamed)) == 2048
     four = yarn | {"rope_theta": 1e4, "original_max_position_embeddings": 2048}
     assert longest_of(small("LlamaConfig", rope_parameters=four)) == 8192

@@ -299,6 +299,16 @@ def test_estimators_that_compare_samples_refuse_greedy_ones(name, engine, pairs)
         ESTIMATORS[name](setting, pairs["exchange"][:4], [], 0)
 
 
+def test_a_race_that_is_settled_early_is_no_fault(pairs):
+    """Its last questions are played by nobody."""
+    some = pairs["exchange"][:2]
+    table = np.array([[1.0, 1.0, np.nan], [-1.0, -0.5, np.nan]])
+    scores = Scores.of_table("racing", some, table, {})
+    assert ESTIMATORS["racing"].checked(scores, some) is scores
+    with pytest.raises(ScoreError, match="1 of 3 validation questions gave no number"):
+        ESTIMATORS["one_step"].checked(scores, some)
+
+
 def test_scores_that_are_no_numbers_are_refused(pairs):
     some, table = pairs["exchange"][:3], np.arange(6.0).reshape(3, 2)
 

@@ -342,12 +342,13 @@ def test_zero_steps_beside_every_batch_measure_the_noise(engine, noisy, pairs):
     found = [play.changes(stack) for play in plays]
     assert found[0].shape == found[1].shape == (10, 12)
     assert plays[0].noise() == {}
-    assert plays[1].noise()["controls"] == 3  # ten candidates, four a batch
+    # Ten candidates, four adapters a batch, of which one is the control.
+    assert plays[1].noise()["controls"] == 4
     assert 0 < plays[1].noise()["noise_floor"] < 0.5
     noisy.share = 0.0  # the same numbers as an exact engine's, by way of zero steps
     quiet = ValidationPlay(noisy, SYSTEMS["exchange"], asked, config, 0)
     assert quiet.changes(stack).tolist() == found[0].tolist()
-    assert quiet.noise() == {"controls": 3, "noise_floor": 0.0}
+    assert quiet.noise() == {"controls": 4, "noise_floor": 0.0}
 
 
 def test_mean_and_stderr():

@@ -199,6 +199,24 @@ def test_rows_of_the_hub_are_checked_as_those_of_files():
             PUBLIC["hotpotqa"].checked(row, 40, "hub row 7")
 
 
+def test_unanswerable_rows_of_a_hub_are_left_out_and_counted(tmp_path, monkeypatch):
+    """Nobody can mend them there. In a file of one's own they are told."""
+    from datasets import load_dataset
+
+    rows = [hotpot_row(i) for i in range(12)]
+    rows[3] = put(rows[3], ("answer",), "!!!")
+    file = tmp_path / "rows.json"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    table = load_dataset("json", data_files=str(file), split="train", cache_dir=str(tmp_path))
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: table)
+    slices = load_splits(PUBLIC["hotpotqa"], None, 40, 5000)
+    assert slices["test"].unanswerable == 1 and slices["test"].repeats == 0
+    assert len(slices["test"].questions) == 11
+    write(tmp_path, "hotpotqa", rows)
+    with pytest.raises(DataError, match=r":4: field 'answer': '!!!' can never be right"):
+        load_splits(PUBLIC["hotpotqa"], tmp_path, 40, 5000)
+
+
 def test_a_class_that_fails_on_a_row_gives_one_line_too():
     class Careless(PublicDataset):
         name, fields = "careless", {"question": str}

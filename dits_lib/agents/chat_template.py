@@ -11,8 +11,6 @@ import re
 from datetime import datetime
 from functools import lru_cache
 
-from jinja2 import TemplateError
-
 from ..tasks.thoughts import CLOSES, OPENS, without_thoughts
 
 DAY = datetime(2024, 7, 26)
@@ -53,12 +51,12 @@ def render(tokenizer, chat: Chat, reply_follows: bool) -> str:
         chat = _told_by_user(chat)
     try:
         text = _applied(tokenizer, chat, reply_follows)
-    except TemplateError:
+    except ChatTemplateError:
         if chat[0]["role"] != "system":
             raise _refusal(tokenizer, chat) from None
         try:
             text = _applied(tokenizer, _told_by_user(chat), reply_follows)
-        except TemplateError:
+        except ChatTemplateError:
             raise _refusal(tokenizer, chat) from None
     left_out = _left_out(text, chat)
     if left_out:
@@ -89,15 +87,17 @@ def check_chat_template(tokenizer) -> None:
     asked = [{"role": "user", "content": _PROBE[1]}]
     try:
         text = _applied(tokenizer, asked, True)
-    except Exception as error:  # a template is a program, and may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ChatTemplateError(f"its chat template fails on a user's message: {reason}") from None
+    except ChatTemplateError as error:
+        raise ChatTemplateError(f"its chat template fails on a user's message: {error}") from None
     if _PROBE[1] not in text:
         raise ChatTemplateError(
             "its chat template does not write a user's message of plain text (is it empty, or made "
             "for lists of parts?)"
         )
     end_of_turn(tokenizer)
+    roles = ("system", "user", "assistant", "user")
+    chat = [{"role": r, "content": word} for r, word in zip(roles, _PROBE, strict=True)]
+    render(tokenizer, chat, True)  # an agent's second turn
 
 
 @lru_cache(maxsize=16)
@@ -112,7 +112,7 @@ def end_of_turn(tokenizer) -> int:
     chat = [{"role": "user", "content": _PROBE[1]}, {"role": "assistant", "content": _PROBE[2]}]
     try:
         after = _applied(tokenizer, chat, False).partition(_PROBE[2])[2].strip()
-    except TemplateError:
+    except ChatTemplateError:
         after = ""
     if after:
         special = sorted(_special_tokens(tokenizer), key=len, reverse=True)
@@ -144,7 +144,7 @@ def knows_system(tokenizer) -> bool:
     chat = [{"role": "system", "content": _PROBE[0]}, {"role": "user", "content": _PROBE[1]}]
     try:
         return _PROBE[0] in _applied(tokenizer, chat, True)
-    except TemplateError:
+    except ChatTemplateError:
         return False
 
 
@@ -202,12 +202,16 @@ def _thinks(tokenizer) -> bool:
 
 
 def _applied(tokenizer, chat: Chat, reply_follows: bool) -> str:
-    return tokenizer.apply_chat_template(
-        chat,
-        tokenize=False,
-        add_generation_prompt=reply_follows,
-        strftime_now=DAY.strftime,
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            chat,
+            tokenize=False,
+            add_generation_prompt=reply_follows,
+            strftime_now=DAY.strftime,
+        )
+    except Exception as error:  # a template is a program, and may fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ChatTemplateError(reason[:200]) from None
 
 
 def _told_by_user(chat: Chat) -> Chat:
@@ -220,10 +224,15 @@ def _told_by_user(chat: Chat) -> Chat:
 
 
 def _left_out(text: str, chat: Chat) -> dict[str, str] | None:
-    """The first message that the text does not hold, in order."""
+    """The first message that the text does not hold. What was said stands in its order; the system
+    message may stand anywhere (before the last user message in some Mistral models)."""
     start = 0
     for message in chat:
         content = message["content"].strip()
+        if message["role"] == "system":
+            if content not in text:
+                return message
+            continue
         place = text.find(content, start)
         if place < 0:
             return message
@@ -252,7 +261,7 @@ def _plain_marks(tokenizer) -> set[str]:
     chat = chat if knows_system(tokenizer) else chat[1:]
     try:
         text = _applied(tokenizer, chat, True)
-    except TemplateError:
+    except ChatTemplateError:
         text = _applied(tokenizer, [{"role": "user", "content": _PROBE[1]}], True)
     for token in _special_tokens(tokenizer):
         text = text.replace(token, "\n")

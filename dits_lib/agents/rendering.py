@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..tasks.base import Question
+from ..tasks.thoughts import CLOSES
 from .base import System, Turn
-from .chat_template import ChatTemplateError, control_text, end_of_turn, render
+from .chat_template import ChatTemplateError, control_text, end_of_turn, opens_thought, render
 
 
 @lru_cache(maxsize=200_000)
@@ -55,7 +56,10 @@ def prompt_and_prefix(
 
 def reply_ids(tokenizer, text: str) -> tuple[int, ...]:
     """Token ids of a reply written by somebody else (a script): its text, then the token by which
-    the chat template ends a turn."""
+    the chat template ends a turn. Where the template begins a reply inside a thought, the thought
+    is closed first, or nothing would be said aloud."""
+    if opens_thought(tokenizer):
+        text = f"{CLOSES}\n\n{text}"
     return (*tokenizer(text, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer))
 
 

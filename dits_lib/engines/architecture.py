@@ -50,7 +50,7 @@ def longest_of(config) -> int | None:
         return None
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
     scaling = scaling if isinstance(scaling, dict) else {}
-    first = scaling.get("original_max_position_embeddings", longest)
+    first = scaling.get("original_max_position_embeddings") or longest
     factor = scaling.get("factor") or 1.0
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind in ("linear", "dynamic"):
@@ -99,8 +99,8 @@ def check_finite(model: nn.Module, folder: str | Path) -> None:
     named = [(name, p) for name, p in model.named_parameters() if p.device.type != "meta"]
     if not named:
         return
-    # A sum is finite only if all its terms are; one look at the device for all weights.
-    finite = torch.stack([p.sum(dtype=torch.float64).isfinite() for _, p in named]).tolist()
+    # One look at the device for all weights.
+    finite = torch.stack([p.isfinite().all() for _, p in named]).tolist()
     if not all(finite):
         raise ModelError(
             f"{folder}: weight {named[finite.index(False)][0]} holds numbers that are not finite; "

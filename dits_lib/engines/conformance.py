@@ -37,13 +37,15 @@ _CONFORMING: set[tuple] = set()
 
 
 def conform_once(engine: TransformersEngine, name: str) -> None:
-    """`check_conformance`, once in a process for each root model and precision.
+    """`check_conformance`, once in a process for each configuration and precision.
 
     Raises:
         ModelError: as `check_conformance`.
     """
     model = engine.model
-    key = (model.name_or_path, str(model.dtype), str(model.device), type(model).__name__)
+    # A model trained whole has another path, and computes as its root does.
+    config = model.config.to_dict() | {"_name_or_path": None}
+    key = (str(config), str(model.dtype), str(model.device), str(engine.tokenizer.chat_template))
     if key not in _CONFORMING:
         check_conformance(engine, name)
         _CONFORMING.add(key)
@@ -94,8 +96,9 @@ def check_agreement(name: str, spoken: list[list[float]], learned: list[list[flo
     Raises:
         ModelError: when they differ by more than 16-bit weights explain.
     """
-    worst = max(_difference([a], [b]) for a, b in zip(spoken, learned, strict=True))
-    if not worst <= 2 * _COARSE:
+    apart = [_difference([a], [b]) for a, b in zip(spoken, learned, strict=True)]
+    if not all(difference <= 2 * _COARSE for difference in apart):  # NaN is no agreement either
+        worst = float(torch.tensor(apart).max())
         raise ModelError(
             f"{name}: vLLM differs by {worst:.2g} nats from what it scores itself, or from what "
             f"transformers computes (allowed: {2 * _COARSE:g}); this model is not supported with "
@@ -158,12 +161,13 @@ def _padded(engine: TransformersEngine, rows: Rows) -> list[list[float]]:
         length = len(prompt) + len(reply)
         ids[i, :length] = torch.tensor([*prompt, *reply], device=engine.device)
         mask[i, :length] = 1
-    logits = engine.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    scores = logits[:, :-1].log_softmax(2).gather(2, ids[:, 1:, None])[:, :, 0]
-    return [
-        scores[i, len(prompt) - 1 : len(prompt) + len(reply) - 1].tolist()
-        for i, (prompt, reply) in enumerate(rows)
-    ]
+    logits = engine.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    found = []
+    for i, (prompt, reply) in enumerate(rows):
+        start, stop = len(prompt), len(prompt) + len(reply)
+        own = logits[i, start - 1 : stop - 1].float().log_softmax(1)
+        found.append(own.gather(1, ids[i, start:stop, None])[:, 0].tolist())
+    return found
 
 
 def _difference(expected: list[list[float]], found: list[list[float]]) -> float:

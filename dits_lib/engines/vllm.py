@@ -46,6 +46,8 @@ _MOST_REPLIES = _GRAPH_SIZES[-1]
 _REFILL = 0.7
 """Replies under way, as a share of those that could be, at which new prompts are read."""
 _IDS = itertools.count(1)
+_COMPARED: set[str] = set()
+"""Root models whose log probabilities here have been held against transformers'."""
 _SERVERS: dict[tuple, object] = {}
 """The one vLLM of this process, by what it was started with."""
 
@@ -130,7 +132,6 @@ class VLLMEngine(Engine):
         weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
         self.max_length = max_length
         self._stacks: dict[int, dict[int, object]] = {}
-        self._compared = False
         self._own = self._write(self.policy) if self.policy else None
 
     def generate(
@@ -252,14 +253,14 @@ class VLLMEngine(Engine):
         Raises:
             ModelError: when the two do not give the same log probabilities.
         """
-        told = None if self._compared else self._probe()
+        told = None if self.root in _COMPARED else self._probe()
         with asleep():
             learner = TransformersEngine.load(self.folder, str(self.device), dtype=self.dtype)
             try:
                 if told is not None:
                     rows, found = told
                     check_agreement(self.folder, found, learner.logprobs(rows))
-                    self._compared = True
+                    _COMPARED.add(self.root)
                 learner.usage = self.usage
                 yield learner
             finally:
@@ -382,8 +383,10 @@ def _server(
             "settings; one process serves one root model"
         )
     if device == "cuda":
-        # vLLM in this process: starts sooner, as TRL's colocated mode does.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # vLLM in this process: starts sooner, as TRL's colocated mode does. Not where it puts its
+        # own products in place of torch's, which take no gradients.
+        apart = "1" if numerics == "batch_invariant" else "0"
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", apart)
     if numerics == "batch_invariant":
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
     try:
@@ -443,9 +446,22 @@ def _server(
         # A pydantic error says what is wrong on its third line.
         reason = " ".join(str(error).split())
         raise ModelError(f"{root}: vLLM cannot serve it: {reason[:300]}") from error
+    if numerics == "float32_logits" and not _float32_head(_SERVERS[key]):
+        stop()
+        raise ModelError(
+            f"{root}: this vLLM does not compute the output layer in float32; allowed here: "
+            "model.numerics fast or batch_invariant"
+        )
     # Before multiprocessing waits for a process's children, of which vLLM's server may be one.
     Finalize(None, stop, exitpriority=100)
     return _SERVERS[key]
+
+
+def _float32_head(llm) -> bool:
+    """Whether a vLLM computes its output layer in float32; older ones know that for poolers
+    alone."""
+    config = getattr(llm.llm_engine, "model_config", None)
+    return getattr(config, "head_dtype", None) == torch.float32
 
 
 def _sleeps(device: str, cache_gb: float | None) -> bool:

@@ -140,8 +140,12 @@ class Scores:
         return Scores(row["estimator"], value, stderr, row["cost"], table, row["pair_ids"])
 
 
-def check_scores(scores: Scores, pairs: list[Pair]) -> None:
+def check_scores(scores: Scores, pairs: list[Pair], every_question: bool = True) -> None:
     """See that scores tell their pairs apart.
+
+    Args:
+        every_question: whether each question must have a number; a race that is settled early plays
+            the last ones for no pair.
 
     Raises:
         ScoreError: for scores that are not finite, a question that no pair has a number for, or
@@ -154,7 +158,7 @@ def check_scores(scores: Scores, pairs: list[Pair]) -> None:
             f"{name}: {len(bad)} of {len(pairs)} scores are not finite (the first of pair "
             f"{pairs[bad[0]].id}); {_REASONS}"
         )
-    if table is not None and np.isnan(table).all(axis=0).any():
+    if every_question and table is not None and np.isnan(table).all(axis=0).any():
         count = int(np.isnan(table).all(axis=0).sum())
         raise ScoreError(
             f"{name}: {count} of {table.shape[1]} validation questions gave no number for any "
@@ -288,7 +292,17 @@ class Estimator:
         """Score pairs on validation questions.
 
         Raises:
-            ScoreError: when the scores could not tell pairs apart, or do not.
+            ScoreError: when the scores do not tell the pairs apart.
+        """
+        return self.checked(self.score(context, pairs, questions, seed), pairs)
+
+    def score(
+        self, context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
+    ) -> Scores:
+        """Scores as they come, for a caller that keeps them before they are checked.
+
+        Raises:
+            ScoreError: when they could not tell pairs apart, before anything is computed.
         """
         if self.needs_spread and context.settings.temperature == 0:
             raise ScoreError(
@@ -296,6 +310,13 @@ class Estimator:
                 "influence.temperature 0; set it above 0"
             )
         options = [self.options_of(context.settings)] if self.options.model_fields else []
-        scores = self.function(context, pairs, questions, seed, *options)
-        check_scores(scores, pairs)
+        return self.function(context, pairs, questions, seed, *options)
+
+    def checked(self, scores: Scores, pairs: list[Pair]) -> Scores:
+        """Scores of this estimator that tell their pairs apart.
+
+        Raises:
+            ScoreError: when they do not.
+        """
+        check_scores(scores, pairs, self.columns_are_questions)
         return scores

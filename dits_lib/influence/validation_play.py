@@ -75,9 +75,11 @@ class ValidationPlay:
     def changes(self, stack: LoRAStack) -> np.ndarray:
         """Metric under each adapter of a stack minus the base policy's, [adapters, V],
         `settings.candidates` side by side."""
-        base, rows = self._base_metric(stack), []
-        for start in range(0, len(stack), self.settings.candidates):
-            stop = min(start + self.settings.candidates, len(stack))
+        base, rows, size = self._base_metric(stack), [], self.settings.candidates
+        if not self.engine.exact:
+            size = max(1, size - 1)  # the zero step takes a place of the batch
+        for start in range(0, len(stack), size):
+            stop = min(start + size, len(stack))
             batch = part(stack, start, stop)
             if self.engine.exact:
                 rows.append(self._metric(batch) - base)

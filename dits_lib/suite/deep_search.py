@@ -172,13 +172,14 @@ def judge_replies(engine: Engine, prompts: list[str]) -> list[str]:
 
 
 def _said(engine: Engine, shown: list[tuple[int, ...]], tokens: int) -> list[tuple[str, bool]]:
-    """What a model says aloud after each prompt, and whether it was still thinking at the end."""
+    """What a model says aloud after each prompt, and whether it was still thinking at the end;
+    nothing after a prompt longer than it reads."""
     longest = engine.max_length or float("inf")
-    room = [max(WORD_TOKENS, int(min(tokens, longest - len(ids)))) for ids in shown]
-    said = []
-    for reply in engine.generate(
-        [Request(ids, 0, most, temperature=0.0) for ids, most in zip(shown, room, strict=True)]
-    ):
+    room = [int(min(tokens, longest - len(ids))) for ids in shown]
+    asked = [index for index, most in enumerate(room) if most >= min(tokens, WORD_TOKENS)]
+    said = [("", False)] * len(shown)
+    replies = engine.generate([Request(shown[i], 0, room[i], temperature=0.0) for i in asked])
+    for index, reply in zip(asked, replies, strict=True):
         aloud = spoken(engine.tokenizer, reply.token_ids, reply.text)
-        said.append((aloud, not aloud and bool(reply.text.strip())))
+        said[index] = (aloud, not aloud and bool(reply.text.strip()))
     return said

@@ -308,10 +308,11 @@ def notebook_params(variables: dict, notebook: str) -> Params:
     profile = own.get("profile")
     if profile is None:
         raise ParamsError(f"{source}: profile is missing; profiles here: {_listed()}")
-    base = {}
-    if isinstance(profile, str) and profile in profile_names():
+    if _complete(own, Params):  # `reproduce` gives all, also of a profile that has no file
+        base = {}
+    elif isinstance(profile, str) and profile in profile_names():
         base = read_yaml(PROFILES / f"{profile}.yaml")
-    elif not _complete(own, Params):  # `reproduce` gives all, also of a profile that has no file
+    else:
         raise ParamsError(
             f"{source}: profile = {shown(profile)}: no such profile; profiles here: {_listed()}"
         )

@@ -17,7 +17,14 @@ import numpy as np
 
 from ..agents import TASKS, rendered_turns
 from ..engines import Engine, derive_seed, model_files
-from ..influence import ESTIMATORS, Scores, ScoringContext, choose_step_size, step_response
+from ..influence import (
+    ESTIMATORS,
+    ScoreError,
+    Scores,
+    ScoringContext,
+    choose_step_size,
+    step_response,
+)
 from ..influence.base import check_scores
 from ..influence.estimators.dpo_loss import dpo_loss_influence
 from ..influence.estimators.one_step import one_step_influence
@@ -332,11 +339,24 @@ class Pipeline:
             )
             questions = self.questions("validation", count, seed, skip)
             noise = derive_seed(name, seed, skip)
-            scores = record(context, self.pairs(searched)[:limit], questions, noise)
+            # Kept as they come, and checked when they are read: what was played is not lost.
+            scores = record.score(context, self.pairs(searched)[:limit], questions, noise)
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
 
-        return self.store.get("score", spec, make, (f"influence/estimators/{name}.py",))
+        scored = self.store.get("score", spec, make, (f"influence/estimators/{name}.py",))
+        self._check_scores(scored, searched, seed, record.columns_are_questions)
+        return scored
+
+    def _check_scores(
+        self, scored: Artifact, searched: Artifact, seed: int, every_question: bool = True
+    ) -> None:
+        """Raises ScoreError, naming task and seed, for scores that tell no pairs apart."""
+        scores = read_scores(scored, searched)
+        try:
+            check_scores(scores, read_pairs(searched)[: len(scores.value)], every_question)
+        except ScoreError as error:
+            raise ScoreError(f"{self.task}, seed {seed}: {error}") from None
 
     def score_by_loss(
         self,
@@ -361,11 +381,12 @@ class Pipeline:
         def make(folder: Path) -> dict:
             engine, pairs = self.engine(model), (self.pairs(searched), self.pairs(validation))
             scores = dpo_loss_influence(engine, *pairs, step_size, p, seed)
-            check_scores(scores, pairs[0])
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
 
-        return self.store.get("score", spec, make, ("influence/estimators/dpo_loss.py",))
+        scored = self.store.get("score", spec, make, ("influence/estimators/dpo_loss.py",))
+        self._check_scores(scored, searched, seed)
+        return scored
 
     def sft(self, model: ModelRef, searched: list[Artifact], seed: int) -> ModelRef:
         """SFT on the best dialogues of one search or several; `model` itself if they gave none."""

@@ -141,6 +141,7 @@ def data_rows(params: Params) -> list[dict]:
             if data is not None:
                 part = data[split]
                 row |= {"there": len(part.questions), "left_out_as_repeats": part.repeats}
+                row |= {"left_out_as_unanswerable": part.unanswerable}
                 row |= {"hash": part.digest}
             rows.append(row)
     return rows

@@ -81,6 +81,8 @@ class PublicDataset:
         """
         try:
             return self._checked(row, words)
+        except NeverRight as error:
+            raise UnanswerableError(f"{where}: {error}") from None
         except RowError as error:
             raise DataError(f"{where}: {error}") from None
         except Exception as error:
@@ -96,28 +98,45 @@ class PublicDataset:
         check_fields(row, self.fields)
         if is_blank(str(row[self.question_field])):
             raise RowError(self.question_field, "empty")
-        question = _rightly_answered(self.question(row, words))
+        question = _rightly_answered(self.question(row, words), self.answer_field)
         check_question(question, answer_field=self.answer_field)
         return question
 
 
-def _rightly_answered(question: Question) -> Question:
-    """The question without aliases that no reply can match; as it is when all are so."""
-    if letters_to_choose(question) is not None:
+class NeverRight(RowError):
+    """A row none of whose gold answers can be given."""
+
+
+class UnanswerableError(DataError):
+    """The same, with the place of the row. Nobody can mend the rows of a hub, so there they are
+    left out and counted; in a file of one's own they are told."""
+
+
+def _rightly_answered(question: Question, field: str) -> Question:
+    """The question without aliases that no reply can match.
+
+    Raises:
+        NeverRight: when that leaves none.
+    """
+    if letters_to_choose(question) is not None or not question.answers:
         return question
-    answers = tuple(a for a in question.answers if answer_fault(a, None) is None)
-    return replace(question, answers=answers or question.answers)
+    faults = {answer: answer_fault(answer, None) for answer in question.answers}
+    answers = tuple(answer for answer, fault in faults.items() if fault is None)
+    if not answers:
+        raise NeverRight(field, next(iter(faults.values())))
+    return replace(question, answers=answers)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What serves one split: its questions, where they come from, and how many rows were left out
-    as repeats."""
+    """What serves one split: its questions, where they come from, and how many rows of the source
+    were left out as repeats, or because no answer to them can be right."""
 
     split: str
     source: str
     questions: tuple[Question, ...]
     repeats: int
+    unanswerable: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -155,8 +174,9 @@ def load_splits(
             if data_dir is not None
             else _read_hub(dataset, source[1])
         )
-        kept, repeats = _distinct(dataset, rows, words, max_rows, taken, ids)
-        slices |= _share_out(kept, splits, " ".join(filter(None, source)), repeats)
+        hub = data_dir is None
+        kept, left_out = _distinct(dataset, rows, words, max_rows, taken, ids, hub)
+        slices |= _share_out(kept, splits, " ".join(filter(None, source)), left_out)
     check_disjoint(dataset.name, slices)
     return {split: slices[split] for split in dataset.hub_split}
 
@@ -242,19 +262,27 @@ def _distinct(
     max_rows: int,
     taken: set[str],
     ids: dict[str, str],
-) -> tuple[list[Question], int]:
+    hub: bool,
+) -> tuple[list[Question], tuple[int, int]]:
     """Questions in the order of a hash of their text, each text once and none that is taken; and
-    how many were left out. `ids`: where each id stands, to which it is added.
+    how many were left out as repeats, and as unanswerable (rows of a hub alone). `ids`: where each
+    id stands, to which it is added.
 
     Raises:
         DataError: for a row that cannot be used, or one whose id another question has.
     """
     found: dict[str, Question] = {}
-    repeats = 0
+    repeats = unanswerable = 0
     for where, _, row in sorted(rows, key=lambda item: stable_hash(item[1])):
         if len(found) == max_rows:
             break
-        question = dataset.checked(row(), words, where)
+        try:
+            question = dataset.checked(row(), words, where)
+        except UnanswerableError:
+            if not hub:
+                raise
+            unanswerable += 1
+            continue
         if _key(question) in found or _key(question) in taken:
             repeats += 1
         elif question.id in ids:
@@ -268,18 +296,18 @@ def _distinct(
                 question, meta=question.meta | {"dataset": dataset.name}
             )
     taken.update(found)
-    return list(found.values()), repeats
+    return list(found.values()), (repeats, unanswerable)
 
 
 def _share_out(
-    questions: list[Question], splits: list[str], source: str, repeats: int
+    questions: list[Question], splits: list[str], source: str, left_out: tuple[int, int]
 ) -> dict[str, Slice]:
     edges = np.cumsum([0.0, *(SHARES[split] for split in splits)])
     cuts = np.round(edges / edges[-1] * len(questions)).astype(int)
     parts = {}
     for split, start, stop in zip(splits, cuts[:-1], cuts[1:], strict=True):
         own = tuple(replace(q, meta=q.meta | {"split": split}) for q in questions[start:stop])
-        parts[split] = Slice(split, source, own, repeats)
+        parts[split] = Slice(split, source, own, *left_out)
     return parts
 
 
