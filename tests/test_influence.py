@@ -289,7 +289,7 @@ def test_step_response_grows_and_the_choice_is_nearest_to_the_target(engine, pai
 class Noisy(TransformersEngine):
     """As vLLM in 16 bits: what is said depends on the batch, in a share of the requests."""
 
-    exact, share, calls = False, 0.06, 0
+    share, calls = 0.06, 0
 
     def generate(self, requests, adapters=None):
         self.calls += 1
@@ -306,7 +306,9 @@ class Noisy(TransformersEngine):
 
 @pytest.fixture
 def noisy(engine):
-    return Noisy(engine.model, engine.tokenizer)
+    found = Noisy(engine.model, engine.tokenizer)
+    found.exact = False
+    return found
 
 
 def test_the_step_is_chosen_on_what_it_changes_beyond_noise(engine, noisy, pairs):

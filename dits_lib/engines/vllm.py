@@ -87,9 +87,9 @@ class VLLMEngine(Engine):
             compile: torch.compile beside the CUDA graphs, which is vLLM's own default: starts
                 later, speaks faster. Each process pays that start, and a study's workers are many,
                 so it is off here.
-            numerics: `fast`; `float32_logits` computes the output layer in float32; with
-                `batch_invariant` no logit depends on the batch (vLLM's own mode, slower), so that
-                a reply is the same in any company.
+            numerics: `fast`; `float32_logits` computes the output layer in float32 (where vLLM
+                can); `batch_invariant` is vLLM's own mode in which replies depend less on their
+                company, and scoring is several times slower (benchmarks/gpu-noise.md).
             cache_gb: GB for cached states, in place of what `memory` leaves: several processes can
                 then share a GPU. vLLM then neither measures free memory nor sleeps while something
                 is learned, as both go wrong when others take memory meanwhile.
