@@ -566,16 +566,18 @@ def test_a_chain_of_adapters_loads_as_peft_would_and_adds_up(tmp_path):
 
 
 def test_in_bfloat16_adapters_stay_beside_the_weights_and_keep_what_merging_rounds_away(tmp_path):
-    small = {"a": (torch.full((1, 2), 1e-3), torch.ones(1, 1))}
+    small = {"q_proj": (torch.full((1, 2), 1e-3), torch.ones(1, 1))}
     # A thousandth of a weight of 1 is less than half of its last digit.
     for put, said in (
         (attach, 2e-3),
         (merge, 0.0),
     ):
-        model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)})
-        model["a"].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.bfloat16)
+        model = torch.nn.ModuleDict(
+            {"q_proj": torch.nn.Linear(2, 1, bias=False, dtype=torch.bfloat16)}
+        )
+        model["q_proj"].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.bfloat16)
         put(model, small)
-        assert model["a"](torch.ones(1, 2, dtype=torch.bfloat16)).item() == pytest.approx(
+        assert model["q_proj"](torch.ones(1, 2, dtype=torch.bfloat16)).item() == pytest.approx(
             said, rel=0.01
         )
     generator, exact = torch.Generator().manual_seed(0), load_model(MODEL)[0]

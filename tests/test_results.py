@@ -158,7 +158,15 @@ def test_every_command_ends_in_one_line(capsys, error, status, message):
     assert told.out == "" and message in told.err and len(told.err.splitlines()) == 1
 
 
-def test_an_interrupt_that_a_library_made_into_another_error_is_one(capsys):
+@pytest.fixture
+def heard():
+    """Ctrl-C reaches Python, also where the tests were started in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_a_library_made_into_another_error_is_one(capsys, heard):
     @command("all is kept")
     def main(arguments=None):
         try:
