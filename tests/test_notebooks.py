@@ -185,7 +185,8 @@ def test_a_fresh_seed_differs(whole, tmp_path):
     raw = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()) | {"seed": 11}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
     run(tmp_path, "--profile", str(tmp_path / "mine.yaml"), "--notebook", "01_rollout")
-    expected, found = tables(whole[0]), tables(tmp_path)
+    changed = results_name(load_params(str(tmp_path / "mine.yaml")))
+    expected, found = tables(whole[0]), tables(tmp_path, changed)
     assert found["tables/01_pairs.csv"] != expected["tables/01_pairs.csv"]
 
 
