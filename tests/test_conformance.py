@@ -204,3 +204,27 @@ def test_a_scaled_rope_reads_more():
     assert longest_of(SimpleNamespace(max_position_embeddings=512, rope_parameters=unnamed)) == 2048
     four = yarn | {"rope_theta": 1e4, "original_max_position_embeddings": 2048}
     assert longest_of(small("LlamaConfig", rope_parameters=four)) == 8192
+
+
+def test_a_token_for_padding_that_the_model_was_never_given_is_no_matter(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    assert tokenizer.pad_token_id == SIZES["vocab_size"]  # one beyond the embeddings
+    random_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    engine = TransformersEngine.load(tmp_path)
+    assert engine.tokenizer.pad_token_id == tokenizer.eos_token_id
+    replies = engine.generate([Request(conversation(n), 1, 4) for n in (9, 30)])
+    for n, reply in zip((9, 30), replies, strict=True):
+        expected = own_logprobs(engine.model, conversation(n), reply.token_ids)
+        assert list(reply.logprobs) == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_template_that_writes_a_token_beyond_the_model_is_refused(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
+    tokenizer.chat_template = "<|new|>" + tokenizer.chat_template
+    random_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"'<\|new\|>', token 258, .*allowed: tokens below 258"):
+        TransformersEngine.load(tmp_path)

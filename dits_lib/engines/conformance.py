@@ -127,9 +127,16 @@ def _played(engine: TransformersEngine, name: str) -> Rows:
     say tell it apart from another as well."""
     vocabulary = engine.model.get_output_embeddings().weight.shape[0]
     known = min(len(engine.tokenizer), vocabulary)
+    prompts = [prompt for prompt, _ in probe_rows(engine, name)]
+    unknown = sorted({token for prompt in prompts for token in prompt if token >= vocabulary})
+    if unknown:
+        raise ModelError(
+            f"{name}: its tokenizer writes {engine.tokenizer.decode(unknown[:1])!r}, token "
+            f"{unknown[0]}, which the model does not know; allowed: tokens below {vocabulary}"
+        )
     return [
         (prompt, tuple(derive_seed("probe", row, i) % known for i in range(_REPLY)))
-        for row, (prompt, _) in enumerate(probe_rows(engine, name))
+        for row, prompt in enumerate(prompts)
     ]
 
 

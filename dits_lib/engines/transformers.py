@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from ..agents import ChatTemplateError, check_chat_template, stop_ids
+from ..agents import ChatTemplateError, check_chat_template, end_of_turn, stop_ids
 from .adapters import add, attach, chain_of, merge, read_deltas
 from .architecture import (
     check_architecture,
@@ -306,14 +306,8 @@ class TransformersEngine(Engine):
 
     def _left_pad(self, prompts: list[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(map(len, prompts))
-        pad = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.tokenizer.eos_token_id
-        )
-        ids = torch.tensor(
-            [[pad] * (width - len(p)) + list(p) for p in prompts], device=self.device
-        )
+        # Any id serves, since the mask hides it; a tokenizer's own may be unknown to the model.
+        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor(
             [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
         )
@@ -409,12 +403,21 @@ def load_model(
         ),
     )
     check_architecture(model, root)
+    _pad_with_known(tokenizer, model)
     model = model.to(device)
     check_finite(model, root)
     if chain:
         put = merge if dtype == "float32" else attach
         put(model, add(*map(read_deltas, chain)))
     return model, tokenizer
+
+
+def _pad_with_known(tokenizer, model) -> None:
+    """Let trainers pad with a token that the model has an embedding of. Some tokenizers bring a
+    token for padding that their model was never given; what is padded is masked in any case."""
+    known = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= known:
+        tokenizer.pad_token_id = end_of_turn(tokenizer)
 
 
 def load_tokenizer(folder: str | Path):
