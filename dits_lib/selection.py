@@ -9,6 +9,9 @@ ARMS = ("full", "random", "q_value", "dpo_loss", "gamma_0", "gamma_1", "reversed
 influence, of highest influence (gamma 0), of highest influence plus Q (gamma 1), and, as a control,
 of lowest influence."""
 
+SCALES = ("standardised", "paper", "released")
+"""Units in which influence and Q are added; see `combined_score`."""
+
 
 def standardise(values: np.ndarray) -> np.ndarray:
     """Zero mean and unit standard deviation; zeros where the values do not vary."""
@@ -16,14 +19,47 @@ def standardise(values: np.ndarray) -> np.ndarray:
     return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values, dtype=float)
 
 
-def combined_score(influence: np.ndarray, q_value: np.ndarray, gamma: float) -> np.ndarray:
-    """H(z) = I(z) + gamma * Q(s, a_high) (DITS eq. 6), both standardised, since their scales
-    differ.
+def unit_range(values: np.ndarray) -> np.ndarray:
+    """Scaled to [0, 1]; zeros where the values do not vary."""
+    spread = np.ptp(values) if len(values) else 0.0
+    return (values - values.min()) / spread if spread > 0 else np.zeros_like(values, dtype=float)
 
-    The released code scales the influence alone to [0, 1] and adds raw Q-values, whose spread is
-    ten times smaller.
+
+def combined_score(
+    influence: np.ndarray,
+    q_value: np.ndarray,
+    gamma: float,
+    scale: str = "standardised",
+    step_size: float | None = None,
+) -> np.ndarray:
+    """H(z), [n_pairs], by which pairs are ranked: influence plus gamma times Q of the chosen reply.
+
+    Args:
+        influence: I(z), [n_pairs].
+        q_value: Q(s, a_high), [n_pairs].
+        scale: in which units the two are added:
+            `standardised`: both to zero mean and unit spread, since their scales differ (ours);
+            `paper`: I / eps + gamma * Q, as written (DITS eq. 4 and 6);
+            `released`: influence scaled to [0, 1], Q as it is
+            (generate_influence_dataset.py of the authors' code).
+        step_size: eps, by which `paper` divides: that of the influence step where I is a change of
+            the metric, 1 where it is a derivative already (`Estimator.divisor`).
+
+    Raises:
+        ValueError: for an unknown scale, or `paper` without a step size above 0.
     """
-    return standardise(influence) + gamma * standardise(q_value)
+    if scale == "standardised":
+        return standardise(influence) + gamma * standardise(q_value)
+    if scale == "released":
+        return unit_range(influence) + gamma * q_value
+    if scale != "paper":
+        raise ValueError(f"unknown scale {scale!r}; allowed: {', '.join(SCALES)}")
+    if step_size is None or not step_size > 0:
+        raise ValueError(
+            f"scale 'paper' divides the influence by its step size, but that is {step_size}; "
+            "it must be above 0"
+        )
+    return influence / step_size + gamma * q_value
 
 
 def top_share(scores: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
@@ -41,8 +77,13 @@ def select_arm(
     q_value: np.ndarray,
     influence: np.ndarray | None = None,
     dpo_loss: np.ndarray | None = None,
+    scale: str = "standardised",
+    step_size: float | None = None,
 ) -> np.ndarray:
     """Indices of the pairs that an arm trains on.
+
+    Args:
+        scale, step_size: of the arms that add Q to the influence; see `combined_score`.
 
     Raises:
         ValueError: for an unknown arm.
@@ -53,8 +94,8 @@ def select_arm(
         "random": lambda: rng.random(len(q_value)),
         "q_value": lambda: q_value,
         "dpo_loss": lambda: dpo_loss,
-        "gamma_0": lambda: combined_score(influence, q_value, 0.0),
-        "gamma_1": lambda: combined_score(influence, q_value, 1.0),
+        "gamma_0": lambda: combined_score(influence, q_value, 0.0, scale, step_size),
+        "gamma_1": lambda: combined_score(influence, q_value, 1.0, scale, step_size),
         "reversed": lambda: -influence,
     }
     if arm not in scores:

@@ -5,7 +5,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dits_lib.selection import ARMS, combined_score, select_arm, standardise, top_share
+from dits_lib.influence import Estimator
+from dits_lib.selection import (
+    ARMS,
+    SCALES,
+    combined_score,
+    select_arm,
+    standardise,
+    top_share,
+)
 
 RNG = np.random.default_rng(0)
 INFLUENCE, Q, CLASSIC = RNG.normal(size=9), RNG.random(9), RNG.normal(size=9)
@@ -51,6 +59,56 @@ def test_standardise_and_combined_score():
     assert standardise(INFLUENCE).std() == pytest.approx(1) and combined_score(
         INFLUENCE, Q, 0
     ) == pytest.approx(standardise(INFLUENCE))
+
+
+SCALED = {
+    "standardised": (INFLUENCE - INFLUENCE.mean()) / INFLUENCE.std() + 2 * (Q - Q.mean()) / Q.std(),
+    "paper": INFLUENCE / 0.3 + 2 * Q,
+    "released": (INFLUENCE - min(INFLUENCE)) / (max(INFLUENCE) - min(INFLUENCE)) + 2 * Q,
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_scale_is_its_closed_form(scale):
+    assert combined_score(INFLUENCE, Q, 2.0, scale, 0.3) == pytest.approx(SCALED[scale])
+    one = {name: np.argsort(combined_score(INFLUENCE, Q, 0.0, name, 0.3)) for name in SCALES}
+    assert one[scale].tolist() == np.argsort(INFLUENCE).tolist()  # alone, influence ranks alike
+    assert len(combined_score(np.zeros(0), np.zeros(0), 1.0, scale, 0.3)) == 0
+
+
+def test_the_scale_decides_which_pairs_are_kept():
+    influence, q_value = np.array([0.02, 0.0, 0.01, 0.03]), np.array([0.0, 0.9, 0.4, 0.1])
+    scores = {
+        "standardised": standardise(influence) + standardise(q_value),
+        "paper": influence / 10 + q_value,
+        "released": influence / 0.03 + q_value,
+    }
+    for scale in SCALES:
+        kept = select_arm("gamma_1", 0.5, RNG, q_value, influence, scale=scale, step_size=10.0)
+        assert tuple(kept) == brute(scores[scale], 2)
+    assert brute(scores["paper"], 2) != brute(scores["released"], 2)
+
+
+def test_influence_that_does_not_vary_leaves_the_order_to_q():
+    flat = np.full(9, 3.0)
+    for scale in SCALES:
+        assert np.argsort(combined_score(flat, Q, 1.0, scale, 1.0)).tolist() == Q.argsort().tolist()
+
+
+def test_a_scale_that_cannot_be_used_is_told():
+    with pytest.raises(ValueError, match="unknown scale 'raw'; allowed: standardised, paper"):
+        combined_score(INFLUENCE, Q, 1.0, "raw")
+    for size in (None, 0.0, float("nan")):
+        with pytest.raises(ValueError, match="divides the influence by its step size"):
+            combined_score(INFLUENCE, Q, 1.0, "paper", size)
+
+
+def test_values_are_divided_by_the_step_where_they_are_changes():
+    change, derivative = (
+        Estimator("own", lambda *a: None, lambda a: None, unit=unit)
+        for unit in ("change", "derivative")
+    )
+    assert (change.divisor(0.3), derivative.divisor(0.3)) == (0.3, 1.0)
 
 
 def test_an_unknown_arm_is_named():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -264,6 +264,8 @@ class Estimator:
         holds_all_gradients: whether it keeps the gradients of all pairs at once (memory).
         columns_are_questions: whether a part of its table's columns is a scoring on fewer
             questions.
+        unit: of its values: a `change` (of the metric, of a likelihood, of a loss) that the step
+            makes, or its `derivative`, the change divided by the step size.
     """
 
     name: str
@@ -276,6 +278,11 @@ class Estimator:
     needs_spread: bool = False
     holds_all_gradients: bool = False
     columns_are_questions: bool = True
+    unit: Literal["change", "derivative"] = "change"
+
+    def divisor(self, step_size: float) -> float:
+        """What its values are divided by to be derivatives: I / eps of the paper's H(z)."""
+        return step_size if self.unit == "change" else 1.0
 
     def options_of(self, settings: InfluenceSettings) -> Options:
         """Its own settings, those of the parameters over those of its file."""

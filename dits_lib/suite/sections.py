@@ -10,6 +10,7 @@ from pydantic import Field, create_model, model_validator
 
 from ..agents import TASKS, Task
 from ..influence import ESTIMATORS, InfluenceSettings
+from ..selection import SCALES
 from ..settings import ROOT, Count, Positive, Settings, Share
 from ..settings.kinds import (
     MOST,
@@ -156,12 +157,13 @@ class Influence(InfluenceSettings):
 
 class Selection(Settings):
     """`alpha`: share of the pairs that is kept. `small_alpha`: a smaller share, to see whether
-    less hurts."""
+    less hurts. `scale`: units in which influence and Q are added; see `combined_score`."""
 
     section: ClassVar = "selection"
 
     alpha: PartOf
     small_alpha: PartOf
+    scale: Literal[SCALES]
 
 
 class SFT(SFTSettings):

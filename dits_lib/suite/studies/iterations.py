@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...influence import ESTIMATORS
 from ...selection import combined_score, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline
@@ -44,7 +45,9 @@ def iterations_job(params: Params, task: str, method: str, seed: int) -> list[di
         if method == METHODS[0]:
             v = params.influence.validation_questions
             influence = influence_values(pipeline, start, searched, size, v, seed, skip=number * v)
-            score = combined_score(influence, score, iterations.gamma)
+            divisor = ESTIMATORS[params.influence.estimator].divisor(size)
+            scale = params.selection.scale
+            score = combined_score(influence, score, iterations.gamma, scale, divisor)
             row |= _moments(influence) | {"step_size": size}
         ties = np.random.default_rng([seed, number])
         policy = pipeline.dpo(start, searched, top_share(score, params.selection.alpha, ties), seed)

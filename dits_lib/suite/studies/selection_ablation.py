@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...engines import derive_seed
+from ...influence import ESTIMATORS
 from ...selection import ARMS, select_arm, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
@@ -61,9 +62,11 @@ def selection_stage(
     influence = influence_values(pipeline, model, searched, size, count, seed)
     classic = classic_values(pipeline, model, searched, size, seed)
     q_value, kept = q_values(searched), {}
+    scale = {"scale": p.selection.scale}
+    scale["step_size"] = ESTIMATORS[p.influence.estimator].divisor(size)
     for arm in ARMS:
         rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32])
-        kept[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic)
+        kept[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic, **scale)
     rng = np.random.default_rng([seed, 7])
     kept[SMALL] = top_share(influence, p.selection.small_alpha, rng)
     return model, searched, kept

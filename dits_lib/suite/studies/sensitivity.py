@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...influence import ESTIMATORS
 from ...selection import combined_score, top_share
 from ..params import Params
 from ..pipeline import Pipeline, read_scores
@@ -40,7 +41,7 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
         found = wide.score(model, searched, step, count, seed, estimator="one_step")
         return read_scores(found, searched).per_question
 
-    table = scored(size, most)
+    table, divisor = scored(size, most), ESTIMATORS["one_step"].divisor(size)
 
     def influence(v: int) -> np.ndarray:
         return table[:, :v].mean(1).round(9)
@@ -77,7 +78,9 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
     rows += [row("alpha", a, base, influence(usual), a) for a in s.alpha]
     for gamma in s.gamma:
         combined = np.zeros(len(pairs))
-        combined[base] = combined_score(influence(usual)[base], q_value[base], gamma)
+        combined[base] = combined_score(
+            influence(usual)[base], q_value[base], gamma, p.selection.scale, divisor
+        )
         rows.append(row("gamma", gamma, base, combined))
     for factor in s.step:
         other = table if factor == 1 else scored(factor * size, usual)
