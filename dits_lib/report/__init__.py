@@ -3,7 +3,7 @@ nothing of the experiments. Matplotlib is imported when a figure or a report is 
 
 import lazy_loader
 
-from .claims import CLAIMS, describe, verdict
+from .claims import CLAIMS, Comparison, correlation, describe, paired, verdict
 from .markdown import markdown_table
 from .paper import PAPER_COST, PAPER_MAIN, PAPER_SELECTION
 from .stats import joint_level, mean_interval, paired_interval
@@ -25,14 +25,17 @@ __getattr__, _, _ = lazy_loader.attach(
 
 __all__ = [
     "CLAIMS",
+    "Comparison",
     "PAPER_COST",
     "PAPER_MAIN",
     "PAPER_SELECTION",
     "Report",
+    "correlation",
     "describe",
     "joint_level",
     "markdown_table",
     "mean_interval",
+    "paired",
     "paired_interval",
     "verdict",
     *_FIGURES,

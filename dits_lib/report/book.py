@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,8 @@ import pandas as pd
 from ..settings import OUTPUT
 from ..settings.files import write_file
 from ..settings.places import report_folder
-from .claims import CLAIMS
+from .claims import CLAIMS, Comparison, claim_text
+from .index import stored_comparison
 from .markdown import markdown_table
 
 
@@ -61,12 +63,27 @@ class Report:
             write_file(self._path("figures", name, suffix), content)
         self._add({"kind": "figure", "name": name, "caption": caption})
 
-    def claim(self, number: str, verdict: str, evidence: str) -> str:
-        """Record the computed verdict on a claim of the paper, with the numbers behind it."""
+    def claim(self, number: str, comparisons: Sequence[Comparison] | str, note: str = "") -> str:
+        """Record what a claim of the paper rests on, and return the verdicts on it as text.
+
+        Args:
+            comparisons: everything in this notebook that the claim rests on.
+            note: what a reader of the verdict must know, in one sentence.
+
+        Raises:
+            ValueError: for a claim that the paper does not make.
+        """
+        if number not in CLAIMS:
+            raise ValueError(f"no claim {number!r}; allowed: {', '.join(CLAIMS)}")
         self.claims = [c for c in self.claims if c["number"] != number]
-        self.claims.append({"number": number, "verdict": verdict, "evidence": evidence})
+        if isinstance(comparisons, str):  # a verdict and its evidence, from before comparisons
+            self.claims.append({"number": number, "verdict": comparisons, "evidence": note})
+            self._save()
+            return f"Claim {number}: {CLAIMS[number]}\n  {comparisons} ({note})"
+        stored = [stored_comparison(comparison) for comparison in comparisons]
+        self.claims.append({"number": number, "comparisons": stored, "note": note})
         self._save()
-        return f"Claim {number}: {CLAIMS[number]}\n  {verdict} ({evidence})"
+        return claim_text(number, comparisons, note)
 
     def used(self, artifacts: list[str]) -> None:
         """Name the artifacts behind the report; the ledger adds up what they cost."""

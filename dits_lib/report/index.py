@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from ..settings.files import FileError
-from .claims import CLAIMS
+from .claims import CLAIMS, Comparison
 
 _SUFFIXES = {"table": ("csv", "md"), "figure": ("png", "svg")}
 
@@ -35,8 +45,56 @@ class Entry(_Part):
     fold: bool = False
 
 
+class StoredComparison(_Part):
+    """A comparison; JSON has no NaN and no infinity, so null stands for them: no value, a normal
+    distribution (`df`), no bound."""
+
+    task: str
+    name: str
+    estimate: float | None
+    stderr: Annotated[float, Field(ge=0)] | None
+    df: Annotated[float, Field(gt=0)] | None
+    scale: Literal["linear", "correlation"]
+    lower: float | None
+    upper: float | None
+    count: Annotated[int, Field(ge=0)]
+    noisy: str
+
+    @model_validator(mode="after")
+    def _can_be_one(self) -> StoredComparison:
+        self.comparison()
+        return self
+
+    def comparison(self) -> Comparison:
+        """As it was before it was stored."""
+        missing = {"lower": -math.inf, "upper": math.inf, "df": math.inf}
+        values = self.model_dump()
+        if self.estimate is None or self.stderr is None:
+            missing["df"] = math.nan
+        return Comparison(
+            **{k: missing.get(k, math.nan) if v is None else v for k, v in values.items()}
+        )
+
+
+def stored_comparison(comparison: Comparison) -> dict:
+    """A comparison as plain values for JSON."""
+    values = dataclasses.asdict(comparison)
+    for name in ("estimate", "stderr", "df", "lower", "upper"):
+        found = float(values[name])
+        values[name] = found if math.isfinite(found) else None
+    return values
+
+
 class Claim(_Part):
-    """The verdict on a claim of the paper, with the numbers behind it."""
+    """What a notebook knows of a claim of the paper."""
+
+    number: Annotated[str, AfterValidator(_known_claim)]
+    comparisons: list[StoredComparison]
+    note: str = ""
+
+
+class OldClaim(_Part):
+    """A verdict and its evidence as text, as earlier versions wrote them."""
 
     number: Annotated[str, AfterValidator(_known_claim)]
     verdict: str
@@ -48,7 +106,7 @@ class Index(_Part):
 
     notebook: Name
     entries: list[Entry]
-    claims: list[Claim]
+    claims: list[Claim | OldClaim]
     artifacts: list[Name]
 
     def files(self) -> list[str]:

@@ -11,9 +11,10 @@ import yaml
 
 from ..agents import TASKS
 from ..settings.files import read_text
-from .claims import CLAIMS
-from .index import Claim, Index, read_index
+from .claims import CLAIMS, by_task, together
+from .index import Claim, Index, OldClaim, read_index
 from .markdown import markdown_table
+from .stats import joint_level
 
 
 def artifacts_of(folder: Path) -> list[str]:
@@ -108,7 +109,7 @@ def _data_of(params: dict, task: str) -> str:
 
 
 def _claims(indexes: list[Index]) -> str:
-    rows: list[Claim] = sorted(
+    rows: list[Claim | OldClaim] = sorted(
         (claim for index in indexes for claim in index.claims), key=lambda claim: claim.number
     )
     lines = [
@@ -117,11 +118,17 @@ def _claims(indexes: list[Index]) -> str:
         "| claim | verdict | evidence |",
         "|---|---|---|",
     ]
-    lines += [
-        f"| {c.number}. {CLAIMS[c.number]} | **{c.verdict}** | {c.evidence.replace('|', '/')} |"
-        for c in rows
-    ]
+    lines += [f"| {c.number}. {CLAIMS[c.number]} | {_cells(c)} |" for c in rows]
     return "\n".join(lines)
+
+
+def _cells(claim: Claim | OldClaim) -> str:
+    if isinstance(claim, OldClaim):
+        return f"**{claim.verdict}** | {claim.evidence.replace('|', '/')}"
+    found = [stored.comparison() for stored in claim.comparisons]
+    level = joint_level(max(1, len(found)))
+    evidence = "; ".join(f"{c.task}, {c.name}: {c.text(level)}" for c in found)
+    return f"**{together(by_task(found, level).values())}** | {evidence.replace('|', '/')}"
 
 
 def _section(folder: Path, index: Index, titles: dict[str, str]) -> str:
