@@ -479,7 +479,9 @@ def test_endings_tell_no_agreement_from_nothing_parsed(asked):
     for texts, ended in (
         (("<A>x</A>", "<A>x</A>"), "answered"),
         (("<A>x</A>", "<A>y</A>"), "no agreement"),
-        (("<A></A>", "<A>x</A> <A>y</A>"), "no answer parsed"),
+        (("<A>x</A>", "<A>y</A> or <A>x</A>"), "answered"),
+        (("<A>x</A>", "<A>x</A> or <A>y</A>"), "no agreement"),
+        (("<A></A>", "x"), "no answer parsed"),
     ):
         turns = tuple(Turn(agent, text) for agent, text in zip(system.agents, texts, strict=False))
         assert finish(system, question, turns).ended == ended

@@ -8,6 +8,7 @@ from .chat_template import ChatTemplateError, check_chat_template, end_of_turn, 
 from .debate import Debate
 from .deep_search import DeepSearch, web_system
 from .exchange import Exchange
+from .parsing import parsing_counts
 from .rendering import message_ids, prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
 from .task import Task, World
 
@@ -61,6 +62,7 @@ __all__ = [
     "message_ids",
     "parse_answer",
     "parse_call",
+    "parsing_counts",
     "plain",
     "prompt_and_prefix",
     "prompt_ids",

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from ..tasks.base import Question
 
 ENDINGS = ("answered", "no agreement", "no answer parsed")
-"""How a dialogue ends: with an answer; with answers that count for nothing (the agents differ, or
-the wrong agent gave it); with no reply that holds exactly one `<A>...</A>`."""
+"""How a dialogue ends: with an answer; with answers that count for nothing (the agents differ, the
+wrong agent gave it, or it names none of the options); with no reply that holds an answer."""
 
 LIMIT = "limit"
 """The agent of the turn that ends a run-away dialogue, with its reason."""
 
-_ANSWER = re.compile(r"<A>\s*(.*?)\s*</A>", re.DOTALL)
+_ANSWER = re.compile(r"<A>((?:(?!<A>).)*?)</A>", re.DOTALL)
+"""An answer and its marks; it holds no `<A>` itself."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,16 @@ class System:
 
 
 def parse_answer(text: str) -> str | None:
-    """The text between `<A>` and `</A>`; None unless exactly one non-empty answer stands there."""
+    """The answer of a reply: what stands between its last `<A>` and `</A>`; None where nothing
+    does. The last counts, since a reply that corrects itself means what it says last; so it is in
+    the authors' parser (answerParser/parser.py)."""
     matches = _ANSWER.findall(text)
-    return matches[0] if len(matches) == 1 and matches[0] else None
+    return (matches[-1].strip() or None) if matches else None
+
+
+def count_answers(text: str) -> int:
+    """How many `<A>...</A>` a reply holds."""
+    return len(_ANSWER.findall(text))
 
 
 def chat_messages(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..tasks.base import Question
+from ..tasks.choices import read_choice
 from ..tasks.metrics import choice_accuracy
 from ..tasks.micro import make_questions
 from .base import System, Turn, chat_messages, parse_answer
@@ -65,11 +66,13 @@ class Debate(System):
         return chat_messages(self, question, turns, agent)
 
     def answer(self, question: Question, turns: tuple[Turn, ...]) -> str | None:
+        """The option that the solver's last reply names; None where it names none, or several."""
         solved = [turn for turn in turns if turn.agent == "solver"]
-        return parse_answer(solved[-1].text) if solved else None
+        said = parse_answer(solved[-1].text) if solved else None
+        return None if said is None else read_choice(said, question.options)
 
     def score(self, question: Question, answer: str | None) -> float:
-        return choice_accuracy(answer, question.answers)
+        return choice_accuracy(answer, question.answers, question.options)
 
 
 def gold_debate(question: Question, rng: np.random.Generator) -> list[Turn]:

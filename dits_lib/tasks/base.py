@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from .answers import answer_fault, option_letters
+from .answers import answer_fault
+from .choices import listed_options
 from .rows import RowError
 from .text import is_blank
 
@@ -26,7 +28,8 @@ class Question:
         views: what each agent may read, by agent name.
         meta: everything else: `family`, `split`; for planted harm `harmful` (bool) and
             `reward_sign` (+1 or -1); `script`, what each agent may tell in a warm start, as
-            {agent: sentences of its view}; `letters` of the options to choose from.
+            {agent: sentences of its view}; `letters` of the options to choose from, and the
+            `options` themselves where no line of the text begins with one.
     """
 
     id: str
@@ -52,7 +55,16 @@ class Question:
     def letters(self) -> tuple[str, ...]:
         """The letters of the options to choose from: those that the data give, else those of the
         lettered lines of the text; empty when there are none."""
-        return tuple(self.meta.get("letters") or option_letters(self.text))
+        return tuple(self.meta.get("letters") or listed_options(self.text))
+
+    @property
+    def options(self) -> dict[str, str]:
+        """{letter: text} of the options to choose from, the text empty where it is not known;
+        `meta.options` without letters are a, b, c and so on."""
+        if given := self.meta.get("options"):
+            return dict(zip(self.letters or string.ascii_lowercase, given, strict=False))
+        listed = listed_options(self.text)
+        return {letter: listed.get(letter, "") for letter in self.letters}
 
 
 def check_question(
@@ -82,7 +94,15 @@ def check_question(
         fault = answer_fault(answer, letters)
         if fault:
             raise RowError(answer_field, fault)
+    _check_options(question)
     _check_script(question)
+
+
+def _check_options(question: Question) -> None:
+    """Raises RowError for letters that are not those of the options beside them."""
+    options, letters = question.meta.get("options"), question.letters
+    if options and letters and len(options) != len(letters):
+        raise RowError("meta.options", f"{len(options)} options, but {len(letters)} letters")
 
 
 def letters_to_choose(question: Question, choice: bool | None = None) -> tuple[str, ...] | None:

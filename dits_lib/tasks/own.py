@@ -17,6 +17,7 @@ _META = {
     "reward_sign": Literal[1, -1] | None,
     "script": dict[str, list[str]] | None,
     "letters": list[Filled] | None,
+    "options": list[Filled] | None,
     "neither_suffices": bool | None,
 }
 
