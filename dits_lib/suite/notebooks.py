@@ -110,21 +110,20 @@ def _arms(p: Params) -> dict[str, Need]:
 
 
 def _budget(p: Params) -> dict[str, Need]:
-    searched = _most(_of(p, "budget.q_questions"), _of(p, "budget.dits_questions"))
+    searched = _of(p, "sizes.sft_questions") + _of(p, "budget.questions")
     return _arms(p) | {
-        "train": _most(_searched(p), _of(p, "sizes.sft_questions") + searched),
+        "train": _most(_searched(p), searched),
         "validation": _most(_of(p, "budget.validation"), _of(p, "budget.estimators")),
     }
 
 
 def _iterations(p: Params) -> dict[str, Need]:
     rounds = p.iterations.rounds
-    each = _of(p, "iterations.questions", rounds, f"iterations.rounds {rounds}")
-    scored = f"(iterations.rounds {rounds} + 1)"
-    return _arms(p) | {
-        "train": _searched(p) + each,
-        "validation": _of(p, "influence.validation_questions", rounds + 1, scored),
-    }
+    # The model that DPO starts from is asked other questions than those that made it.
+    searches = 2 if p.iterations.search_with == "start" else 1
+    factor = "2 * " if searches == 2 else ""
+    each = _of(p, "iterations.questions", searches * rounds, f"{factor}iterations.rounds {rounds}")
+    return _arms(p) | {"train": _searched(p) + each}
 
 
 def _fidelity(p: Params) -> dict[str, Need]:
@@ -174,7 +173,13 @@ NOTEBOOKS: dict[str, Notebook] = {
 def holds_questions_back(params: Params) -> bool:
     """Whether some questions serve nothing but a warm start or the guide of a search: which ones
     then follows from the needs of all notebooks of the profile, whichever are run."""
-    return params.sft.warm_start != "none" or params.search.guide != "q"
+    return params.sft.warm_start != "none" or guides_search(params)
+
+
+def guides_search(params: Params) -> bool:
+    """Whether influence guides a search of these parameters, in whatever notebook."""
+    tried = "07_sensitivity" in params.notebooks and set(params.sensitivity.guide) - {"q"}
+    return params.search.guide != "q" or bool(tried)
 
 
 def questions_needed(params: Params) -> dict[str, int]:
@@ -196,6 +201,6 @@ def needs_of(params: Params) -> dict[str, Need]:
             needs[split] = _most(needs[split], Need(need.count, f"{need.keys} ({name})"))
     if params.sft.warm_start != "none":
         needs["train"] += _of(params, "sft.warm_questions")
-    if params.search.guide != "q":
+    if guides_search(params):
         needs["validation"] += _of(params, "influence.validation_questions")
     return needs

@@ -402,11 +402,23 @@ class Pipeline:
 
         return self._trained("sft", spec, make)
 
-    def dpo(self, model: ModelRef, searched: Artifact, kept: np.ndarray, seed: int) -> ModelRef:
-        """DPO from `model` on the pairs with these indices; `model` itself if there are none."""
+    def dpo(
+        self,
+        model: ModelRef,
+        searched: Artifact,
+        kept: np.ndarray,
+        seed: int,
+        steps: int | None = None,
+    ) -> ModelRef:
+        """DPO from `model` on the pairs with these indices; `model` itself if there are none.
+
+        Args:
+            seed: of the order of the pairs.
+            steps: optimiser steps; None: those of the parameters.
+        """
         if not len(kept):
             return model
-        settings = self.params.dpo
+        settings = self.params.dpo.changed(**({} if steps is None else {"steps": steps}))
         spec = {
             "model": model.key,
             "pairs": searched.key,
@@ -422,6 +434,27 @@ class Pipeline:
             return {"trained_tokens": int(log[-1]["num_tokens"])}
 
         return self._trained("dpo", spec, make)
+
+    def reply_logprobs(self, model: ModelRef, searched: Artifact) -> np.ndarray:
+        """Log probability, in nats, of the chosen and the rejected reply of every pair of a search
+        under a model, [n_pairs, 2]."""
+        spec = {"model": model.key, "pairs": searched.key}
+
+        def make(folder: Path) -> dict:
+            engine, pairs = self.engine(model), self.pairs(searched)
+            rows = [(p.prompt_ids, ids) for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
+            sums = [float(np.sum(scores)) for scores in engine.logprobs(rows)]
+            write_json(folder / "logprobs.json", np.reshape(sums, (-1, 2)).tolist())
+            return vars(engine.usage)
+
+        return np.array(self.store.get("logprobs", spec, make).json("logprobs.json"))
+
+    def validation_loss(self, model: ModelRef, reference: ModelRef, searched: Artifact) -> float:
+        """Mean DPO loss (Rafailov et al., 2023, eq. 7) of a model on the pairs of a search, against
+        the reference that it was trained from."""
+        ratio = self.reply_logprobs(model, searched) - self.reply_logprobs(reference, searched)
+        margin = self.params.dpo.beta * (ratio[:, 0] - ratio[:, 1])
+        return float(np.logaddexp(0.0, -margin).mean())
 
     def evaluate(self, model: ModelRef, seed: int) -> np.ndarray:
         """Metric of each test question, [test_questions], sampled as in the search; equal seeds ask

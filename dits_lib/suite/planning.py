@@ -19,6 +19,7 @@ from ..selection import ARMS
 from .checks import InputError
 from .deep_search import system_without_pages
 from .params import Params
+from .studies.selection_ablation import BOTH_WAYS
 
 pd = lazy_loader.load("pandas")
 
@@ -148,8 +149,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         written = count * length.written
         return Work(count * length.read, 0 if adapters else written, written if adapters else 0)
 
-    def search(questions: int) -> Work:
-        return played(questions * p.search.repetitions * p.search.rollouts)
+    def search(questions: int, rollouts: int = p.search.rollouts) -> Work:
+        return played(questions * p.search.repetitions * rollouts)
 
     def gradients(pairs: float) -> Work:
         return Work(trained=pairs * 2 * row)
@@ -168,23 +169,31 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         if p.sft.warm_start != "none"
         else Work()
     )
-    # Four thirds: the reference takes a forward pass too.
-    dpo = Work(trained=p.dpo.steps * p.dpo.batch * 2 * row * 4 / 3, models=1)
+
+    def pairs_trained(count: float, models: int) -> Work:
+        """DPO on so many pairs, repeats counted; the reference takes a forward pass too."""
+        return Work(trained=count * 2 * row * 4 / 3, models=models)
+
+    dpo = pairs_trained(p.dpo.steps * p.dpo.batch, 1)
     evaluation = played(s.test_questions * s.test_samples)
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
-    pairs, arms = PAIRS_A_QUESTION * s.train_questions, len(ARMS) + 1
-    rounds = 2 * i.seeds * i.rounds
-    f, t = p.fidelity, p.sensitivity
-    budgets = (
-        len(p.budget.q_questions) + len(p.budget.validation) + len(p.budget.estimators)
-    ) * p.budget.seeds
+    pairs, halves = PAIRS_A_QUESTION * s.train_questions, p.ablation.random_halves
+    # Every arm for equal steps, some for equal epochs too; `random` is several halves.
+    arms = (len(ARMS) + 1 + len(BOTH_WAYS) + 2 * (halves - 1)) * p.ablation.dpo_seeds
+    rounds = i.seeds * i.rounds
+    f, t, b = p.fidelity, p.sensitivity, p.budget
+    budgets = 2 * (2 * len(b.rollouts) + len(b.validation) + len(b.estimators)) * b.seeds
+    i_pairs = PAIRS_A_QUESTION * i.questions
+    i_searches = 2 if i.search_with == "start" else 1
+    # All pairs, and twice a half.
+    i_dpo = pairs_trained(i.epochs * i_pairs * (1 + 2 * p.selection.alpha), 3)
     # The five are families of questions, as many as there are about.
     retrained = (f.subsets + 5 if f.subsets else 0) + (2 * len(f.use) + 4) * f.use_seeds
     changes = t.seeds * (
         1
         + sum(
             len(getattr(t, name))
-            for name in ("gamma", "validation", "alpha", "step", "min_value", "min_gap")
+            for name in ("gamma", "validation", "alpha", "step", "min_value", "min_gap", "guide")
         )
     )
 
@@ -213,24 +222,20 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         },
         "03_selection_ablation": ablation(p.ablation.seeds, p.ablation.seeds - 1),
         "04_budget_scaling": {
-            "search": search(sum(p.budget.q_questions) + p.budget.dits_questions).times(
-                p.budget.seeds
-            ),
+            "search": search(b.questions, sum(b.rollouts)).times(b.seeds),
             "score": (
-                scored(PAIRS_A_QUESTION * p.budget.dits_questions, sum(p.budget.validation))
-                + estimates(PAIRS_A_QUESTION * p.budget.dits_questions, p.budget.estimators)
-            ).times(p.budget.seeds),
+                scored(PAIRS_A_QUESTION * b.questions, sum(b.validation))
+                + estimates(PAIRS_A_QUESTION * b.questions, b.estimators)
+            ).times(b.seeds),
             "dpo": dpo.times(budgets),
             "evaluate": evaluation.times(budgets),
         },
         "05_iterations": {
-            "search": search(i.questions).times(rounds),
-            "sft": sft.times(rounds),
-            "dpo": dpo.times(rounds),
-            "score": scored(PAIRS_A_QUESTION * i.questions, v.validation_questions).times(
-                rounds // 2
-            ),
-            "evaluate": evaluation.times(rounds),
+            "search": search(i.questions).times(3 * rounds * i_searches),
+            "sft": sft.times(3 * rounds),
+            "dpo": i_dpo.times(rounds),
+            "score": scored(i_pairs, v.validation_questions).times(rounds),
+            "evaluate": evaluation.times(3 * rounds),
         },
         "06_influence_fidelity": {
             "search": search(s.sft_questions + f.questions) + start["search"].times(f.use_seeds),

@@ -17,6 +17,7 @@ from ..settings.kinds import (
     AtLeastTwo,
     Bounded,
     CountOrZero,
+    Different,
     NotNegative,
     PartOf,
     PathText,
@@ -196,11 +197,14 @@ class WebSizes(Sizes):
 
 
 class Ablation(Settings):
-    """`seeds` of notebook 03 (SFT seed included)."""
+    """Notebook 03: `seeds` (SFT seed included); of each, `random_halves` that are drawn and trained
+    on, and `dpo_seeds`, orders of the pairs that every arm is trained in."""
 
     section: ClassVar = "ablation"
 
     seeds: Seeds
+    random_halves: Annotated[int, Field(ge=1, le=100)]
+    dpo_seeds: Annotated[int, Field(ge=1, le=100)]
 
 
 class Scoring(Settings):
@@ -214,27 +218,33 @@ class Scoring(Settings):
 
 
 class Budget(Settings):
-    """Notebook 04: `q_questions` searched with Q-values; DITS searches `dits_questions` and scores
-    with `validation` questions; `estimators`, others of influence beside it, with the validation
-    questions of each."""
+    """Notebook 04: `questions` searched, the same for all budgets; `rollouts`, d, played from each
+    selected node, of which DITS plays the fewest and scores their pairs with `validation`
+    questions; `estimators`, others of influence beside it, with the validation questions of
+    each."""
 
     section: ClassVar = "budget"
 
     seeds: Seeds
-    q_questions: Rising[Count]
-    dits_questions: Count
+    questions: Count
+    rollouts: Annotated[Rising[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=2)]
     validation: Rising[AtLeastTwo]
     estimators: ByEstimator
 
 
 class Iterations(Settings):
-    """Notebook 05: `rounds` of search, score, select, SFT and DPO; `questions` searched in each."""
+    """Notebook 05: `rounds` of search, score, select, SFT and DPO; `questions` searched in each,
+    for the pairs by `search_with`: the last round's `policy` (the paper's text), or the round's
+    SFT model, from which DPO will `start` (the authors' code). DPO takes `epochs` over the kept
+    pairs, whatever their number."""
 
     section: ClassVar = "iterations"
 
     seeds: Seeds
     rounds: Annotated[int, Field(ge=1, le=20)]
     questions: Count
+    search_with: Literal["policy", "start"]
+    epochs: Annotated[float, Field(gt=0, le=1000)]
     gamma: NotNegative
 
 
@@ -260,7 +270,7 @@ class Fidelity(Settings):
 
 class Sensitivity(Settings):
     """Notebook 07: values of each setting, tried one at a time; `step`, multiples of the chosen
-    step size."""
+    step size; `guide`, what steers the search for the pairs."""
 
     section: ClassVar = "sensitivity"
 
@@ -271,6 +281,7 @@ class Sensitivity(Settings):
     step: Rising[Positive]
     min_value: Rising[Bounded]
     min_gap: Rising[NotNegative]
+    guide: Different[Literal["q", "influence", "both"]]
 
 
 class Web(Settings):

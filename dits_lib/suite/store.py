@@ -38,6 +38,7 @@ STAGE_CODE = {
     "sft": (*_TRAIN, "agents"),
     "dpo": _TRAIN,
     "evaluate": _PLAY,
+    "logprobs": _PLAY,
 }
 """Modules whose code, with all that they import, is part of each stage's key; for scores that of
 the estimator too. Comments and docstrings do not count."""

@@ -1,5 +1,5 @@
-"""Notebook 04: tokens spent on more search (Optima) or on influence (DITS), against the metric
-after DPO on half of the pairs."""
+"""Notebook 04: for a fixed set of questions, tokens spent on more dialogues from each selected node
+(Optima) or on influence (DITS), against the metric after DPO."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from ...selection import top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline
 from ..store import Artifact
-from .common import influence_values, q_values, sft_stage, step_size_of, task_and_seed_keys
+from .common import (
+    epoch_steps,
+    influence_values,
+    measured,
+    q_values,
+    sft_stage,
+    step_size_of,
+    task_and_seed_keys,
+)
+from .selection_ablation import EPOCHS, STEPS
+
+ALL, Q_HALF, INFLUENCE = "search, all pairs", "search, half by Q", "influence"
+"""What the tokens go to and what is kept: more search and all its pairs (Optima), more search and
+the half of highest Q, or influence, by the parameters' estimator, and the half of highest
+influence."""
 
 
 def keys(params: Params) -> list[tuple]:
@@ -18,34 +32,49 @@ def keys(params: Params) -> list[tuple]:
 
 
 def budget_job(params: Params, task: str, seed: int) -> list[dict]:
-    """One row for each budget."""
+    """Rows of every budget, each trained for equal steps and for equal epochs."""
     pipeline, budget, alpha = Pipeline(params, task), params.budget, params.selection.alpha
     model, _ = sft_stage(pipeline, seed)
-    rows, skip = [], params.sizes.sft_questions
-    for count in budget.q_questions:
-        searched = pipeline.search(model, "train", count, seed, skip=skip)
-        kept = top_share(q_values(searched), alpha, np.random.default_rng([seed, count]))
-        spent = {"spent_on": "Q-values", "questions": count, "V": 0}
-        tokens = _tokens(searched)
-        rows.append(_row(pipeline, spent, model, searched, kept, seed, tokens))
-    count = budget.dits_questions
-    searched = pipeline.search(model, "train", count, seed, skip=skip)
-    size, _ = step_size_of(pipeline)
-    scorings = [("influence", None, v, [seed, v]) for v in budget.validation]
+    fewest = budget.rollouts[0]
+    searches = {d: _searched(pipeline, model, d, seed) for d in budget.rollouts}
+    reference = len(q_values(searches[fewest]))
+
+    def rows(label: str, d: int, v: int, kept: np.ndarray, tokens: int) -> list[dict]:
+        spent = {"spent_on": label, "rollouts": d, "V": v, "generated_tokens": tokens}
+        return [
+            _row(pipeline, spent, model, searches[d], kept, seed, equal, reference)
+            for equal in (STEPS, EPOCHS)
+        ]
+
+    found = []
+    for d, searched in searches.items():
+        q_value, tokens = q_values(searched), _tokens(searched)
+        half = top_share(q_value, alpha, np.random.default_rng([seed, d]))
+        found += rows(ALL, d, 0, np.arange(len(q_value)), tokens)
+        found += rows(Q_HALF, d, 0, half, tokens)
+    searched, (size, _) = searches[fewest], step_size_of(pipeline)
+    scorings = [(INFLUENCE, None, v, [seed, v]) for v in budget.validation]
     scorings += [
         (name, name, v, [seed, v, number])
         for number, (name, v) in enumerate(budget.estimators.items())
     ]
     for label, estimator, v, ties in scorings:
         value = influence_values(pipeline, model, searched, size, v, seed, estimator=estimator)
-        kept = top_share(value, alpha, np.random.default_rng(ties))
         tokens = _tokens(searched)
         if len(value):
             scored = pipeline.score(model, searched, size, v, seed, estimator=estimator)
             tokens += _tokens(scored)
-        spent = {"spent_on": label, "questions": count, "V": v}
-        rows.append(_row(pipeline, spent, model, searched, kept, seed, tokens))
-    return rows
+        kept = top_share(value, alpha, np.random.default_rng(ties)) if len(value) else value
+        found += rows(label, fewest, v, kept, tokens)
+    return found
+
+
+def _searched(pipeline: Pipeline, model: ModelRef, rollouts: int, seed: int) -> Artifact:
+    """A search of the fixed questions with so many dialogues from each selected node."""
+    p = pipeline.params
+    changed = p.model_copy(update={"search": p.search.changed(rollouts=rollouts)})
+    wide = Pipeline(changed, pipeline.task, pipeline.store)
+    return wide.search(model, "train", p.budget.questions, seed, skip=p.sizes.sft_questions)
 
 
 def _tokens(artifact: Artifact) -> int:
@@ -59,15 +88,39 @@ def _row(
     searched: Artifact,
     kept: np.ndarray,
     seed: int,
-    tokens: int,
+    equal: str,
+    reference: int,
 ) -> dict:
-    trained = pipeline.dpo(model, searched, kept, seed)
+    """One trained model; equal epochs are those of all pairs of the smallest search, `reference`
+    in number."""
+    steps = pipeline.params.dpo.steps
+    if equal == EPOCHS:
+        steps = epoch_steps(steps, len(kept), reference)
+    trained = pipeline.dpo(model, searched, kept, seed, steps)
     return {
         "task": pipeline.task,
         "seed": seed,
         **spent,
+        "equal": equal,
         "pairs": len(kept),
-        "generated_tokens": tokens,
-        "metric": float(pipeline.evaluate(trained, seed).mean()),
-        "artifact": pipeline.evaluation(trained, seed).name,
+        "steps": steps,
+        **measured(pipeline, trained, seed),
     }
+
+
+def at_budget(own: list[dict], tokens: float) -> np.ndarray:
+    """The metric of each test question that search reaches for so many tokens: interpolated between
+    the two nearest budgets, NaN beyond the largest.
+
+    Args:
+        own: rows of one task, seed, kept set and training, of `budget_job`.
+    """
+    ordered = sorted(own, key=lambda row: row["generated_tokens"])
+    spent = np.array([row["generated_tokens"] for row in ordered])
+    metric = np.array([row["by_question"] for row in ordered])
+    if not spent[0] <= tokens <= spent[-1]:
+        return np.full(metric.shape[1], np.nan)
+    above = min(max(1, int(np.searchsorted(spent, tokens))), len(spent) - 1)
+    gap = spent[above] - spent[above - 1]
+    weight = (tokens - spent[above - 1]) / gap if gap else 0.0
+    return (1 - weight) * metric[above - 1] + weight * metric[above]

@@ -106,6 +106,23 @@ def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
     return pipeline.step_size(model, pair_stage(pipeline, model, seed), seed)
 
 
+def epoch_steps(steps: int, kept: int, of: int) -> int:
+    """Optimiser steps on `kept` pairs that make as many epochs as `steps` make on `of`; one at
+    least."""
+    return max(1, round(steps * kept / of)) if of else steps
+
+
+def measured(pipeline: Pipeline, model: ModelRef, seed: int) -> dict:
+    """Of a model on the test questions: its metric, mean and by question, and the artifact behind
+    it."""
+    metric = pipeline.evaluate(model, seed)
+    return {
+        "metric": float(metric.mean()),
+        "artifact": pipeline.evaluation(model, seed).name,
+        "by_question": metric.tolist(),
+    }
+
+
 def q_values(searched: Artifact) -> np.ndarray:
     """Q of the chosen reply of every pair of a search, [n_pairs]."""
     return np.array([pair.q_chosen for pair in read_pairs(searched)])

@@ -1,5 +1,5 @@
-"""Notebook 05: rounds of search, score, select, SFT and DPO, by influence (DITS) or by Q
-(Optima)."""
+"""Notebook 05: rounds of search, score, select, SFT and DPO, by influence (DITS), on all pairs
+(Optima), or on the half of highest Q."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from ...influence import ESTIMATORS
 from ...selection import combined_score, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline
-from .common import influence_values, q_values, seeds_of, sft_stage, step_size_of
+from ..store import Artifact
+from .common import influence_values, measured, q_values, seeds_of, sft_stage, step_size_of
 
-METHODS = ("DITS-iSFT-DPO", "Optima-iSFT-DPO")
+DITS, OPTIMA, Q_HALF = "DITS-iSFT-DPO", "Optima-iSFT-DPO", "Q-value half"
+METHODS = (DITS, OPTIMA, Q_HALF)
+"""What each round keeps: the half of highest influence plus Q-value; all pairs; the half of highest
+Q-value."""
 
 
 def keys(params: Params) -> list[tuple]:
@@ -25,34 +29,54 @@ def keys(params: Params) -> list[tuple]:
 
 
 def iterations_job(params: Params, task: str, method: str, seed: int) -> list[dict]:
-    """One row for each round.
+    """One row for each round, with the metric of each test question (`by_question`).
 
     Each round searches with the last round's model (round 1: with the first SFT model), trains SFT
-    from the first SFT model on the best dialogues found, and DPO from there on the selected pairs.
-    DITS selects by influence plus Q-value; Optima keeps the half of highest Q and needs no scores.
+    from the first SFT model on the best dialogues found, and DPO from there on the selected pairs,
+    for the same number of epochs whatever their number. With `iterations.search_with: start` the
+    pairs come from a second search of the round, by the model that DPO starts from. Influence is
+    measured on the same validation questions in every round, so that rounds can be compared.
     """
-    pipeline, sizes, iterations = Pipeline(params, task), params.sizes, params.iterations
+    pipeline, p = Pipeline(params, task), params.iterations
     first_sft, _ = sft_stage(pipeline, seed)
     size, _ = step_size_of(pipeline)
     run = {"task": task, "method": method, "seed": seed}
-    policy, rows = first_sft, [run | {"round": 0, **_measured(pipeline, first_sft, seed)}]
-    for number in range(1, iterations.rounds + 1):
-        skip = sizes.sft_questions + sizes.train_questions + (number - 1) * iterations.questions
-        searched = pipeline.search(policy, "train", iterations.questions, seed, skip=skip)
-        start = pipeline.sft(first_sft, [searched], seed)
+    policy, rows = first_sft, [run | {"round": 0, **measured(pipeline, first_sft, seed)}]
+    for number in range(1, p.rounds + 1):
+        start, searched = _round(pipeline, first_sft, policy, number, seed)
         score = q_values(searched)
         row = run | {"round": number, "pairs": len(score)}
-        if method == METHODS[0]:
-            v = params.influence.validation_questions
-            influence = influence_values(pipeline, start, searched, size, v, seed, skip=number * v)
+        kept = np.arange(len(score))
+        if method == DITS:
+            count = params.influence.validation_questions
+            influence = influence_values(pipeline, start, searched, size, count, seed)
             divisor = ESTIMATORS[params.influence.estimator].divisor(size)
             scale = params.selection.scale
-            score = combined_score(influence, score, iterations.gamma, scale, divisor)
+            score = combined_score(influence, score, p.gamma, scale, divisor)
             row |= _moments(influence) | {"step_size": size}
-        ties = np.random.default_rng([seed, number])
-        policy = pipeline.dpo(start, searched, top_share(score, params.selection.alpha, ties), seed)
-        rows.append(row | _measured(pipeline, policy, seed))
+        if method != OPTIMA:
+            ties = np.random.default_rng([seed, number])
+            kept = top_share(score, params.selection.alpha, ties)
+        steps = max(1, round(p.epochs * len(kept) / params.dpo.batch))
+        policy = pipeline.dpo(start, searched, kept, seed, steps)
+        row |= {"kept": len(kept), "steps": steps}
+        rows.append(row | measured(pipeline, policy, seed))
     return rows
+
+
+def _round(
+    pipeline: Pipeline, first_sft: ModelRef, policy: ModelRef, number: int, seed: int
+) -> tuple[ModelRef, Artifact]:
+    """The SFT model of a round, and the search that its pairs come from."""
+    sizes, p = pipeline.params.sizes, pipeline.params.iterations
+    again = p.search_with == "start"
+    skip = sizes.sft_questions + sizes.train_questions
+    skip += (number - 1) * p.questions * (2 if again else 1)
+    searched = pipeline.search(policy, "train", p.questions, seed, skip=skip)
+    start = pipeline.sft(first_sft, [searched], seed)
+    if again:
+        searched = pipeline.search(start, "train", p.questions, seed, skip=skip + p.questions)
+    return start, searched
 
 
 def _moments(influence: np.ndarray) -> dict:
@@ -62,8 +86,3 @@ def _moments(influence: np.ndarray) -> dict:
         "influence_mean": float(influence.mean()) if count else nothing,
         "influence_variance": float(influence.var(ddof=1)) if count > 1 else nothing,
     }
-
-
-def _measured(pipeline: Pipeline, model: ModelRef, seed: int) -> dict:
-    metric = float(pipeline.evaluate(model, seed).mean())
-    return {"metric": metric, "artifact": pipeline.evaluation(model, seed).name}

@@ -1,10 +1,17 @@
-"""Notebook 03: DPO on what each arm keeps of one search's pairs."""
+"""Notebook 03: DPO on what each arm keeps of one search's pairs.
+
+Sets of different size cannot be trained alike: for as many optimiser steps a small set is seen more
+often, for as many epochs it gets fewer steps. So what is compared with all pairs, or with a smaller
+share, is trained both ways.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 
 from ...engines import derive_seed
 from ...influence import ESTIMATORS
@@ -13,6 +20,7 @@ from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
 from ..store import Artifact, read_rows
 from .common import (
+    epoch_steps,
     influence_values,
     model_row,
     pair_stage,
@@ -24,6 +32,10 @@ from .common import (
 
 SMALL = "gamma_0_small"
 """The arm of highest influence that keeps `selection.small_alpha` of the pairs."""
+STEPS, EPOCHS = "steps", "epochs"
+"""What is equal over sets of different size: optimiser steps, or epochs."""
+BOTH_WAYS = ("random", "q_value", "gamma_0", "gamma_1", SMALL)
+"""Arms that are trained for equal epochs too."""
 
 
 def keys(params: Params) -> list[tuple]:
@@ -37,23 +49,51 @@ def arms_of(params: Params) -> tuple[str, ...]:
     return ("base", *warm, "sft", *ARMS, SMALL)
 
 
+@dataclass(frozen=True)
+class Run:
+    """One trained model of an arm.
+
+    Attributes:
+        arm: a name in `arms_of`.
+        equal: `STEPS` or `EPOCHS`.
+        half, order: number of the random half, and of the order that the pairs are trained in.
+        pairs, steps: that DPO was given; 0 for a model before DPO.
+        model: the result.
+    """
+
+    arm: str
+    equal: str
+    half: int
+    order: int
+    pairs: int
+    steps: int
+    model: ModelRef
+
+
 def classic_values(
     pipeline: Pipeline, model: ModelRef, searched: Artifact, step_size: float, seed: int
-) -> np.ndarray:
-    """`Pipeline.score_by_loss` against the pairs of validation questions [n_pairs]; zeros, so a
-    random order, where those gave none."""
-    count = pipeline.params.sizes.loss_questions
-    validation = pipeline.search(model, "validation", count, seed)
-    if not read_pairs(searched) or not read_pairs(validation):
-        return np.zeros(len(read_pairs(searched)))
+) -> np.ndarray | None:
+    """`Pipeline.score_by_loss` against the pairs of validation questions [n_pairs]; None where
+    those gave none: no order follows, and the arm is left out for this seed."""
+    validation = validation_search(pipeline, model, seed)
+    if not read_pairs(validation):
+        return None
+    if not read_pairs(searched):
+        return np.zeros(0)
     scored = pipeline.score_by_loss(model, searched, validation, step_size, seed)
     return read_scores(scored, searched).value
 
 
+def validation_search(pipeline: Pipeline, model: ModelRef, seed: int) -> Artifact:
+    """The search of validation questions for the pairs of the classic influence."""
+    return pipeline.search(model, "validation", pipeline.params.sizes.loss_questions, seed)
+
+
 def selection_stage(
     pipeline: Pipeline, seed: int
-) -> tuple[ModelRef, Artifact, dict[str, np.ndarray]]:
-    """The SFT model, the search that gave the pairs, and which of them each arm keeps."""
+) -> tuple[ModelRef, Artifact, dict[str, list[np.ndarray]]]:
+    """The SFT model, the search that gave the pairs, and which of them each arm keeps: one set,
+    several for `random`, none for an arm that has no scores."""
     p = pipeline.params
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
@@ -65,14 +105,18 @@ def selection_stage(
     scale = {"scale": p.selection.scale}
     scale["step_size"] = ESTIMATORS[p.influence.estimator].divisor(size)
     for arm in ARMS:
-        rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32])
-        kept[arm] = select_arm(arm, p.selection.alpha, rng, q_value, influence, classic, **scale)
-    rng = np.random.default_rng([seed, 7])
-    kept[SMALL] = top_share(influence, p.selection.small_alpha, rng)
+        halves = p.ablation.random_halves if arm == "random" else 1
+        if arm == "dpo_loss" and classic is None:
+            halves = 0
+        kept[arm], scores = [], (q_value, influence, classic)
+        for half in range(halves):
+            rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32, half])
+            kept[arm].append(select_arm(arm, p.selection.alpha, rng, *scores, **scale))
+    kept[SMALL] = [top_share(influence, p.selection.small_alpha, np.random.default_rng([seed, 7]))]
     return model, searched, kept
 
 
-def trained_arms(pipeline: Pipeline, seed: int, arms: tuple[str, ...]) -> dict[str, ModelRef]:
+def trained_runs(pipeline: Pipeline, seed: int, arms: tuple[str, ...]) -> list[Run]:
     """The models of some of `arms_of`; pairs are searched and scored only if one of the arms
     selects among them."""
     before = {
@@ -80,36 +124,88 @@ def trained_arms(pipeline: Pipeline, seed: int, arms: tuple[str, ...]) -> dict[s
         "warm_start": lambda: pipeline.start_model(seed),
         "sft": lambda: sft_stage(pipeline, seed)[0],
     }
-    if set(arms) <= set(before):
-        return {arm: before[arm]() for arm in arms}
+    runs = [Run(arm, STEPS, 0, 0, 0, 0, before[arm]()) for arm in arms if arm in before]
+    selecting = [arm for arm in arms if arm not in before]
+    if not selecting:
+        return runs
+    p = pipeline.params
     model, searched, kept = selection_stage(pipeline, seed)
-    return {
-        arm: before[arm]() if arm in before else pipeline.dpo(model, searched, kept[arm], seed)
-        for arm in arms
-    }
+    for arm in selecting:
+        for equal in (STEPS, EPOCHS) if arm in BOTH_WAYS else (STEPS,):
+            for half, own in enumerate(kept[arm]):
+                steps = p.dpo.steps
+                if equal == EPOCHS:
+                    steps = epoch_steps(steps, len(own), len(read_pairs(searched)))
+                for order in range(p.ablation.dpo_seeds):
+                    trained = pipeline.dpo(model, searched, own, order_seed(seed, order), steps)
+                    runs.append(Run(arm, equal, half, order, len(own), steps, trained))
+    return runs
+
+
+def order_seed(seed: int, order: int) -> int:
+    """The seed of a DPO run: that of the study for the first order of the pairs."""
+    return seed if order == 0 else abs(derive_seed("order", seed, order)) % 2**31
 
 
 def arm_job(params: Params, task: str, seed: int, arm: str) -> None:
     """One arm of `ablation_job`, for what is computed ahead."""
     pipeline = Pipeline(params, task)
-    pipeline.evaluate(trained_arms(pipeline, seed, (arm,))[arm], seed)
+    for run in trained_runs(pipeline, seed, (arm,)):
+        pipeline.evaluate(run.model, seed)
 
 
 def ablation_job(params: Params, task: str, seed: int) -> dict:
-    """Every arm for one seed: its metric, the artifact behind it, its drift, how its dialogues
-    ended; and the number of pairs."""
+    """Every arm for one seed.
+
+    Returns:
+        `pairs` of the search; `model`, what tells a failed SFT; `runs`, a row for each trained
+        model with its mean metric, drift, endings, artifact and DPO loss on validation pairs;
+        `by_question`, {equal: {arm: [test_questions]}}, the metric of each test question, mean
+        over the arm's runs.
+    """
     pipeline = Pipeline(params, task)
-    models = trained_arms(pipeline, seed, arms_of(params))
-    searched = pair_stage(pipeline, models["sft"], seed)
+    runs = trained_runs(pipeline, seed, arms_of(params))
+    sft = next(run.model for run in runs if run.arm == "sft")
+    searched = pair_stage(pipeline, sft, seed)
+    validation = validation_search(pipeline, sft, seed)
+    measured: dict[str, dict[str, list]] = {STEPS: {}, EPOCHS: {}}
+    for run in runs:
+        of_arm = measured[run.equal].setdefault(run.arm, [])
+        of_arm.append(pipeline.evaluate(run.model, seed))
     return {
         "task": task,
         "seed": seed,
-        "pairs": len(q_values(searched)),
-        "model": model_row(models["sft"], searched),
-        "drift": {arm: _drift(models[arm]) for arm in (*ARMS, SMALL)},
-        "metric": {arm: float(pipeline.evaluate(m, seed).mean()) for arm, m in models.items()},
-        "artifact": {arm: pipeline.evaluation(m, seed).name for arm, m in models.items()},
-        "endings": {arm: pipeline.endings(m, seed) for arm, m in models.items()},
+        "pairs": len(read_pairs(searched)),
+        "model": model_row(sft, searched),
+        "runs": [_row(pipeline, run, sft, validation, seed) for run in runs],
+        "by_question": {
+            equal: {arm: np.mean(values, axis=0).tolist() for arm, values in arms.items()}
+            for equal, arms in measured.items()
+        },
+    }
+
+
+def _row(
+    pipeline: Pipeline, run: Run, sft: ModelRef, validation: Artifact, seed: int
+) -> dict[str, object]:
+    """What is told of one trained model."""
+    evaluated = pipeline.evaluation(run.model, seed)
+    loss = float("nan")
+    # Models before SFT are no steps away from the reference of the loss.
+    if run.equal == STEPS and run.pairs and read_pairs(validation):
+        loss = pipeline.validation_loss(run.model, sft, validation)
+    return {
+        "arm": run.arm,
+        "equal": run.equal,
+        "half": run.half,
+        "order": run.order,
+        "kept": run.pairs,
+        "steps": run.steps,
+        "metric": float(pipeline.evaluate(run.model, seed).mean()),
+        "validation_loss": loss,
+        "artifact": evaluated.name,
+        "endings": pipeline.endings(run.model, seed),
+        **_drift(run.model),
     }
 
 
@@ -120,17 +216,38 @@ def _drift(trained: ModelRef) -> dict:
     return {name: last.get(name, 0.0) for name in ("drift_chosen", "drift_rejected")}
 
 
-def source_rows(jobs: list[dict]) -> list[dict]:
-    """One row for each run: its metric, and the folder below `runs/<profile>` that it comes from.
-    The manifest there names the model and the questions."""
+def run_rows(jobs: list[dict]) -> list[dict]:
+    """One row for each trained model: its metric, and the folder below `runs/<profile>` that it
+    comes from. The manifest there names the model and the questions."""
     return [
-        {
-            "task": job["task"],
-            "seed": job["seed"],
-            "arm": arm,
-            "metric": metric,
-            "artifact": job["artifact"][arm],
-        }
+        {"task": job["task"], "seed": job["seed"]}
+        | {name: value for name, value in run.items() if name != "endings"}
         for job in jobs
-        for arm, metric in job["metric"].items()
+        for run in job["runs"]
     ]
+
+
+def by_seed(jobs: list[dict], task: str, arm: str, equal: str = STEPS) -> list[np.ndarray]:
+    """The metric of an arm by test question, for each seed in order: what `report.paired` takes.
+    An arm that is trained one way has one result for both; NaN for a seed without it."""
+    own = sorted((job for job in jobs if job["task"] == task), key=lambda job: job["seed"])
+    found = []
+    for job in own:
+        arms = job["by_question"]
+        missing = np.full(len(next(iter(arms[STEPS].values()))), np.nan)
+        found.append(np.array(arms[equal].get(arm, arms[STEPS].get(arm, missing))))
+    return found
+
+
+def loss_correlations(jobs: list[dict], task: str) -> np.ndarray:
+    """Rank correlation, for each seed, between minus the DPO loss on validation pairs and the test
+    metric over the trained models of that seed, [seeds]; NaN where there are fewer than four, or
+    one of the two does not vary."""
+    found = []
+    for job in sorted((job for job in jobs if job["task"] == task), key=lambda job: job["seed"]):
+        rows = [run for run in job["runs"] if not np.isnan(run["validation_loss"])]
+        loss = np.array([-run["validation_loss"] for run in rows])
+        metric = np.array([run["metric"] for run in rows])
+        varied = len(rows) >= 4 and np.ptp(loss) > 0 and np.ptp(metric) > 0
+        found.append(scipy.stats.spearmanr(loss, metric).statistic if varied else np.nan)
+    return np.array(found)

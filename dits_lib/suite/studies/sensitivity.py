@@ -8,8 +8,8 @@ import numpy as np
 from ...influence import ESTIMATORS
 from ...selection import combined_score, top_share
 from ..params import Params
-from ..pipeline import Pipeline, read_scores
-from .common import pair_stage, sft_stage, step_size_of, task_and_seed_keys
+from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
+from .common import measured, pair_stage, sft_stage, step_size_of, task_and_seed_keys
 
 
 def keys(params: Params) -> list[tuple]:
@@ -21,7 +21,7 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
     """One row for each setting and value.
 
     The pairs of all filters come from one search: that of the loosest filter, of which a stricter
-    one keeps a part.
+    one keeps a part. What guides the search is changed in searches of their own.
     """
     s, p = params.sensitivity, params
     pipeline = Pipeline(params, task)
@@ -52,15 +52,13 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
         return np.flatnonzero((q_value > min_value) & (gap > min_gap))
 
     base = passing()
-    measured: dict[tuple, dict] = {}
+    known: dict[tuple, dict] = {}
 
     def measure(kept: np.ndarray) -> dict:
-        if tuple(kept) not in measured:
+        if tuple(kept) not in known:
             trained = wide.dpo(model, searched, kept, seed)
-            metric = float(wide.evaluate(trained, seed).mean())
-            artifact = wide.evaluation(trained, seed).name
-            measured[tuple(kept)] = {"metric": metric, "artifact": artifact}
-        return measured[tuple(kept)]
+            known[tuple(kept)] = measured(wide, trained, seed)
+        return known[tuple(kept)]
 
     def row(
         setting: str,
@@ -90,4 +88,22 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
             own = passing(**{name: value})
             if len(own) > 1:
                 rows.append(row(name, value, own, influence(usual)))
-    return rows
+    return rows + [_guided(pipeline, model, size, guide, seed) for guide in s.guide]
+
+
+def _guided(
+    pipeline: Pipeline, model: ModelRef, step_size: float, guide: str, seed: int
+) -> dict[str, object]:
+    """DPO on all pairs of a search that Q-values, influence or both guide: by the parameters'
+    estimator, with the chosen step size."""
+    p = pipeline.params
+    changed = p.model_copy(update={"search": p.search.changed(guide=guide)})
+    steered, sizes = Pipeline(changed, pipeline.task, pipeline.store), p.sizes
+    step = None if guide == "q" else step_size
+    searched = steered.search(
+        model, "train", sizes.train_questions, seed, skip=sizes.sft_questions, step_size=step
+    )
+    kept = np.arange(len(read_pairs(searched)))
+    trained = pipeline.dpo(model, searched, kept, seed)
+    run = {"task": pipeline.task, "seed": seed, "setting": "guide", "value": guide}
+    return run | {"pairs": len(kept)} | measured(pipeline, trained, seed)
