@@ -293,8 +293,8 @@ def test_missing_data_and_too_few_questions_give_one_line(tmp_path):
     )
     assert (
         done.returncode == 2
-        and "train: 8 of 220 questions = sizes.sft_questions 60 + budget.q_questions 160 "
-        "(04_budget_scaling), "
+        and "train: 8 of 244 questions = sizes.sft_questions 60 + sizes.train_questions 64 + "
+        "iterations.rounds 3 * iterations.questions 40 (05_iterations), "
         in done.stderr
         and "arc_challenge.jsonl: too few questions" in done.stderr
     )
@@ -523,7 +523,7 @@ def test_a_warm_start_uses_questions_that_no_search_uses(tmp_path, asked):
             "sft.lora_rank=4",
             "sft.warm_steps=2",
             "sizes={sft_questions: 4, train_questions: 4}",
-            "budget={q_questions: [4], dits_questions: 4}",
+            "budget={questions: 4, rollouts: [2, 4]}",
             "iterations={rounds: 1, questions: 2}",
         ],
     ).model_dump()
@@ -654,8 +654,9 @@ def test_adapters_of_different_modules_and_ranks_add_up(tmp_path):
 def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     params = load_params("micro")
     work = count_work(params).set_index(["notebook", "stage"])
-    # Base, SFT and eight arms, for each task.
-    dialogues = params.ablation.seeds * 10 * params.sizes.test_questions
+    # Base, SFT, eight arms (one of two halves), five of them once more for equal epochs (two
+    # halves again), for each task.
+    dialogues = params.ablation.seeds * (2 + 15) * params.sizes.test_questions
     tokens = sum(
         system.max_turns * system.max_new_tokens / 2
         for system in (TASKS[task].system("micro", {}) for task in params.parts()[0].tasks)
@@ -704,10 +705,10 @@ def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
     work = count_work(load_params("micro"))
     assert set(work["notebook"]) == set(load_params("micro").notebooks)
     micro, models = load_params("micro"), work.set_index(["notebook", "stage"])["models"]
-    # Two tasks, eight arms.
+    # Two tasks, eight arms of which one is two halves, five of them twice.
     assert (
         models["08_deep_search", "sft"] == micro.web.seeds
-        and models["03_selection_ablation", "dpo"] == 2 * 8 * micro.ablation.seeds
+        and models["03_selection_ablation", "dpo"] == 2 * 15 * micro.ablation.seeds
     )
     assert lengths(params, "deep_search").longest < params.model.max_length
 

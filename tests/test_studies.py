@@ -11,9 +11,16 @@ from dits_lib.selection import combined_score, select_arm, top_share
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.studies import iterations, selection_ablation
-from dits_lib.suite.studies.common import sft_stage
+from dits_lib.suite.studies.budget_scaling import at_budget
+from dits_lib.suite.studies.common import epoch_steps, sft_stage
 from dits_lib.suite.studies.iterations import iterations_job
-from dits_lib.suite.studies.selection_ablation import ablation_job, arm_job, arms_of
+from dits_lib.suite.studies.selection_ablation import (
+    ablation_job,
+    arm_job,
+    arms_of,
+    by_seed,
+    loss_correlations,
+)
 from dits_lib.tasks import DataError
 
 
@@ -36,11 +43,46 @@ def without_dialogues(params):
 
 def test_without_pairs_every_arm_is_the_sft_model(nothing):
     found = ablation_job(nothing, "exchange", 0)
-    assert found["pairs"] == 0 and list(found["metric"]) == list(arms_of(nothing))
-    assert {found["metric"][arm] for arm in found["drift"]} == {found["metric"]["sft"]}
-    assert {found["artifact"][arm] for arm in found["drift"]} == {found["artifact"]["sft"]}
-    assert all(value == 0 for drift in found["drift"].values() for value in drift.values())
+    rows = {(run["arm"], run["equal"]): run for run in found["runs"]}
+    assert found["pairs"] == 0 and {arm for arm, _ in rows} == set(arms_of(nothing))
+    trained = [run for (arm, _), run in rows.items() if arm not in ("base", "sft")]
+    assert {run["artifact"] for run in trained} == {rows["sft", "steps"]["artifact"]}
+    assert all(run["kept"] == 0 == run["drift_chosen"] == run["drift_rejected"] for run in trained)
+    assert all(np.isnan(run["validation_loss"]) for run in rows.values())
     arm_job(nothing, "exchange", 0, "gamma_0")  # one of them alone, as it is computed ahead
+
+
+def test_an_arm_without_scores_has_no_value_and_is_not_a_random_half(nothing, monkeypatch):
+    monkeypatch.setattr(selection_ablation, "classic_values", lambda *args: None)
+    job = ablation_job(nothing, "exchange", 0)
+    assert "dpo_loss" not in job["by_question"]["steps"]
+    assert np.isnan(by_seed([job], "exchange", "dpo_loss")[0]).all()
+    assert not np.isnan(by_seed([job], "exchange", "gamma_0", "epochs")[0]).any()
+
+
+def test_steps_for_equal_epochs():
+    # 30 steps of 8 pairs are 2.4 epochs of 100 pairs; so are 15 of 50 and 3 of 10.
+    assert [epoch_steps(30, kept, 100) for kept in (100, 50, 10, 1)] == [30, 15, 3, 1]
+    assert epoch_steps(30, 0, 0) == 30
+
+
+def test_the_loss_on_validation_pairs_is_held_against_the_metric_of_each_model():
+    runs = [(0.6, 0.1), (0.5, 0.3), (0.4, 0.2), (0.7, 0.0), (float("nan"), 0.9)]
+    rows = [{"validation_loss": loss, "metric": metric} for loss, metric in runs]
+    few = {"task": "debate", "seed": 1, "runs": rows[:3]}
+    found = loss_correlations([few, {"task": "debate", "seed": 0, "runs": rows}], "debate")
+    # Ranks of -loss: 2, 3, 4, 1; of the metric: 2, 4, 3, 1; sum of squared differences 2.
+    assert found[0] == pytest.approx(1 - 6 * 2 / (4 * 15)) and np.isnan(found[1])
+
+
+def test_search_for_as_many_tokens_is_interpolated_by_question():
+    own = [
+        {"generated_tokens": 300, "by_question": [1.0, 0.0]},
+        {"generated_tokens": 100, "by_question": [0.0, 1.0]},
+    ]
+    assert at_budget(own, 150).tolist() == [0.25, 0.75]
+    assert at_budget(own, 100).tolist() == [0.0, 1.0] and at_budget(own, 300).tolist() == [1.0, 0.0]
+    assert np.isnan(at_budget(own, 301)).all() and np.isnan(at_budget(own, 99)).all()
 
 
 def test_a_round_without_pairs_keeps_its_sft_model(nothing):

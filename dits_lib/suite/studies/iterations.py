@@ -57,7 +57,7 @@ def iterations_job(params: Params, task: str, method: str, seed: int) -> list[di
         if method != OPTIMA:
             ties = np.random.default_rng([seed, number])
             kept = top_share(score, params.selection.alpha, ties)
-        steps = max(1, round(p.epochs * len(kept) / params.dpo.batch))
+        steps = max(1, round(p.epochs * len(kept) / params.dpo.batch)) if len(kept) else 0
         policy = pipeline.dpo(start, searched, kept, seed, steps)
         row |= {"kept": len(kept), "steps": steps}
         rows.append(row | measured(pipeline, policy, seed))

@@ -75,11 +75,11 @@ def classic_values(
 ) -> np.ndarray | None:
     """`Pipeline.score_by_loss` against the pairs of validation questions [n_pairs]; None where
     those gave none: no order follows, and the arm is left out for this seed."""
+    if not read_pairs(searched):
+        return np.zeros(0)
     validation = validation_search(pipeline, model, seed)
     if not read_pairs(validation):
         return None
-    if not read_pairs(searched):
-        return np.zeros(0)
     scored = pipeline.score_by_loss(model, searched, validation, step_size, seed)
     return read_scores(scored, searched).value
 
