@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from .paper import CLAIM_TEXTS
-from .stats import joint_level, noncentrality, paired_effect
+from .stats import detectable_distance, half_width, joint_level, paired_effect, power_at
 
 CLAIMS = CLAIM_TEXTS
 SUPPORTED, CONTRADICTED, OPEN = "supported", "contradicted", "not decided at this size"
@@ -40,13 +40,17 @@ class Comparison:
     stderr: float
     """Standard error, on `scale`."""
     df: float
-    """Of Student's t; inf: normal."""
+    """Its degrees of freedom, of Student's t; inf: normal."""
     scale: str = "linear"
     """`linear`, or `correlation`: the error is that of Fisher's z, where the interval is made."""
     lower: float = 0.0
     """Claimed: greater than this (-inf: no bound)."""
     upper: float = math.inf
     """And smaller than this."""
+    shared: float = 0.0
+    """Standard error beside it, of the questions that seeds share; more seeds do not shrink it."""
+    shared_df: float = math.inf
+    """Its degrees of freedom."""
     count: int = 0
     """Independent units behind the error: seeds, or questions of a rank correlation; 0: unknown."""
     noisy: str = ""
@@ -56,8 +60,8 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.scale not in ("linear", "correlation"):
             raise ValueError(f"scale {self.scale!r}; allowed: linear, correlation")
-        if self.stderr < 0 or self.df <= 0:
-            raise ValueError(f"stderr {self.stderr} and df {self.df} must be positive")
+        if self.stderr < 0 or self.shared < 0 or self.df <= 0 or self.shared_df <= 0:
+            raise ValueError("errors and degrees of freedom must be positive")
         if not self.lower < self.upper:
             raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
         if math.isinf(self.lower) and math.isinf(self.upper):
@@ -74,7 +78,7 @@ class Comparison:
         """{"low", "high"} at a level such as 0.95; NaN without a value."""
         if not self.has_value:
             return {"low": math.nan, "high": math.nan}
-        half = float(scipy.stats.t.ppf(0.5 + level / 2, self.df)) * self.stderr
+        half = float(half_width(level, **self._error()))
         middle = self._to(self.estimate)
         return {"low": self._back(middle - half), "high": self._back(middle + half)}
 
@@ -84,7 +88,7 @@ class Comparison:
         of the runs; NaN without a value, and where no effect within the scale would be."""
         if not self.has_value or self.stderr == 0:
             return math.nan
-        far = noncentrality(self.df, level, power) * self.stderr
+        far = detectable_distance(power, level, **self._error())
         if math.isinf(self.lower):
             return self.upper - self._back(self._to(self.upper) - far)
         return self._back(self._to(self.lower) + far) - self.lower
@@ -92,16 +96,18 @@ class Comparison:
     def count_needed(self, power: float = 0.8, level: float = 0.95) -> float:
         """How many seeds (or questions of a correlation) would decide, whichever way, in this share
         of the runs, were the true effect as estimated: the error shrinks with the root of their
-        number. As uncertain as the estimate is. NaN where it is not known, inf beyond `MOST`."""
+        number. It is as uncertain as the estimate. NaN where it is not known, inf where even `MOST`
+        would not do."""
         if not self.has_value or self.stderr == 0 or self.count < 2:
             return math.nan
         bounds = [self._to(b) for b in (self.lower, self.upper) if math.isfinite(b)]
         distance = min(abs(self._to(self.estimate) - bound) for bound in bounds)
-        spread = self.stderr * math.sqrt(self.count)
 
         def enough(count: int) -> bool:
+            stderr = self.stderr * math.sqrt(self.count / count)
             df = self.df * (count - 1) / (self.count - 1)
-            return noncentrality(df, level, power) * spread <= distance * math.sqrt(count)
+            error = self._error() | {"stderr": stderr, "df": df}
+            return power_at(distance, level, **error) >= power
 
         if not enough(MOST):
             return math.inf
@@ -140,6 +146,10 @@ class Comparison:
         return (
             f"< {self.upper:g}" if math.isinf(self.lower) else f"{self.lower:g} to {self.upper:g}"
         )
+
+    def _error(self) -> dict[str, float]:
+        names = ("stderr", "df", "shared", "shared_df")
+        return {name: getattr(self, name) for name in names}
 
     def _to(self, value: float) -> float:
         """A value of the effect's own scale, on that of the error."""
@@ -257,14 +267,21 @@ def claim_text(number: str, comparisons: Sequence[Comparison], note: str = "") -
     lines += [f"  {task}: {found}" for task, found in tasks.items()]
     if comparisons:
         lines.append(f"  intervals of {level:.2%}, which hold together at 95 %:")
-    for c in comparisons:
-        found = f"  {c.task}, {c.name} (claimed {c.claimed()}): {c.text(level)}, "
-        seen = c.detectable(level=level)
-        power = "" if math.isnan(seen) else f"; detectable at 80 % power: {seen:.3f}"
-        noisy = f"; {c.noisy}" if c.noisy else ""
-        lines.append(f"  {found}{c.verdict(level)}{power}{noisy}" if c.has_value else f"  {found}")
-    lines = [line.removesuffix(", ") for line in lines]
+    lines += [
+        f"    {c.task}, {c.name} (claimed: {c.claimed()}): {_found(c, level)}" for c in comparisons
+    ]
     return "\n".join(lines + ([f"  {note}"] if note else []))
+
+
+def _found(comparison: Comparison, level: float) -> str:
+    """Interval, verdict, and what could have been seen."""
+    parts = [comparison.text(level)]
+    if comparison.has_value:
+        parts[0] += f", {comparison.verdict(level)}"
+        seen = comparison.detectable(level=level)
+        if not math.isnan(seen):
+            parts.append(f"detectable at 80 % power: {seen:.3f}")
+    return "; ".join(parts + ([comparison.noisy] if comparison.noisy else []))
 
 
 def verdict(intervals: list[dict[str, float]], threshold: float = 0.0) -> str:

@@ -57,6 +57,8 @@ class StoredComparison(_Part):
     scale: Literal["linear", "correlation"]
     lower: float | None
     upper: float | None
+    shared: Annotated[float, Field(ge=0)]
+    shared_df: Annotated[float, Field(gt=0)] | None
     count: Annotated[int, Field(ge=0)]
     noisy: str
 
@@ -67,7 +69,7 @@ class StoredComparison(_Part):
 
     def comparison(self) -> Comparison:
         """As it was before it was stored."""
-        missing = {"lower": -math.inf, "upper": math.inf, "df": math.inf}
+        missing = {"lower": -math.inf, **dict.fromkeys(("upper", "df", "shared_df"), math.inf)}
         values = self.model_dump()
         if self.estimate is None or self.stderr is None:
             missing["df"] = math.nan
@@ -79,7 +81,7 @@ class StoredComparison(_Part):
 def stored_comparison(comparison: Comparison) -> dict:
     """A comparison as plain values for JSON."""
     values = dataclasses.asdict(comparison)
-    for name in ("estimate", "stderr", "df", "lower", "upper"):
+    for name in ("estimate", "stderr", "df", "shared_df", "lower", "upper"):
         found = float(values[name])
         values[name] = found if math.isfinite(found) else None
     return values
