@@ -51,6 +51,7 @@ from dits_lib.engines import (
     read_deltas,
 )
 from dits_lib.influence import (
+    DPOLoss,
     InfluenceSettings,
     dpo_gradients,
     evaluate_adapters,
@@ -234,7 +235,7 @@ def scored(engine, system, pairs, questions, config, alone: int):
     with timed() as gradient_clock, engine.learning() as learner:
         with timed() as own:
             stack = step(
-                dpo_gradients(learner, pairs, seed=0, **gradient_options(config)), 0.01
+                dpo_gradients(learner, pairs, seed=0, **gradient_options(config, DPOLoss())), 0.01
             ).to(engine.stack_device)
     # First adapters compile kernels.
     evaluate_adapters(engine, system, questions[:1], part(stack, 0, 2), 2, config, 9)
@@ -554,7 +555,7 @@ def noise_of(options) -> dict:
     rows = step_response(engine, system, pairs, asked, NOISE_SIZES, settings, 0)
     bases = [evaluate_adapters(engine, system, asked, None, 1, settings, 0)[0] for _ in range(2)]
     with engine.learning() as learner:
-        gradients = dpo_gradients(learner, pairs, seed=0, **gradient_options(settings))
+        gradients = dpo_gradients(learner, pairs, seed=0, **gradient_options(settings, DPOLoss()))
         steps = step(gradients, NOISE_SIZES[0]).to(engine.stack_device)
     forget(engine)
     with Recorder(engine) as recorder:

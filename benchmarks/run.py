@@ -16,6 +16,7 @@ import torch  # noqa: E402
 from dits_lib.agents import make_system  # noqa: E402
 from dits_lib.engines import TransformersEngine, derive_seed  # noqa: E402
 from dits_lib.influence import (  # noqa: E402
+    DPOLoss,
     InfluenceSettings,
     dpo_gradients,
     evaluate_adapters,
@@ -78,7 +79,7 @@ def bench_scoring(task: str, trees) -> dict:
     model_engine = engine()
     start = time.perf_counter()
     options = {
-        "beta": config.beta,
+        "loss": DPOLoss(),
         "rank": config.rank,
         "scaling": config.scaling,
         "seed": derive_seed(0, "lora"),
@@ -114,7 +115,7 @@ def _reading_once(model_engine, system, pairs, questions, config) -> float:
     no method saves that runs every candidate's own LoRA over every dialogue. An agent's last prompt
     holds all its earlier turns, so it is read alone."""
     options = {
-        "beta": config.beta,
+        "loss": DPOLoss(),
         "rank": config.rank,
         "scaling": config.scaling,
         "seed": derive_seed(0, "lora"),

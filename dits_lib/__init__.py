@@ -9,7 +9,13 @@ import lazy_loader
 _NAMES = {
     "agents": ["System", "make_system"],
     "engines": ["TransformersEngine", "VLLMEngine"],
-    "influence": ["InfluenceSettings", "choose_step_size", "score_pairs", "step_response"],
+    "influence": [
+        "DPOLoss",
+        "InfluenceSettings",
+        "choose_step_size",
+        "score_pairs",
+        "step_response",
+    ],
     "pairs": ["best_dialogues", "extract_pairs"],
     "rollout": ["evaluate", "sample_dialogues"],
     "search": ["SearchSettings", "tree_search"],

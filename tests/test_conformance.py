@@ -13,6 +13,7 @@ from torch import nn
 from dits_lib.engines import ModelError, Request, TransformersEngine, derive_seed
 from dits_lib.engines.architecture import check_architecture, check_config, check_finite, longest_of
 from dits_lib.engines.conformance import check_agreement, check_conformance
+from dits_lib.influence import DPOLoss
 from dits_lib.influence.gradients import dpo_gradients
 from dits_lib.pairs import Pair
 
@@ -94,7 +95,7 @@ def test_scores_are_the_models_own(engine):
 def test_an_influence_gradient_is_that_of_the_models_own_loss(engine):
     """At B = 0 the DPO loss has the gradient -beta / 2 * (grad log pi(chosen) - ...)."""
     pair = Pair("q/0", "q", 0, conversation(40), (5, 9, 3), (8, 2), "", "", 1.0, 0.0)
-    stack = dpo_gradients(engine, [pair], beta=0.3, rank=4, scaling=2.0, seed=1)
+    stack = dpo_gradients(engine, [pair], loss=DPOLoss(0.3, 0.0), rank=4, scaling=2.0, seed=1)
     name = next(iter(stack.weights))
     a, b = stack.weights[name]
     model = copy.deepcopy(engine.model)

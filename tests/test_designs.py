@@ -1,6 +1,8 @@
 """Racing, control variates, learned scores and group designs, against brute force, closed forms and
 planted effects."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy.stats import spearmanr
 from dits_lib.engines import derive_seed
 from dits_lib.influence import (
     ESTIMATORS,
+    DPOLoss,
     InfluenceSettings,
     ScoringContext,
     dpo_gradients,
@@ -60,9 +63,7 @@ def test_a_questions_pairs_take_one_step_together(engine, pairs, questions):
     nothing."""
     some, setting = pairs["exchange"][:8], setting_of(engine)
     found = one_step_question(setting, some, questions, 0)
-    gradients = dpo_gradients(
-        engine, some, beta=CONFIG.beta, rank=4, scaling=CONFIG.scaling, seed=5
-    )
+    gradients = dpo_gradients(engine, some, loss=DPOLoss(), rank=4, scaling=CONFIG.scaling, seed=5)
     base = metric_table(evaluate_adapters(engine, setting.system, questions, None, 1, CONFIG, 0), 1)
     for name in {pair.question_id for pair in some}:
         own = [i for i, pair in enumerate(some) if pair.question_id == name]
@@ -339,12 +340,14 @@ def test_clusters_are_those_of_the_directions():
     )
 
 
-def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs):
+@pytest.mark.parametrize("nll_weight", [0.0, 0.5])
+def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs, nll_weight):
     """Against autograd through one adapter, several steps from zero."""
     some = pairs["exchange"][:2]
-    config, options = CONFIG.changed(gradient_rows=3), GroupOptions(steps=3, batch=2)
+    options = GroupOptions(steps=3, batch=2, rate=0.5)
+    setting = replace(setting_of(engine, 1.0, gradient_rows=3), loss=DPOLoss(0.1, nll_weight))
     found = train_groups(
-        engine, some, np.eye(2, dtype=bool), 0.5, config, options, 5, np.random.default_rng(0)
+        engine, some, np.eye(2, dtype=bool), setting, options, 5, np.random.default_rng(0)
     )
     stack = fresh_stack(engine, 1, 4, CONFIG.scaling, 5)
     for _ in range(3):
@@ -362,8 +365,8 @@ def test_a_group_of_one_pair_takes_plain_gradient_steps(engine, pairs):
                 for ids in (some[1].chosen_ids, some[1].rejected_ids)
             ]
         loss = -torch.nn.functional.logsigmoid(
-            CONFIG.beta * (policy[0] - base[0] - policy[1] + base[1])
-        )
+            0.1 * (policy[0] - base[0] - policy[1] + base[1])
+        ) - nll_weight * policy[0] / len(some[1].chosen_ids)
         for (name, (a, b)), gradient in zip(
             list(stack.weights.items()), torch.autograd.grad(loss, leaves), strict=True
         ):

@@ -12,6 +12,7 @@ from dits_lib.agents import System, Turn
 from dits_lib.engines import Request
 from dits_lib.influence import (
     ESTIMATORS,
+    DPOLoss,
     InfluenceSettings,
     ScoreError,
     Scores,
@@ -117,7 +118,7 @@ def exact_change(engine, questions, pairs, size, seed):
         dpo_gradients(
             engine,
             pairs,
-            beta=CONFIG.beta,
+            loss=DPOLoss(),
             rank=CONFIG.rank,
             scaling=CONFIG.scaling,
             seed=derive_seed(seed, "lora"),

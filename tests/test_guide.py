@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dits_lib.influence import ESTIMATORS
+from dits_lib.influence import ESTIMATORS, DPOLoss
 from dits_lib.settings import ROOT
 from dits_lib.suite.checks import choose_notebooks
 from dits_lib.suite.params import load_params
@@ -140,12 +140,15 @@ def test_settings_of_an_estimator_are_in_its_key_alone():
         load_params("smoke", [f"influence.options={{racing: {{questions: {n}}}}}"]).influence
         for n in (2, 3)
     )
-    changed = {n for n, e in ESTIMATORS.items() if e.key(plain) != e.key(other)}
+    loss = DPOLoss(0.1, 0.0)
+    changed = {n for n, e in ESTIMATORS.items() if e.key(plain, loss) != e.key(other, loss)}
     assert changed == {"racing"}
     more = load_params("smoke", ["influence.policy_samples=9"]).influence
     base = load_params("smoke").influence
-    uses = {n for n, e in ESTIMATORS.items() if e.key(base) != e.key(more)}
+    uses = {n for n, e in ESTIMATORS.items() if e.key(base, loss) != e.key(more, loss)}
     assert uses == {n for n, e in ESTIMATORS.items() if "policy_samples" in e.uses}
+    for other in (DPOLoss(0.2, 0.0), DPOLoss(0.1, 0.5)):  # what trains, scores
+        assert all(e.key(base, loss) != e.key(base, other) for e in ESTIMATORS.values())
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from dits_lib.engines import LoRAStack, TransformersEngine, derive_seed, load_model
 from dits_lib.influence import (
+    DPOLoss,
     InfluenceSettings,
     Scores,
     ValidationPlay,
@@ -30,12 +31,14 @@ from dits_lib.influence import (
 )
 from dits_lib.influence.estimators.dpo_loss import dpo_loss_influence
 from dits_lib.influence.estimators.one_step import one_step_influence
+from dits_lib.influence.gradients import mean_lengths
 from dits_lib.tasks import make_questions
 
 from .conftest import MODEL, SYSTEMS
 
-OPTIONS = {"beta": 0.3, "rank": 4, "scaling": 2.0, "seed": 5}
-CONFIG = InfluenceSettings(beta=0.3, rank=4, candidates=5)
+LOSS = DPOLoss(0.3, 0.0)
+OPTIONS = {"loss": LOSS, "rank": 4, "scaling": 2.0, "seed": 5}
+CONFIG = InfluenceSettings(rank=4, candidates=5)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def test_gradients_equal_autograd_through_merged_weights(engine, some):
     policy = logprob(changed, pair.chosen_ids) - logprob(changed, pair.rejected_ids)
     with torch.no_grad():
         reference = logprob({}, pair.chosen_ids) - logprob({}, pair.rejected_ids)
-    loss = -torch.nn.functional.logsigmoid(OPTIONS["beta"] * (policy - reference))
+    loss = -torch.nn.functional.logsigmoid(LOSS.beta * (policy - reference))
     for name, gradient in zip(
         leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True
     ):
@@ -97,19 +100,21 @@ def test_the_gradient_of_a_is_zero_at_a_fresh_adapter(engine, some):
     stack = fresh_stack(engine, 1, 4, 2.0, 5)
     for a, _ in stack.weights.values():
         a.requires_grad_()
-    loss = dpo_losses(engine, some[:1], stack, 0.3).sum()
+    loss = dpo_losses(engine, some[:1], stack, LOSS).sum()
     gradients = torch.autograd.grad(loss, [a for a, _ in stack.weights.values()], allow_unused=True)
     assert all(g is None or float(g.abs().max()) == 0 for g in gradients)
 
 
 def test_dpo_loss_at_the_reference_is_log_two(engine, some):
-    losses = dpo_losses(engine, some, fresh_stack(engine, len(some), 4, 2.0, 5), 0.3)
+    losses = dpo_losses(engine, some, fresh_stack(engine, len(some), 4, 2.0, 5), LOSS)
     assert losses.tolist() == pytest.approx([np.log(2)] * len(some), abs=1e-5)
 
 
-def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
+@pytest.mark.parametrize("nll_weight", [0.0, 0.7])
+@pytest.mark.parametrize("count", [1, 9])
+def test_the_loss_and_its_gradient_equal_trls(engine, some, tmp_path, count, nll_weight):
     """TRL's own trainer computes the loss of a stepped policy against the base model, and its
-    gradient by autograd."""
+    gradient by autograd: of one pair, and of a batch, whose NLL it divides by all its tokens."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -117,6 +122,7 @@ def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset
 
+    some = some[:count]
     stack = step(dpo_gradients(engine, some[:1], **OPTIONS), 0.5)
     stepped = merged_engine(engine, stack, 0)
     data = Dataset.from_list(
@@ -135,6 +141,11 @@ def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
         disable_tqdm=True,
         per_device_train_batch_size=len(some),
         gradient_checkpointing=False,
+        **(
+            {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, nll_weight]}
+            if nll_weight
+            else {}
+        ),
     )
     trainer = TokenTrainer(
         model=stepped.model,
@@ -153,7 +164,8 @@ def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
         },
         stack.scaling,
     )
-    ours = dpo_losses(engine, some, repeated, 0.3)
+    whole = mean_lengths(some, torch.zeros(count, dtype=torch.long)) if count > 1 else None
+    ours = dpo_losses(engine, some, repeated, DPOLoss(0.3, nll_weight), lengths=whole)
     assert float(loss.detach()) == pytest.approx(float(ours.mean().detach()), abs=1e-5)
     name = "model.layers.1.mlp.down_proj"
     full = torch.autograd.grad(loss, dict(stepped.model.named_modules())[name].weight)[0]
@@ -163,13 +175,54 @@ def test_dpo_loss_and_gradient_equal_trls(engine, some, tmp_path):
     assert torch.allclose(mine, stack.scaling * full @ a.T, atol=1e-5, rtol=1e-3)
 
 
+def test_the_nll_term_turns_the_gradient_that_scores(engine, some):
+    """Against autograd through the log probabilities at B = 0, where the DPO term's slope is
+    beta / 2."""
+    for weight in (0.0, 0.5):
+        loss = DPOLoss(0.1, weight)
+        found = flatten(dpo_gradients(engine, some, **(OPTIONS | {"loss": loss})))
+        for i, pair in enumerate(some[:3]):
+            stack = fresh_stack(engine, 1, 4, 2.0, 5)
+            leaves = [b.requires_grad_() for _, b in stack.weights.values()]
+            index = torch.zeros(1, dtype=torch.long)
+            chosen, rejected = (
+                engine.teacher_forced([(pair.prompt_ids, ids)], stack, index).sum()
+                for ids in (pair.chosen_ids, pair.rejected_ids)
+            )
+            value = -0.1 / 2 * (chosen - rejected) - weight * chosen / len(pair.chosen_ids)
+            wanted = torch.cat([g.flatten() for g in torch.autograd.grad(value, leaves)])
+            assert torch.allclose(found[i], wanted, atol=1e-6, rtol=1e-3)
+    plain = flatten(dpo_gradients(engine, some, **OPTIONS))
+    assert torch.cosine_similarity(found, plain).min() < 0.95  # so the weight is no detail
+
+
+def test_a_reference_of_ones_own_weighs_the_pairs(engine, some):
+    """A pair that the policy has learned since its reference moves less: the slope of the DPO term
+    is beta * sigmoid(-beta * margin)."""
+    margins = [0.0, 2.0, -5.0]
+    rows = [(p.prompt_ids, ids) for p in some[:3] for ids in (p.chosen_ids, p.rejected_ids)]
+    own = np.array([sum(row) for row in engine.logprobs(rows)]).reshape(3, 2)
+    known = {
+        pair.id: (float(now[0]) - margin, float(now[1]))
+        for pair, now, margin in zip(some, own, margins, strict=False)
+    }
+    loss = DPOLoss(0.3, 0.0, known)
+    found = flatten(dpo_gradients(engine, some[:3], **(OPTIONS | {"loss": loss})))
+    plain = flatten(dpo_gradients(engine, some[:3], **OPTIONS))
+    for i, margin in enumerate(margins):
+        slope = 2 / (1 + np.exp(0.3 * margin))
+        assert torch.allclose(found[i], slope * plain[i], atol=1e-6, rtol=2e-3)
+    with pytest.raises(KeyError):
+        dpo_gradients(engine, some[3:4], **(OPTIONS | {"loss": loss}))
+
+
 def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
     """Against a finite difference: step along one pair, measure the validation pairs' loss before
     and after."""
     candidates, validation, size = some[:3], some[3:], 1e-2
-    scores = dpo_loss_influence(engine, candidates, validation, size, CONFIG, 7)
+    scores = dpo_loss_influence(engine, candidates, validation, size, CONFIG, 7, loss=LOSS)
     gradients = dpo_gradients(
-        engine, candidates, beta=0.3, rank=4, scaling=CONFIG.scaling, seed=derive_seed(7, "lora")
+        engine, candidates, loss=LOSS, rank=4, scaling=CONFIG.scaling, seed=derive_seed(7, "lora")
     )
     for i in range(len(candidates)):
         moved = step(part(gradients, i, i + 1), size)
@@ -178,11 +231,11 @@ def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
             moved.scaling,
         )
         with torch.no_grad():
-            drop = float((np.log(2) - dpo_losses(engine, validation, repeated, 0.3)).mean())
+            drop = float((np.log(2) - dpo_losses(engine, validation, repeated, LOSS)).mean())
         assert drop == pytest.approx(scores.value[i], rel=0.08, abs=2e-6)
     assert scores.value == pytest.approx(scores.per_question.mean(1), abs=1e-9)
     with pytest.raises(ValueError, match="no validation pairs"):
-        dpo_loss_influence(engine, candidates, [], size, CONFIG, 7)
+        dpo_loss_influence(engine, candidates, [], size, CONFIG, 7, loss=LOSS)
 
 
 def test_influence_of_a_linear_model_has_its_closed_form(engine, some):
@@ -195,7 +248,7 @@ def test_influence_of_a_linear_model_has_its_closed_form(engine, some):
         some[:2],
         some[2:4],
         0.5,
-        InfluenceSettings(beta=0.3, rank=4),
+        InfluenceSettings(rank=4),
     )
     a = fresh_stack(linear, 1, 4, config.scaling, derive_seed(7, "lora")).weights["lm_head"][0]
 
@@ -211,13 +264,13 @@ def test_influence_of_a_linear_model_has_its_closed_form(engine, some):
                 torch.tensor(reply), logits.shape[1]
             ) - logits.softmax(1)
             total += sign * error.T @ (hidden @ a.T)
-        return -config.beta / 2 * config.scaling * total
+        return -LOSS.beta / 2 * config.scaling * total
 
     expected = [
         [size * float((closed_form(z) * closed_form(v)).sum()) for v in validation]
         for z in candidates
     ]
-    scores = dpo_loss_influence(linear, candidates, validation, size, config, 7)
+    scores = dpo_loss_influence(linear, candidates, validation, size, config, 7, loss=LOSS)
     assert scores.per_question == pytest.approx(np.array(expected), rel=1e-3, abs=1e-7)
 
 
@@ -230,10 +283,10 @@ def test_one_step_influence_equals_separate_models(engine, pairs):
         0.5,
     )
     candidates = pairs["exchange"][:7]
-    scores = one_step_influence(engine, system, candidates, questions, size, CONFIG, 3)
+    scores = one_step_influence(engine, system, candidates, questions, size, CONFIG, 3, loss=LOSS)
     base = metric_table(evaluate_adapters(engine, system, questions, None, 1, CONFIG, 3), 1)[0]
     gradients = dpo_gradients(
-        engine, candidates, beta=0.3, rank=4, scaling=CONFIG.scaling, seed=derive_seed(3, "lora")
+        engine, candidates, loss=LOSS, rank=4, scaling=CONFIG.scaling, seed=derive_seed(3, "lora")
     )
     changed = 0
     for i in range(len(candidates)):

@@ -1,6 +1,7 @@
 """Influence estimators, all of one contract (`Scores`), and how far each can be trusted."""
 
 from .base import (
+    DPOLoss,
     Estimator,
     InfluenceSettings,
     Options,
@@ -17,6 +18,7 @@ from .validation_play import ValidationPlay, evaluate_adapters, metric_table
 
 __all__ = [
     "ESTIMATORS",
+    "DPOLoss",
     "Estimator",
     "InfluenceSettings",
     "Options",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar, Literal
 
@@ -26,7 +26,6 @@ class InfluenceSettings(Settings):
     """Settings that several estimators share.
 
     Attributes:
-        beta: of the DPO loss.
         rank, scaling: of the LoRA adapters.
         samples: dialogues of each validation question.
         temperature: of those dialogues; 0 is greedy.
@@ -42,7 +41,6 @@ class InfluenceSettings(Settings):
 
     samples: Count
     temperature: Annotated[float, Field(ge=0, le=5)]
-    beta: Positive
     rank: Annotated[int, Field(ge=1, le=256)]
     scaling: Positive
     candidates: Count
@@ -50,6 +48,31 @@ class InfluenceSettings(Settings):
     gradient_block: Count
     policy_samples: AtLeastTwo
     options: dict[str, dict[str, object]]
+
+
+@dataclass(frozen=True)
+class DPOLoss:
+    """The loss whose gradient is the influence step: that of the training (section `dpo`), so that
+    what scores a pair is what a step of the training on it would do.
+
+    `loss = -log sigmoid(beta * (log pi/ref (chosen) - log pi/ref (rejected))) - nll_weight *
+    mean over the chosen tokens of log pi` (Rafailov et al., 2023, eq. 7; the second term as TRL
+    weighs its loss types `sigmoid` and `sft`).
+
+    Attributes:
+        beta: strength of the tie to the reference.
+        nll_weight: of the second term; 0 leaves it out.
+        reference: {`Pair.id`: (log ref(chosen), log ref(rejected))} in nats, where the reference is
+            another model than the policy before its step; None: it is that policy.
+    """
+
+    beta: float = field(default_factory=lambda: defaults("dpo")["beta"])
+    nll_weight: float = field(default_factory=lambda: defaults("dpo")["nll_weight"])
+    reference: Mapping[str, tuple[float, float]] | None = None
+
+    def key(self) -> dict:
+        """What decides it, but for the reference, which follows from the models."""
+        return {"beta": self.beta, "nll_weight": self.nll_weight}
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,7 @@ class ScoringContext:
             need them.
         alpha: share of the pairs that will be kept: estimators that spend their questions around
             the cut need it.
+        loss: whose gradient is the step; by default that of params/micro.yaml.
     """
 
     engine: Engine
@@ -76,6 +100,7 @@ class ScoringContext:
     search: SearchSettings = field(default_factory=SearchSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
     alpha: float = field(default_factory=lambda: defaults("selection")["alpha"])
+    loss: DPOLoss = field(default_factory=DPOLoss)
 
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
@@ -241,7 +266,7 @@ PLAYS = ("samples", "temperature", "candidates")
 SAMPLES_POLICY = ("policy_samples", "temperature")
 """Shared settings that decide the scores of one that samples the policy's own dialogues."""
 
-_ALWAYS = ("beta", "rank", "scaling", "gradient_rows", "gradient_block")
+_ALWAYS = ("rank", "scaling", "gradient_rows", "gradient_block")
 
 
 @dataclass(frozen=True)
@@ -288,10 +313,11 @@ class Estimator:
         """Its own settings, those of the parameters over those of its file."""
         return self.options(**settings.options.get(self.name, {}))
 
-    def key(self, settings: InfluenceSettings) -> dict:
+    def key(self, settings: InfluenceSettings, loss: DPOLoss) -> dict:
         """The settings that decide its scores."""
         shared = {name: getattr(settings, name) for name in (*_ALWAYS, *self.uses)}
-        return {"shared": shared, "options": self.options_of(settings).model_dump()}
+        options = self.options_of(settings).model_dump()
+        return {"shared": shared, "loss": loss.key(), "options": options}
 
     def __call__(
         self, context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object

@@ -1,4 +1,4 @@
-"""Gradients of the DPO loss, one for each pair, for hundreds of pairs at once.
+"""Gradients of the loss of the training, one for each pair, for hundreds of pairs at once.
 
 Every pair gets its own LoRA B matrices as leaves; the losses are summed and one backward pass gives
 all gradients. With a fresh adapter (B = 0) the gradient of A is zero, so a step moves B alone, and
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-from ..engines import Engine, LoRAStack
+from ..engines import LoRAStack
 from ..pairs import Pair
-from .base import InfluenceSettings
+from .base import DPOLoss, InfluenceSettings, ScoringContext
 
 if TYPE_CHECKING:
     from ..engines import TransformersEngine
@@ -39,17 +39,22 @@ def dpo_losses(
     engine: TransformersEngine,
     pairs: list[Pair],
     stack: LoRAStack,
-    beta: float,
+    loss: DPOLoss,
     owners: torch.Tensor | None = None,
     fresh: bool = False,
+    lengths: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """DPO loss [n] (Rafailov et al., 2023, eq. 7) of pair i under adapter `owners[i]` (by default
-    i); the reference is the base model.
-
-    `loss = -log sigmoid(beta * (log pi/ref (chosen) - log pi/ref (rejected)))`
+    """Loss [n], in nats, of pair i under adapter `owners[i]` (by default i); the reference is the
+    model without adapters, or what `loss` names.
 
     Args:
         fresh: all B are zero, so that policy and reference are one and a second pass is spared.
+        lengths: [n], what the NLL of each chosen reply is divided by; by default its tokens. TRL
+            divides by the tokens of a whole batch: the mean of a batch's losses is TRL's where
+            these are the mean number of chosen tokens of the batch (`mean_lengths`).
+
+    Raises:
+        KeyError: for a pair that the loss's reference does not hold.
     """
     rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [
         (p.prompt_ids, p.rejected_ids) for p in pairs
@@ -58,27 +63,45 @@ def dpo_losses(
     index = owners.to(engine.device).repeat(2)
     policy = engine.teacher_forced(rows, stack, index).sum(1)
     with torch.no_grad():
-        reference = policy.detach() if fresh else engine.teacher_forced(rows).sum(1)
+        if loss.reference is not None:
+            known = [loss.reference[p.id] for p in pairs]
+            reference = torch.tensor([*zip(*known, strict=True)], device=engine.device).flatten()
+        else:
+            reference = policy.detach() if fresh else engine.teacher_forced(rows).sum(1)
     engine.usage.prompt_tokens += sum(len(prompt) + len(reply) for prompt, reply in rows)
     chosen, rejected = (policy - reference).chunk(2)
-    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
+    found = -torch.nn.functional.logsigmoid(loss.beta * (chosen - rejected))
+    if not loss.nll_weight:
+        return found
+    if lengths is None:
+        lengths = torch.tensor([len(p.chosen_ids) for p in pairs])
+    return found - loss.nll_weight * policy[: len(pairs)] / lengths.to(policy)
+
+
+def mean_lengths(pairs: list[Pair], owners: torch.Tensor) -> torch.Tensor:
+    """[n] mean number of chosen tokens over the pairs of the same owner [n]: see `dpo_losses`."""
+    tokens = torch.tensor([float(len(pair.chosen_ids)) for pair in pairs])
+    total = torch.zeros(int(owners.max()) + 1).index_add_(0, owners, tokens)
+    return (total / owners.bincount().clamp(min=1))[owners]
 
 
 def dpo_gradients(
     engine: TransformersEngine,
     pairs: list[Pair],
     *,
-    beta: float,
+    loss: DPOLoss,
     rank: int,
     scaling: float,
     seed: int,
     rows: int = 64,
+    lengths: torch.Tensor | None = None,
 ) -> LoRAStack:
-    """Gradient of each pair's DPO loss with respect to B at B = 0, as a stack: B_i holds grad
+    """Gradient of each pair's loss with respect to B at B = 0, as a stack: B_i holds grad
     L_DPO(z_i).
 
     Args:
         rows: pairs that share a forward and backward pass.
+        lengths: as in `dpo_losses`.
     """
     stack = fresh_stack(engine, len(pairs), rank, scaling, seed)
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt_ids))
@@ -86,7 +109,8 @@ def dpo_gradients(
         chunk = order[start : start + rows]
         part = fresh_stack(engine, len(chunk), rank, scaling, seed)
         leaves = [b.requires_grad_() for _, b in part.weights.values()]
-        losses = dpo_losses(engine, [pairs[i] for i in chunk], part, beta, fresh=True)
+        some, own = [pairs[i] for i in chunk], None if lengths is None else lengths[chunk]
+        losses = dpo_losses(engine, some, part, loss, fresh=True, lengths=own)
         for name, gradient in zip(
             part.weights, torch.autograd.grad(losses.sum(), leaves), strict=True
         ):
@@ -148,18 +172,19 @@ def with_zero_step(stack: LoRAStack) -> LoRAStack:
 
 
 def gradients_of(
-    engine: Engine, pairs: list[Pair], settings: InfluenceSettings, lora_seed: int
+    context: ScoringContext, pairs: list[Pair], lora_seed: int, lengths: torch.Tensor | None = None
 ) -> LoRAStack:
-    """The pairs' DPO gradients, where the engine takes adapters."""
+    """The pairs' gradients, where the engine takes adapters; `lengths` as in `dpo_losses`."""
+    engine, options = context.engine, gradient_options(context.settings, context.loss)
     with engine.learning() as learner:
-        gradients = dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(settings))
+        gradients = dpo_gradients(learner, pairs, seed=lora_seed, lengths=lengths, **options)
         return gradients.to(engine.stack_device)
 
 
-def gradient_options(settings: InfluenceSettings) -> dict:
-    """The settings that `dpo_gradients` takes."""
+def gradient_options(settings: InfluenceSettings, loss: DPOLoss) -> dict:
+    """What `dpo_gradients` takes beside pairs and seed."""
     return {
-        "beta": settings.beta,
+        "loss": loss,
         "rank": settings.rank,
         "scaling": settings.scaling,
         "rows": settings.gradient_rows,

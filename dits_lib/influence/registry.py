@@ -10,7 +10,7 @@ from ..engines import Engine
 from ..pairs import Pair
 from ..tasks import Question
 from . import estimators
-from .base import Estimator, InfluenceSettings, Scores, ScoringContext
+from .base import DPOLoss, Estimator, InfluenceSettings, Scores, ScoringContext
 
 
 def find_estimators() -> dict[str, Estimator]:
@@ -33,6 +33,7 @@ def score_pairs(
     seed: object,
     estimator: str = "one_step",
     settings: InfluenceSettings | None = None,
+    loss: DPOLoss | None = None,
 ) -> Scores:
     """Influence of pairs on the metric of validation questions, by an estimator.
 
@@ -41,11 +42,14 @@ def score_pairs(
         seed: of all randomness.
         estimator: a name in `ESTIMATORS`.
         settings: shared by estimators; None: those of `params/micro.yaml`.
+        loss: whose gradient is the step; None: that of `params/micro.yaml`. Give it the beta and
+            the NLL weight that the pairs are trained with.
 
     Raises:
         ValueError: for an unknown estimator.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r}; allowed: {', '.join(ESTIMATORS)}")
-    context = ScoringContext(engine, system, step_size, settings or InfluenceSettings())
+    settings, loss = settings or InfluenceSettings(), loss or DPOLoss()
+    context = ScoringContext(engine, system, step_size, settings, loss=loss)
     return ESTIMATORS[estimator](context, pairs, questions, seed)

@@ -6,10 +6,10 @@ import numpy as np
 import scipy
 
 from ..agents import System
-from ..engines import Engine, LoRAStack, derive_seed
+from ..engines import Engine, LoRAStack
 from ..pairs import Pair
 from ..tasks import Question
-from .base import InfluenceSettings
+from .base import DPOLoss, InfluenceSettings, ScoringContext
 from .gradients import gradients_of, step, zero_steps
 from .validation_play import changed_share, evaluate_adapters, metric_table
 
@@ -22,8 +22,12 @@ def step_response(
     step_sizes: list[float],
     settings: InfluenceSettings,
     seed: object,
+    loss: DPOLoss | None = None,
 ) -> list[dict]:
     """How the policy answers to steps of each size, on questions that serve nothing else.
+
+    Args:
+        loss: whose gradient is the step; None: that of params/micro.yaml.
 
     Returns one row a step size: `changed`, share of dialogues that differ from the base model's;
     `floor`, the share that differs under steps of zero, which is noise (0 for an exact engine);
@@ -31,7 +35,8 @@ def step_response(
     `repeatable`, rank correlation between the scores of the two halves of the questions (NaN
     without variation).
     """
-    gradients = gradients_of(engine, pairs, settings, derive_seed(seed, "lora"))
+    context = ScoringContext(engine, system, 1.0, settings, loss=loss or DPOLoss())
+    gradients = gradients_of(context, pairs, context.lora(seed))
 
     def played(stack: LoRAStack | None, count: int):
         return evaluate_adapters(engine, system, questions, stack, count, settings, seed)

@@ -100,7 +100,7 @@ def first_order_changes(
     temperature: float,
     precondition: Callable | None = None,
 ) -> np.ndarray:
-    """`-eta <g_z, G_q>`, [pairs, count]: g_z the gradient of a pair's DPO loss, G_q that of the
+    """`-eta <g_z, G_q>`, [pairs, count]: g_z the gradient of a pair's loss, G_q that of the
     validation rows of owner q.
 
     Args:
@@ -109,7 +109,7 @@ def first_order_changes(
             held at once).
     """
     settings, lora_seed, parts = context.settings, context.lora(seed), []
-    options = gradient_options(settings)
+    options = gradient_options(settings, context.loss)
     with context.engine.learning() as learner:
         wanted = flatten(
             logprob_gradients(

@@ -19,6 +19,7 @@ from ..agents import TASKS, rendered_turns
 from ..engines import Engine, derive_seed, model_files
 from ..influence import (
     ESTIMATORS,
+    DPOLoss,
     ScoreError,
     Scores,
     ScoringContext,
@@ -70,6 +71,7 @@ class Pipeline:
 
     def __init__(self, params: Params, task: str, store: Store | None = None):
         self.params, self.task = params, task
+        self.loss = DPOLoss(params.dpo.beta, params.dpo.nll_weight)
         self.store = store or Store(OUTPUT / "runs" / params.profile)
         record = TASKS[task]
         if record.on_pages:
@@ -219,6 +221,7 @@ class Pipeline:
             influence = p.influence.model_dump(exclude={"options", "estimator"})
             code = code_version("score", _ONE_STEP)
             spec |= {"influence": influence, "guided_by": guides, "code": code}
+            spec |= {"loss": self.loss.key()}
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
@@ -251,7 +254,7 @@ class Pipeline:
             new = [pair for pair in found if keys[pair.id] not in known]
             if new:
                 scores = one_step_influence(
-                    engine, self.system, new, questions, size, influence, seed
+                    engine, self.system, new, questions, size, influence, seed, loss=self.loss
                 )
                 known.update(zip([keys[p.id] for p in new], scores.value.tolist(), strict=True))
             by_question: dict[str, dict[int, float]] = {}
@@ -270,6 +273,7 @@ class Pipeline:
             "pairs": searched.key,
             "seed": seed,
             "influence": p.model_dump(exclude={"options", "estimator"}),
+            "loss": self.loss.key(),
             "data": self._data_key(),
         }
 
@@ -278,7 +282,8 @@ class Pipeline:
             chosen = pairs[:: max(1, len(pairs) // p.step_pairs)][: p.step_pairs]
             questions = self.questions("development", p.step_questions, seed)
             noise = derive_seed("response", seed)
-            rows = step_response(engine, self.system, chosen, questions, p.step_sizes, p, noise)
+            given = chosen, questions, p.step_sizes, p, noise, self.loss
+            rows = step_response(engine, self.system, *given)
             size = choose_step_size(rows, p.target_changed)
             write_json(folder / "response.json", {"rows": rows, "chosen": size})
             return vars(engine.usage)
@@ -317,7 +322,7 @@ class Pipeline:
             "step": step_size,
             "limit": limit,
             "questions": [count, seed, skip, self._data_key()],
-            "settings": record.key(p.influence),
+            "settings": record.key(p.influence, self.loss),
             "lora_seed": lora_seed,
         }
         if record.uses_alpha:
@@ -336,6 +341,7 @@ class Pipeline:
                 grown,
                 p.pairs,
                 p.selection.alpha,
+                self.loss,
             )
             questions = self.questions("validation", count, seed, skip)
             noise = derive_seed(name, seed, skip)
@@ -375,12 +381,13 @@ class Pipeline:
             "validation": validation.key,
             "step": step_size,
             "seed": seed,
-            "influence": [p.beta, p.rank, p.scaling],
+            "influence": [p.rank, p.scaling],
+            "loss": self.loss.key(),
         }
 
         def make(folder: Path) -> dict:
             engine, pairs = self.engine(model), (self.pairs(searched), self.pairs(validation))
-            scores = dpo_loss_influence(engine, *pairs, step_size, p, seed)
+            scores = dpo_loss_influence(engine, *pairs, step_size, p, seed, loss=self.loss)
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
 

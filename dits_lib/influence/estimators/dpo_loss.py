@@ -2,10 +2,13 @@
 2017, first order).
 
 `L_val(theta - eta * g_z) - L_val(theta) = -eta * <g_val, g_z> + O(eta^2)`; the score is the
-decrease, so positive is helpful.
+decrease, so positive is helpful. Both gradients are of the loss of the training; the validation
+pairs' reference is the policy before the step.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +16,15 @@ from ...engines import Engine, derive_seed
 from ...pairs import Pair, extract_pairs
 from ...search import tree_search
 from ...tasks import Question
-from ..base import Amount, Effort, Estimator, InfluenceSettings, Scores, ScoringContext
+from ..base import (
+    Amount,
+    DPOLoss,
+    Effort,
+    Estimator,
+    InfluenceSettings,
+    Scores,
+    ScoringContext,
+)
 from ..gradients import dpo_gradients, flatten, gradient_options
 
 
@@ -25,20 +36,25 @@ def dpo_loss_influence(
     settings: InfluenceSettings,
     seed: object,
     lora_seed: int | None = None,
+    loss: DPOLoss | None = None,
 ) -> Scores:
     """First-order decrease of the mean DPO loss of the validation pairs, for a step of `step_size`
     on each pair.
+
+    Args:
+        loss: of the pairs; None: that of params/micro.yaml.
 
     Raises:
         ValueError: without validation pairs.
     """
     if not validation:
         raise ValueError("no validation pairs: the search on the validation questions gave none")
-    before = engine.snapshot()
+    before, loss, parts = engine.snapshot(), loss or DPOLoss(), []
     lora_seed = derive_seed(seed, "lora") if lora_seed is None else lora_seed
-    options, parts = gradient_options(settings) | {"seed": lora_seed}, []
+    options = gradient_options(settings, loss) | {"seed": lora_seed}
+    own = options | {"loss": replace(loss, reference=None)}
     with engine.learning() as learner:
-        wanted = flatten(dpo_gradients(learner, validation, **options))
+        wanted = flatten(dpo_gradients(learner, validation, **own))
         for start in range(0, len(pairs), settings.gradient_block):
             block = pairs[start : start + settings.gradient_block]
             steps = flatten(dpo_gradients(learner, block, **options))
@@ -57,7 +73,14 @@ def dpo_loss(
     limits = context.pairs.min_value, context.pairs.min_gap
     validation = extract_pairs(engine.tokenizer, system, grown, *limits)
     scores = dpo_loss_influence(
-        engine, pairs, validation, context.step_size, context.settings, seed, context.lora(seed)
+        engine,
+        pairs,
+        validation,
+        context.step_size,
+        context.settings,
+        seed,
+        context.lora(seed),
+        context.loss,
     )
     scores.cost |= engine.usage.minus(before)
     return scores

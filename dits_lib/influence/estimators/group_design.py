@@ -22,8 +22,15 @@ from ...pairs import Pair
 from ...settings import Count, Positive
 from ...settings.kinds import MOST
 from ...tasks import Question
-from ..base import Amount, Effort, Estimator, InfluenceSettings, Options, Scores, ScoringContext
-from ..gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, gradient_options
+from ..base import Amount, Effort, Estimator, Options, Scores, ScoringContext
+from ..gradients import (
+    dpo_gradients,
+    dpo_losses,
+    flatten,
+    fresh_stack,
+    gradient_options,
+    mean_lengths,
+)
 from ..validation_play import ValidationPlay
 
 if TYPE_CHECKING:
@@ -57,12 +64,12 @@ def group_design(
     rng = np.random.default_rng(derive_seed(seed, "groups") % 2**32)
     searched = np.array([pair.question_id for pair in pairs])
     with engine.learning() as learner:
-        gradients = dpo_gradients(learner, pairs, seed=lora_seed, **gradient_options(settings))
+        own = gradient_options(settings, context.loss)
+        gradients = dpo_gradients(learner, pairs, seed=lora_seed, **own)
         clusters = gradient_clusters(flatten(gradients), derive_seed(seed, "clusters") % 2**32)
         del gradients
         member = draw_groups(options.count, searched, clusters, rng)
-        rate = options.rate * context.step_size
-        stack = train_groups(learner, pairs, member, rate, settings, options, lora_seed, rng)
+        stack = train_groups(learner, pairs, member, context, options, lora_seed, rng)
         stack = stack.to(engine.stack_device)
     play = ValidationPlay(engine, context.system, questions, settings, seed)
     table = handed_down(member, play.changes(stack), [searched, clusters])
@@ -97,14 +104,14 @@ def train_groups(
     learner: TransformersEngine,
     pairs: list[Pair],
     member: np.ndarray,
-    step_size: float,
-    settings: InfluenceSettings,
+    context: ScoringContext,
     options: GroupOptions,
     lora_seed: int,
     rng: np.random.Generator,
 ) -> LoRAStack:
-    """`options.steps` plain gradient steps of every group at once, each on the mean DPO loss of a
-    batch of the group's pairs."""
+    """`options.steps` plain gradient steps of every group at once, each on the mean loss of a batch
+    of the group's pairs, of `options.rate` times the step size."""
+    settings, step_size = context.settings, options.rate * context.step_size
     stack = fresh_stack(learner, len(member), settings.rank, settings.scaling, lora_seed)
     for _ in range(options.steps):
         drawn = [
@@ -113,18 +120,21 @@ def train_groups(
             for pair in rng.choice(np.flatnonzero(row), options.batch)
         ]
         drawn.sort(key=lambda item: len(pairs[item[1]].prompt_ids))
+        owners = torch.tensor([group for group, _ in drawn])
+        lengths = mean_lengths([pairs[i] for _, i in drawn], owners)
         moved = LoRAStack(
             {name: (a, b.clone()) for name, (a, b) in stack.weights.items()}, stack.scaling
         )
         for start in range(0, len(drawn), settings.gradient_rows):
-            chunk = drawn[start : start + settings.gradient_rows]
+            stop = start + settings.gradient_rows
             leaves = [b.requires_grad_() for _, b in stack.weights.values()]
             losses = dpo_losses(
                 learner,
-                [pairs[i] for _, i in chunk],
+                [pairs[i] for _, i in drawn[start:stop]],
                 stack,
-                settings.beta,
-                torch.tensor([group for group, _ in chunk]),
+                context.loss,
+                owners[start:stop],
+                lengths=lengths[start:stop],
             )
             for name, gradient in zip(
                 stack.weights,

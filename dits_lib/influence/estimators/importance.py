@@ -28,6 +28,7 @@ def importance(
     """Change of the self-normalised reweighted metric; `cost` holds the mean and the least
     effective sample size."""
     before, settings = context.engine.snapshot(), context.settings
+    options = gradient_options(settings, context.loss) | {"seed": context.lora(seed)}
     played = play_samples(
         context.engine,
         context.system,
@@ -41,10 +42,7 @@ def importance(
         flat, blocks = [d for dialogues in played for d in dialogues], []
         for start in range(0, len(pairs), settings.gradient_block):
             some = pairs[start : start + settings.gradient_block]
-            steps = step(
-                dpo_gradients(learner, some, seed=context.lora(seed), **gradient_options(settings)),
-                context.step_size,
-            )
+            steps = step(dpo_gradients(learner, some, **options), context.step_size)
             blocks.append(_log_ratios(learner, steps, flat, settings.temperature))
     ratios = np.concatenate(blocks).reshape(len(pairs), *metric.shape)
     weights = np.exp(ratios - ratios.max(axis=2, keepdims=True))

@@ -14,7 +14,7 @@ from ...agents import System
 from ...engines import Engine
 from ...pairs import Pair
 from ...tasks import Question
-from ..base import Amount, Effort, Estimator, InfluenceSettings, Scores, ScoringContext
+from ..base import Amount, DPOLoss, Effort, Estimator, InfluenceSettings, Scores, ScoringContext
 from ..gradients import gradients_of, step
 from ..validation_play import ValidationPlay
 
@@ -28,6 +28,7 @@ def one_step_influence(
     settings: InfluenceSettings,
     seed: object,
     lora_seed: int | None = None,
+    loss: DPOLoss | None = None,
 ) -> Scores:
     """Change of the metric after one gradient step on each pair.
 
@@ -37,8 +38,9 @@ def one_step_influence(
         step_size: eta of the step; choose it with `step_response`.
         seed: of A and of the noise; equal seeds and questions give equal numbers.
         lora_seed: of A, if other than the seed's.
+        loss: whose gradient is the step; None: that of params/micro.yaml.
     """
-    context = ScoringContext(engine, system, step_size, settings, lora_seed)
+    context = ScoringContext(engine, system, step_size, settings, lora_seed, loss=loss or DPOLoss())
     return one_step(context, pairs, questions, seed)
 
 
@@ -51,7 +53,7 @@ def one_step(
     play, rows = ValidationPlay(engine, context.system, questions, settings, seed), []
     for start in range(0, len(pairs), settings.gradient_block):
         block = pairs[start : start + settings.gradient_block]
-        stepped = step(gradients_of(engine, block, settings, lora_seed), context.step_size)
+        stepped = step(gradients_of(context, block, lora_seed), context.step_size)
         rows.append(play.changes(stepped))
     cost = engine.usage.minus(before) | {"gradients": len(pairs)} | play.noise()
     return Scores.of_table("one_step", pairs, np.concatenate(rows), cost)

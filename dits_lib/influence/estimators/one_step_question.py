@@ -25,7 +25,7 @@ def one_step_question(
     for block in whole_groups(pairs, settings.gradient_block):
         names = list(dict.fromkeys(pairs[i].question_id for i in block))
         owner = torch.tensor([names.index(pairs[i].question_id) for i in block])
-        gradients = gradients_of(engine, [pairs[i] for i in block], settings, lora_seed)
+        gradients = gradients_of(context, [pairs[i] for i in block], lora_seed)
         stepped = step(sum_by(gradients, owner, len(names)), context.step_size)
         changes = play.changes(stepped)
         table[block] = (changes / owner.bincount()[:, None].numpy())[owner.numpy()]

@@ -96,7 +96,7 @@ def racing(
     share of (pair, question) plays made."""
     engine, settings = context.engine, context.settings
     before = engine.snapshot()
-    gradients = gradients_of(engine, pairs, settings, context.lora(seed))
+    gradients = gradients_of(context, pairs, context.lora(seed))
     steps = step(gradients, context.step_size)
     every = ValidationPlay(engine, context.system, questions, settings, seed)
 
