@@ -40,6 +40,7 @@ def play(
     temperature: float,
     adapters: LoRAStack | None = None,
     then: Continue | None = None,
+    top_p: float = 1.0,
 ) -> list[Dialogue]:
     """Continue every state to the end of its dialogue, in the order of the states.
 
@@ -50,8 +51,9 @@ def play(
     Args:
         then: what to play when a dialogue has ended, for callers that go on without waiting for the
             others.
+        top_p: of the sampling, as in `Request`.
     """
-    table = _Dialogues(engine, system, temperature, then)
+    table = _Dialogues(engine, system, temperature, then, top_p)
     first = table.begin(states)
     converse = engine.in_rounds if system.has_tools else engine.converse
     converse(first, table.reply, adapters)
@@ -61,8 +63,16 @@ def play(
 class _Dialogues:
     """Dialogues that are being played, by index."""
 
-    def __init__(self, engine: Engine, system: System, temperature: float, then: Continue | None):
-        self.engine, self.system, self.temperature, self.then = engine, system, temperature, then
+    def __init__(
+        self,
+        engine: Engine,
+        system: System,
+        temperature: float,
+        then: Continue | None,
+        top_p: float,
+    ):
+        self.engine, self.system, self.then = engine, system, then
+        self.temperature, self.top_p = temperature, top_p
         self.states: list[State] = []
         self.turns: list[tuple[Turn, ...]] = []
         self.dialogues: dict[int, Dialogue] = {}
@@ -102,7 +112,9 @@ class _Dialogues:
         engine, system, state, turns = self.engine, self.system, self.states[i], self.turns[i]
         prompt, prefix = prompt_and_prefix(engine.tokenizer, system, state.question, turns, agent)
         noise, longest = derive_seed(state.seed, len(turns)), system.max_new_tokens
-        request = Request(prompt, noise, longest, self.temperature, state.adapter, prefix)
+        request = Request(
+            prompt, noise, longest, self.temperature, state.adapter, prefix, self.top_p
+        )
         if not _too_long(engine, system, request):
             return request
         reason = f"stopped: a prompt longer than {engine.max_length} tokens"
@@ -157,6 +169,7 @@ def sample_dialogues(
     seed: object,
     samples: int = 1,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[Dialogue]:
     """`samples` dialogues of every question, question by question."""
     states = [
@@ -164,7 +177,7 @@ def sample_dialogues(
         for question in questions
         for sample in range(samples)
     ]
-    return play(engine, system, states, temperature)
+    return play(engine, system, states, temperature, top_p=top_p)
 
 
 def evaluate(
@@ -174,8 +187,9 @@ def evaluate(
     seed: object,
     samples: int = 1,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[float]:
     """Mean metric of each question over `samples` sampled dialogues, [questions], in [0, 1]."""
-    played = sample_dialogues(engine, system, questions, seed, samples, temperature)
+    played = sample_dialogues(engine, system, questions, seed, samples, temperature, top_p)
     parts = [played[start : start + samples] for start in range(0, len(played), samples)]
     return [sum(dialogue.metric for dialogue in part) / samples for part in parts]

@@ -21,6 +21,7 @@ from .agents import Dialogue, System, Turn, parse_answer, parse_call
 from .engines import Engine, derive_seed
 from .rollout import State, play
 from .settings import Count, Positive, Settings, Share
+from .settings.kinds import PartOf
 from .tasks import Question
 
 
@@ -39,6 +40,7 @@ class SearchSettings(Settings):
         merge_distance: replies nearer than this to a sibling become one node, if they give the
             same answer and make the same call.
         temperature: of sampling.
+        top_p: of sampling, as in `Request`; 1 switches it off.
         token_weight: lambda_1 of the reward, times tokens / T, T the 80th percentile (Optima:
             -0.6; 0 switches it off).
         fluency_weight: lambda_2 of the reward, times the mean probability of a token; 0 switches
@@ -56,6 +58,7 @@ class SearchSettings(Settings):
     candidate_distance: Share
     merge_distance: Share
     temperature: Annotated[float, Field(gt=0, le=5)]
+    top_p: PartOf
     token_weight: Annotated[float, Field(ge=-10, le=10)]
     fluency_weight: Annotated[float, Field(ge=-10, le=10)]
     guide: Literal["q", "influence", "both"]
@@ -234,7 +237,7 @@ def tree_search(
     trees = [Tree(question) for question in questions]
     opened = [_selected(tree, _q_values(tree), 0, settings, seed) for tree in trees]
     states = [state for _, own in opened for state in own]
-    dialogues = play(engine, system, states, settings.temperature)
+    dialogues = play(engine, system, states, settings.temperature, top_p=settings.top_p)
     # T of the reward: what counts as long follows from the first dialogues of all questions.
     token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
 
@@ -311,7 +314,7 @@ def _grow(
         for number, value in enumerate(values)
         for state in begin(number, repetitions.start, value)
     ]
-    play(engine, system, first, settings.temperature, then=then)
+    play(engine, system, first, settings.temperature, then=then, top_p=settings.top_p)
 
 
 def _q_values(tree: Tree) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The transformers engine against plain transformers calls."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from dits_lib.engines import (
     gumbel,
     load_model,
 )
-from dits_lib.engines.noise import gumbel_of_bits
+from dits_lib.engines.noise import gumbel_of_bits, nucleus
 from dits_lib.influence import fresh_stack
 from dits_lib.rollout import sample_dialogues
 from dits_lib.tasks import make_questions
@@ -111,6 +112,57 @@ def test_sampling_follows_the_softmax(engine, prompts):
     with torch.no_grad():
         expected = engine.model(torch.tensor([prompt])).logits[0, -1].softmax(0).numpy()
     assert np.abs(counts - expected).max() < 0.035  # four standard errors of a share near one half
+
+
+def nucleus_of(probabilities, top_p):
+    """The nucleus by trial: the fewest of the most likely tokens that reach the sum."""
+    order = sorted(range(len(probabilities)), key=lambda i: (-probabilities[i], i))
+    for count in range(1, len(order) + 1):
+        if sum(probabilities[i] for i in order[:count]) >= top_p:
+            return set(order[:count])
+    return set(order)
+
+
+def test_the_nucleus_is_the_fewest_tokens_that_reach_the_sum():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(40, 12, generator=generator, dtype=torch.float64)
+    logits[7] = 0.0  # all alike: by index
+    for top_p in (1e-9, 0.1, 0.5, 0.9, 0.999):
+        cut = nucleus(logits, torch.full((40, 1), top_p, dtype=torch.float64))
+        for row, before, after in zip(logits.softmax(1).tolist(), logits, cut, strict=True):
+            kept = nucleus_of(row, top_p)
+            assert set(after.isfinite().nonzero()[:, 0].tolist()) == kept
+            assert torch.equal(after[sorted(kept)], before[sorted(kept)])
+    both = torch.tensor([[1.0]] * 20 + [[0.5]] * 20)
+    assert torch.equal(nucleus(logits, both)[:20], logits[:20])
+    assert not nucleus(logits, both)[20:].isfinite().all()
+
+
+def test_sampling_keeps_to_the_nucleus(engine, prompts):
+    prompt, top_p, heat = prompts[0][0], 0.8, 1.5
+    asked = [Request(prompt, derive_seed("many", i), 1, heat, top_p=top_p) for i in range(4000)]
+    said = [reply.token_ids[0] for reply in engine.generate(asked)]
+    with torch.no_grad():
+        expected = (engine.model(torch.tensor([prompt])).logits[0, -1] / heat).softmax(0)
+    kept = sorted(nucleus_of(expected.tolist(), top_p))
+    assert set(said) <= set(kept) and 1 < len(kept) < len(expected)
+    counts = np.bincount(said, minlength=len(expected))[kept] / 4000
+    renormed = expected[kept] / expected[kept].sum()
+    assert np.abs(counts - renormed.numpy()).max() < 0.035
+
+
+def test_a_top_p_of_one_changes_nothing(engine, prompts):
+    """Also beside requests that are cut; greedy replies are never changed."""
+    plain = requests_of(prompts)
+    cut = [replace(request, top_p=0.3) for request in plain]
+    alone = [reply.token_ids for reply in engine.generate(plain)]
+    mixed = [reply.token_ids for reply in engine.generate([*plain, *cut])]
+    assert mixed[: len(plain)] == alone != mixed[len(plain) :]
+    greedy = [replace(request, temperature=0.0) for request in plain]
+    least = [replace(request, top_p=1e-9) for request in plain]
+    expected = engine.generate(greedy)
+    assert engine.generate([replace(g, top_p=0.5) for g in greedy]) == expected
+    assert engine.generate(least) == expected
 
 
 def test_gumbel_noise_is_a_function_of_seed_and_position():

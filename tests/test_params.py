@@ -187,6 +187,7 @@ TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meanin
     "-1": "search.token_weight search.fluency_weight pairs.min_value sft.min_reward",
     "True": "model.eager model.compile sft.gradient_checkpointing dpo.gradient_checkpointing "
     "web.replay",
+    "[2, 1]": "testing.temperatures",
     "'x'": "profile model.path data.data_dir world.questions web.model web.site web.cache "
     "web.judge_url web.judge_model",
 }

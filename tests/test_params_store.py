@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dits_lib.engines import ModelError
+from dits_lib.rollout import sample_dialogues
 from dits_lib.settings import ROOT, ParamsError
 from dits_lib.suite.checks import check_models
 from dits_lib.suite.ledger import ledger
@@ -524,6 +525,38 @@ def test_own_questions_run_through_the_stages(own_questions, tmp_path):
     assert sum(lab.endings(lab.base_model(), 0).values()) == pytest.approx(1)
     with pytest.raises(DataError, match="8 questions of split 'test', but 9 are asked for"):
         greedy.evaluate(greedy.base_model(), 0)
+
+
+def test_a_model_is_tested_at_temperatures_of_its_own(tmp_path):
+    sizes = ["sizes.test_questions=12", "sizes.test_samples=3"]
+    changes = [*sizes, "testing.temperatures=[0.9, 0]", "search.temperature=0.5"]
+    params = load_params("smoke", changes)
+    lab = Pipeline(params, "debate", Store(tmp_path))
+    base = lab.base_model()
+    drawn, greedy = lab.evaluation(base, 0), lab.evaluation(base, 0, 0.0)
+    found = drawn.json("metric.json"), greedy.json("metric.json")
+    # One greedy dialogue of each question says all.
+    assert [len(one["scores"]) for one in found] == [36, 12]
+    assert lab.evaluation(base, 0, 0.9).key == drawn.key != greedy.key
+    questions = lab.questions("test", 12, 0)
+    played = sample_dialogues(lab.engine(base), lab.system, questions, "any noise", 1, 0.0)
+    assert lab.evaluate(base, 0, 0.0).tolist() == [dialogue.metric for dialogue in played]
+    assert lab.judged(base, 0)["dialogues"] == 36
+    cut = Pipeline(load_params("smoke", [*changes, "testing.top_p=0.5"]), "debate", Store(tmp_path))
+    assert cut.evaluation(base, 0).key != drawn.key
+
+
+def test_samples_of_greedy_tests_alone_are_refused():
+    alone = ["testing.temperatures=[0]", "sizes.test_samples=2"]
+    with pytest.raises(ParamsError, match="sizes.test_samples is 2, but testing.temperatures is 0"):
+        load_params("smoke", alone)
+    load_params("smoke", ["testing.temperatures=[0]"])
+    load_params("smoke", ["testing.temperatures=[0, 1]", "sizes.test_samples=2"])
+    for wrong in ("[]", "[1, 1]", "[-1]", "[6]", "1.0"):
+        with pytest.raises(ParamsError, match="testing.temperatures"):
+            load_params("smoke", [f"testing.temperatures={wrong}"])
+    with pytest.raises(ParamsError, match="tree_policy_gradient.*search.top_p is 0.9"):
+        load_params("smoke", ["search.top_p=0.9", "influence.estimator=tree_policy_gradient"])
 
 
 def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path):

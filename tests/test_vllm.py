@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -105,6 +106,14 @@ def farthest(a, b):
         for left, right in zip(a, b, strict=True)
         for x, y in zip(left, right, strict=True)
     )
+
+
+def test_a_small_nucleus_is_greedy(served):
+    hot = requests_of(served.tokenizer, 6, temperature=1.0)
+    least = [replace(request, top_p=1e-6) for request in hot]
+    texts = [[c.text for c in served.generate(asked)] for asked in (hot, least)]
+    assert texts[1] == [c.text for c in served.generate(requests_of(served.tokenizer, 6))]
+    assert texts[0] != texts[1]
 
 
 def test_both_engines_give_the_same_greedy_text(served, plain):

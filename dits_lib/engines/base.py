@@ -28,6 +28,8 @@ class Request:
         adapter: index into the LoRA stack given to `generate`; None is the base model.
         prefix: how many of the first prompt tokens other requests are likely to share (the system
             message); the engine may keep their keys and values. It changes speed, never results.
+        top_p: nucleus sampling (Holtzman et al., 2020): of each step's tokens, the most likely ones
+            whose probabilities at this temperature reach that sum; 1 leaves all.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,6 +38,7 @@ class Request:
     temperature: float = 1.0
     adapter: int | None = None
     prefix: int = 0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)

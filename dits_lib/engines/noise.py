@@ -39,3 +39,19 @@ def gumbel_of_bits(bits: torch.Tensor) -> torch.Tensor:
     """Gumbel noise of uniform 23-bit integers. With 24 bits, float32 would round the largest to a
     uniform of 1: infinity."""
     return -torch.log(-torch.log((bits.to(torch.float32) + 0.5) / (1 << 23)))
+
+
+def nucleus(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The logits, with -inf for tokens outside the nucleus (Holtzman et al., 2020): the fewest of
+    the most likely tokens whose probabilities reach `top_p`, of equal ones those of lower index.
+    The first of them always stays; a row of top_p 1 stays as it is.
+
+    Args:
+        logits: [rows, vocabulary], divided by the temperature.
+        top_p: [rows, 1].
+    """
+    ordered, order = logits.softmax(1).sort(dim=1, descending=True, stable=True)
+    # A token stays while those before it do not reach the sum.
+    before = ordered.cumsum(1) - ordered
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before < top_p)
+    return torch.where(kept | (top_p >= 1), logits, float("-inf"))

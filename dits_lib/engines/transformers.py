@@ -30,7 +30,7 @@ from .cache import PreallocatedCache, PrefixStates
 from .conformance import conform_once
 from .files import LORA_TARGETS, ModelError, check_model_folder
 from .lora import RowLoRA
-from .noise import gumbel
+from .noise import gumbel, nucleus
 
 
 class TransformersEngine(Engine):
@@ -144,6 +144,8 @@ class TransformersEngine(Engine):
         temperature = torch.tensor(
             [request.temperature for request in requests], device=self.device
         )[:, None]
+        top_p = torch.tensor([request.top_p for request in requests], device=self.device)[:, None]
+        some_cut = any(request.top_p < 1 for request in requests)
         adapter = self._adapter_rows([r.adapter for r in requests], adapters)
         steps = int(limits.max())
         tokens = torch.full((len(requests), steps), -1, device=self.device)
@@ -153,10 +155,10 @@ class TransformersEngine(Engine):
         alive = torch.ones(len(requests), dtype=torch.bool, device=self.device)
         for step in range(steps):
             noise = gumbel(seeds, step, logits.shape[1])[seed_of[rows]]
-            chosen = (
-                logits / temperature[rows].clamp(min=1e-6)
-                + torch.where(temperature[rows] > 0, noise, 0)
-            ).argmax(1)
+            scaled = logits / temperature[rows].clamp(min=1e-6)
+            if some_cut:
+                scaled = nucleus(scaled, top_p[rows])
+            chosen = (scaled + torch.where(temperature[rows] > 0, noise, 0)).argmax(1)
             if said is not None:
                 chosen = said[rows, step]
             scores = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)

@@ -191,6 +191,7 @@ class VLLMEngine(Engine):
 
         return SamplingParams(
             temperature=request.temperature,
+            top_p=request.top_p,
             seed=request.seed & 0x7FFFFFFFFFFFFFFF,
             max_tokens=request.max_new_tokens,
             logprobs=0,

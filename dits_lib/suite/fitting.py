@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def check_fit(p: Params) -> None:
     """Raises ValueError with the first that does not."""
-    for check in (_check_tasks, _check_worlds, _check_pages, _check_influence, _check_vllm):
+    checks = _check_tasks, _check_worlds, _check_pages, _check_influence, _check_vllm, _check_tests
+    for check in checks:
         check(p)
 
 
@@ -90,6 +91,7 @@ def _check_pages(p: Params) -> None:
 def _check_influence(p: Params) -> None:
     for name, options in p.influence.options.items():
         _check_options(name, options)
+    _check_nucleus(p)
     if p.influence.temperature > 0:
         return
     for key, names in _estimators_named(p).items():
@@ -99,6 +101,16 @@ def _check_influence(p: Params) -> None:
                     f"{key} names {name}, which compares sampled dialogues, all alike at "
                     "temperature 0: set influence.temperature above 0, or leave it out"
                 )
+
+
+def _check_nucleus(p: Params) -> None:
+    """The gradient of a search's dialogues is that of the whole softmax."""
+    for key, names in _estimators_named(p).items():
+        if p.search.top_p < 1 and "tree_policy_gradient" in names:
+            raise ValueError(
+                f"{key} names tree_policy_gradient, whose dialogues must be sampled from all "
+                f"tokens, but search.top_p is {p.search.top_p:g}: set that to 1, or leave it out"
+            )
 
 
 def _estimators_named(p: Params) -> dict[str, list[str]]:
@@ -124,6 +136,19 @@ def _check_options(name: str, options: dict) -> None:
         kind(**options)
     except ValidationError as error:
         raise ValueError(f"influence.options.{name}: {'; '.join(mistakes(error, kind))}") from None
+
+
+def _check_tests(p: Params) -> None:
+    """Greedy dialogues of one question are all alike."""
+    if p.testing.temperatures != [0]:
+        return
+    several = {f"{part.sizes.section}.test_samples": part.sizes.test_samples for part in p.parts()}
+    for key, samples in several.items():
+        if samples > 1:
+            raise ValueError(
+                f"{key} is {samples}, but testing.temperatures is 0 alone, at which all dialogues "
+                "of a question are alike: set it to 1, or name a temperature above 0"
+            )
 
 
 def _check_vllm(p: Params) -> None:

@@ -37,6 +37,7 @@ from .sections import (
     Selection,
     Sensitivity,
     Sizes,
+    Testing,
     Web,
     WorldSettings,
 )
@@ -92,6 +93,7 @@ class Params(Settings):
     sft: SFT
     dpo: DPOSettings
     sizes: Sizes
+    testing: Testing
     scoring: Scoring
     ablation: Ablation
     budget: Budget

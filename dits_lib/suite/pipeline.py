@@ -463,15 +463,21 @@ class Pipeline:
         margin = self.params.dpo.beta * (ratio[:, 0] - ratio[:, 1])
         return float(np.logaddexp(0.0, -margin).mean())
 
-    def evaluate(self, model: ModelRef, seed: int) -> np.ndarray:
-        """Metric of each test question, [test_questions], sampled as in the search; equal seeds ask
-        the same questions under the same noise."""
-        return np.array(self.evaluation(model, seed).json("metric.json")["metric"])
+    def evaluate(self, model: ModelRef, seed: int, temperature: float | None = None) -> np.ndarray:
+        """Metric of each test question, [test_questions]; equal seeds ask the same questions under
+        the same noise.
 
-    def endings(self, model: ModelRef, seed: int) -> dict[str, float]:
+        Args:
+            temperature: of the dialogues; None: the first of `testing.temperatures`.
+        """
+        return np.array(self.evaluation(model, seed, temperature).json("metric.json")["metric"])
+
+    def endings(
+        self, model: ModelRef, seed: int, temperature: float | None = None
+    ) -> dict[str, float]:
         """Share of the test dialogues that ended in each way; what could not be parsed is counted,
         not dropped."""
-        return self.evaluation(model, seed).json("metric.json")["endings"]
+        return self.evaluation(model, seed, temperature).json("metric.json")["endings"]
 
     def judged(self, model: ModelRef, seed: int) -> dict[str, float]:
         """The test answers of a model: their mean score by the system's judge, by exact match and
@@ -479,25 +485,30 @@ class Pipeline:
         judge's reply was no verdict."""
         found, sizes = self.evaluation(model, seed).json("metric.json"), self.params.sizes
         questions = self.questions("test", sizes.test_questions, seed)
-        golds = [question.answers for question in questions for _ in range(sizes.test_samples)]
+        samples = len(found["scores"]) // len(questions)
+        golds = [question.answers for question in questions for _ in range(samples)]
         row = compared(found["scores"], found["answers"], golds)
         return row | {"no verdict": sum(found["unclear"]) / max(1, row["answers"])}
 
-    def evaluation(self, model: ModelRef, seed: int) -> Artifact:
-        """The artifact behind `evaluate`, `endings` and `judged`."""
-        sizes, temperature = self.params.sizes, self.params.search.temperature
-        count, samples = sizes.test_questions, sizes.test_samples
+    def evaluation(self, model: ModelRef, seed: int, temperature: float | None = None) -> Artifact:
+        """The artifact behind `evaluate`, `endings` and `judged`. Greedy dialogues of a question
+        are all alike, so one is played of each."""
+        sizes, testing = self.params.sizes, self.params.testing
+        temperature = testing.temperatures[0] if temperature is None else temperature
+        count, samples = sizes.test_questions, sizes.test_samples if temperature > 0 else 1
         spec = {
             "model": model.key,
             "questions": [self.task, "test", count, seed, self._data_key()],
             "samples": samples,
             "temperature": temperature,
+            "top_p": testing.top_p,
         }
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions("test", count, seed)
             noise = derive_seed("evaluate", seed)
-            played = sample_dialogues(engine, self.system, questions, noise, samples, temperature)
+            how = samples, temperature, testing.top_p
+            played = sample_dialogues(engine, self.system, questions, noise, *how)
             scores = np.array([dialogue.metric for dialogue in played])
             asked = [question for question in questions for _ in range(samples)]
             answers = [dialogue.answer for dialogue in played]

@@ -196,6 +196,16 @@ class WebSizes(Sizes):
     section: ClassVar = "web.sizes"
 
 
+class Testing(Settings):
+    """How a model speaks when it is tested: `temperatures`, of which the first is that of every
+    reported number and claim, and the others are shown beside it; `top_p` as in `Request`."""
+
+    section: ClassVar = "testing"
+
+    temperatures: Different[Annotated[float, Field(ge=0, le=5)]]
+    top_p: PartOf
+
+
 class Ablation(Settings):
     """Notebook 03: `seeds` (SFT seed included); of each, `random_halves` that are drawn and trained
     on, and `dpo_seeds`, orders of the pairs that every arm is trained in."""
