@@ -42,12 +42,13 @@ $(STAMP): $(PINS) pyproject.toml
 	@$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*; touch $@
 
-reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE
+reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE, and results/README.md over all profiles
 	@$(RUN) -m dits_lib.commands.reproduce $(OPTIONS)
+	@$(RUN) -m dits_lib.commands.claims
 
 fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (about 3 hours)
 	@for profile in fidelity fidelity-harm fidelity-harm-nll fidelity-sound fidelity-sound-nll sensitivity; do $(RUN) -m dits_lib.commands.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
-	@$(RUN) -m dits_lib.commands.regimes
+	@$(RUN) -m dits_lib.commands.regimes && $(RUN) -m dits_lib.commands.claims
 
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
 	@$(RUN) -m dits_lib.commands.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE))

@@ -97,9 +97,11 @@ class Comparison:
         """How many seeds (or questions of a correlation) would decide, whichever way, in this share
         of the runs, were the true effect as estimated: the error shrinks with the root of their
         number. It is as uncertain as the estimate. NaN where it is not known, inf where even `MOST`
-        would not do."""
+        would not do, or where `noisy` bars the verdict."""
         if not self.has_value or self.stderr == 0 or self.count < 2:
             return math.nan
+        if self.noisy and self.lower < self.estimate < self.upper:
+            return math.inf
         bounds = [self._to(b) for b in (self.lower, self.upper) if math.isfinite(b)]
         distance = min(abs(self._to(self.estimate) - bound) for bound in bounds)
 

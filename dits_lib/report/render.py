@@ -11,10 +11,10 @@ import yaml
 
 from ..agents import TASKS
 from ..settings.files import read_text
-from .claims import CLAIMS, by_task, together
-from .index import Claim, Index, OldClaim, read_index
+from .claims import CLAIMS
+from .index import Index, OldClaim, read_index
 from .markdown import markdown_table
-from .stats import joint_level
+from .verdicts import LEGEND, claim_tables, evidence_of, notes_of, summary_table
 
 
 def artifacts_of(folder: Path) -> list[str]:
@@ -23,11 +23,15 @@ def artifacts_of(folder: Path) -> list[str]:
     Raises:
         FileError: when an index is damaged.
     """
-    return [name for index in _indexes(folder) for name in index.artifacts]
+    return [name for index in indexes_of(folder) for name in index.artifacts]
 
 
-def _indexes(folder: Path) -> list[Index]:
-    """What the notebooks wrote of themselves, in their order."""
+def indexes_of(folder: Path) -> list[Index]:
+    """What the notebooks wrote of themselves, in their order.
+
+    Raises:
+        FileError: when an index is damaged.
+    """
     return [read_index(path) for path in sorted((folder / "index").glob("*.json"))]
 
 
@@ -45,10 +49,8 @@ def render_readme(
     Raises:
         FileError: when an index or a table cannot be read.
     """
-    indexes = _indexes(folder)
-    parts = [_head(folder, tasks)]
-    if any(index.claims for index in indexes):
-        parts.append(_claims(indexes))
+    indexes = indexes_of(folder)
+    parts = [_head(folder, tasks), *_claims(indexes, folder.name)]
     parts += [_section(folder, index, titles) for index in indexes]
     if len(costs):
         costs["seconds"] = costs["seconds"].round(1)
@@ -81,9 +83,9 @@ def _head(folder: Path, tasks: list[str]) -> str:
         "png and svg in [figures](figures).",
         f"Model: {_models(params, tasks)}, through {params['model']['engine']} on "
         f"{params['model']['device']}. Questions: {data}.",
-        "Intervals are 95 %. The paper's numbers are those of other, far larger models on other "
-        "data; they stand here for "
-        "orientation. What is found here speaks of this profile's model and size only.",
+        "Intervals in the notebooks' tables are of 95 % each. The paper's numbers are those of "
+        "other, far larger models on other data; they stand here for orientation. "
+        "What is found here speaks of this profile's model and size only.",
     ]
     if params["sft"]["warm_start"] != "none":
         parts.append(
@@ -108,27 +110,30 @@ def _data_of(params: dict, task: str) -> str:
     return own if name == "micro" else name
 
 
-def _claims(indexes: list[Index]) -> str:
-    rows: list[Claim | OldClaim] = sorted(
-        (claim for index in indexes for claim in index.claims), key=lambda claim: claim.number
-    )
-    lines = [
-        "## The paper's claims, as this run finds them",
-        "",
-        "| claim | verdict | evidence |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {c.number}. {CLAIMS[c.number]} | {_cells(c)} |" for c in rows]
-    return "\n".join(lines)
-
-
-def _cells(claim: Claim | OldClaim) -> str:
-    if isinstance(claim, OldClaim):
-        return f"**{claim.verdict}** | {claim.evidence.replace('|', '/')}"
-    found = [stored.comparison() for stored in claim.comparisons]
-    level = joint_level(max(1, len(found)))
-    evidence = "; ".join(f"{c.task}, {c.name}: {c.text(level)}" for c in found)
-    return f"**{together(by_task(found, level).values())}** | {evidence.replace('|', '/')}"
+def _claims(indexes: list[Index], profile: str) -> list[str]:
+    """Verdicts and evidence; those of an earlier version, as they were written."""
+    own = {profile: indexes}
+    found, notes = evidence_of(own), notes_of(own)
+    parts = []
+    if found or notes:
+        parts += ["## The paper's claims, as this run finds them"]
+        parts += [summary_table(found), LEGEND] if found else []
+        parts += claim_tables(found, notes)
+    old = [c for index in indexes for c in index.claims if isinstance(c, OldClaim)]
+    if old:
+        old.sort(key=lambda claim: list(CLAIMS).index(claim.number))
+        lines = [
+            "## The paper's claims, as an earlier version found them",
+            "",
+            "| claim | verdict | evidence |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| {c.number}. {CLAIMS[c.number]} | **{c.verdict}** | {c.evidence.replace('|', '/')} |"
+            for c in old
+        ]
+        parts.append("\n".join(lines))
+    return parts
 
 
 def _section(folder: Path, index: Index, titles: dict[str, str]) -> str:

@@ -1,0 +1,81 @@
+"""Put the evidence of all profiles together: one table for each claim of the paper.
+
+    python -m dits_lib.commands.claims
+
+Reads the index of every profile's folder of `results/` (those of changed parameters and of `smoke`,
+whose sizes say nothing, are left out), and writes `results/README.md`. Nothing is trained or
+sampled here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..report.index import Claim, Index, OldClaim
+from ..settings import OUTPUT
+from ..settings.files import write_changed
+from ..suite.results import is_of_changes
+from .running import command
+
+REHEARSAL = "smoke"
+
+
+@command("run again")
+def main(arguments: list[str] | None = None) -> int:
+    """Write `results/README.md`."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
+    folder = OUTPUT / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_changed(folder / "README.md", claims_page(folder))
+    print(f"read {folder / 'README.md'}")
+    return 0
+
+
+def claims_page(results: Path) -> str:
+    """The page's text, from a folder with one folder for each profile.
+
+    Raises:
+        FileError: when an index is damaged.
+    """
+    from ..report.render import indexes_of
+    from ..report.verdicts import LEGEND, claim_tables, evidence_of, notes_of, summary_table
+
+    indexes = {
+        folder.name: own
+        for folder in sorted(path.parent for path in results.glob("*/params.yaml"))
+        if folder.name != REHEARSAL and not is_of_changes(folder) and (own := indexes_of(folder))
+    }
+    found, notes = evidence_of(indexes), notes_of(indexes)
+    parts = [
+        "# The paper's claims, over all results",
+        "Written by `python -m dits_lib.commands.claims` from the folders here; do not edit. "
+        "Each folder's own README judges its claims by its own comparisons; here those of all "
+        "folders are judged together, so that intervals are wider. Folders differ in model, data, "
+        "planted harm and training: a claim may hold in one and fail in another.",
+    ]
+    if found or notes:
+        parts += [summary_table(found, by_results=True), LEGEND] if found else []
+        parts += claim_tables(found, notes, by_results=True)
+    old = [name for name, own in indexes.items() if _has(own, OldClaim)]
+    if old:
+        listed = ", ".join(f"[{name}]({name}/README.md)" for name in old)
+        parts.append(
+            f"Made by an earlier version, whose claims keep no errors and so have no verdict here: "
+            f"{listed}."
+        )
+    silent = [n for n, own in indexes.items() if not _has(own, Claim) and not _has(own, OldClaim)]
+    if silent:
+        listed = ", ".join(f"[{name}]({name}/README.md)" for name in silent)
+        parts.append(f"Without evidence on a claim: {listed}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _has(indexes: Sequence[Index], kind: type) -> bool:
+    return any(isinstance(claim, kind) for index in indexes for claim in index.claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

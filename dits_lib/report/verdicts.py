@@ -1,0 +1,170 @@
+"""Verdicts as pages show them: one table over all claims, and one for each claim, made from what
+the notebooks' indexes hold. All intervals of one claim on one page hold together at 95 %, whichever
+notebook or profile they come from, so they are made here and not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..agents import TASKS
+from .claims import CLAIMS, Comparison, by_task, together
+from .index import Claim, Index
+from .markdown import markdown_table
+from .stats import joint_level
+
+POWER = 0.8
+"""At which detectable effects and needed seeds are told."""
+LEGEND = (
+    "A comparison is *supported* where its interval lies within what is claimed of it, "
+    "*contradicted* where the interval lies wholly beyond a bound, else *not decided at this "
+    "size*; a task, and all tasks together, are contradicted where one comparison is, and "
+    "supported where all are. The intervals of one claim in these tables hold together at 95 % "
+    "(Bonferroni). *Detectable*: how far from its bound a true effect must lie to be decided in "
+    "80 % of such runs. *n*: seeds; of a rank correlation the questions, or the trained models. "
+    "*n needed*: with how many the effect, were it truly as estimated, would be decided in 80 % of "
+    "the runs, all else as it is."
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison and where it comes from."""
+
+    results: str
+    """Folder of the results; as on the page, such as `micro`."""
+    notebook: str
+    comparison: Comparison
+
+
+def evidence_of(indexes: dict[str, Sequence[Index]]) -> dict[str, list[Evidence]]:
+    """{claim: evidence} in the order of the claims, from {results folder: indexes}; claims without
+    any are left out."""
+    found: dict[str, list[Evidence]] = {number: [] for number in CLAIMS}
+    for results, own in indexes.items():
+        for index in own:
+            for claim in index.claims:
+                if isinstance(claim, Claim):
+                    found[claim.number] += [
+                        Evidence(results, index.notebook, stored.comparison())
+                        for stored in claim.comparisons
+                    ]
+    return {number: rows for number, rows in found.items() if rows}
+
+
+def notes_of(indexes: dict[str, Sequence[Index]]) -> dict[str, list[str]]:
+    """{claim: notes}, each once. A note without comparisons says why there are none: it is left out
+    where other notebooks have some."""
+    known, notes = evidence_of(indexes), {}
+    for claim in (claim for own in indexes.values() for index in own for claim in index.claims):
+        if isinstance(claim, Claim) and claim.note:
+            if claim.comparisons or claim.number not in known:
+                notes.setdefault(claim.number, {})[claim.note] = None
+    return {number: list(own) for number, own in notes.items()}
+
+
+def level_of(evidence: Sequence[Evidence]) -> float:
+    """Level of each interval, so that all of a claim's hold together at 95 %."""
+    return joint_level(max(1, len(evidence)))
+
+
+def summary_table(found: dict[str, list[Evidence]], by_results: bool = False) -> str:
+    """One row a claim: the verdict over all, that of each task, and the range of what its
+    comparisons could have shown. `by_results`: one row more for each results folder, whose
+    intervals hold together with those of the others."""
+    rows = []
+    for number, evidence in found.items():
+        level, title = level_of(evidence), f"{number}. {CLAIMS[number]}"
+        folders = dict.fromkeys(e.results for e in evidence)
+        if not by_results or len(folders) > 1:
+            rows.append(_summary(title, "all", evidence, level))
+        for folder in folders if by_results else ():
+            own = [e for e in evidence if e.results == folder]
+            rows.append(_summary(title if len(folders) == 1 else number, folder, own, level))
+    table = pd.DataFrame(rows)
+    return markdown_table(table if by_results else table.drop(columns="results"))
+
+
+def _summary(claim: str, results: str, evidence: Sequence[Evidence], level: float) -> dict:
+    own = [e.comparison for e in evidence]
+    tasks = by_task(own, level)
+    return {
+        "claim": claim,
+        "results": results,
+        "over all": f"**{together(tasks.values())}**",
+        **{task.replace("_", " "): tasks.get(task, "") for task in TASKS},
+        "smallest detectable effect": _detectable_range(own, level),
+    }
+
+
+def claim_tables(
+    found: dict[str, list[Evidence]], notes: dict[str, list[str]], by_results: bool = False
+) -> list[str]:
+    """For each claim a heading, its comparisons with their joint intervals, and its notes."""
+    parts = []
+    for number in (number for number in CLAIMS if number in found or number in notes):
+        parts.append(f"### Claim {number}: {CLAIMS[number]}")
+        evidence = found.get(number, [])
+        if evidence:
+            level = level_of(evidence)
+            rows = [_row(e, level, by_results) for e in evidence]
+            parts.append(markdown_table(pd.DataFrame(rows)))
+            if len(evidence) > 1:
+                each = f"Each interval is one of {_percent(level)}"
+                parts.append(f"{each}; the {len(evidence)} hold together at 95 %.")
+        parts += notes.get(number, [])
+    return parts
+
+
+def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
+    found = evidence.comparison
+    bounds = found.interval(level)
+    noisy = f" ({found.noisy})" if found.noisy else ""
+    return {
+        **({"results": evidence.results} if by_results else {}),
+        "notebook": evidence.notebook,
+        "task": found.task.replace("_", " "),
+        "comparison": found.name,
+        "claimed": found.claimed(),
+        "estimate": _signed(found.estimate),
+        "joint interval": f"[{_signed(bounds['low'])}, {_signed(bounds['high'])}]"
+        if found.has_value
+        else "",
+        "detectable at 80 %": _plain(found.detectable(POWER, level)),
+        "n": str(found.count or ""),
+        "n needed": _count(found.count_needed(POWER, level)),
+        "verdict": found.verdict(level) + noisy,
+    }
+
+
+def _detectable_range(comparisons: Sequence[Comparison], level: float) -> str:
+    """From the best to the worst comparison, apart for each scale."""
+    texts = []
+    for scale, name in (("linear", ""), ("correlation", "rank correlation: ")):
+        own = [c.detectable(POWER, level) for c in comparisons if c.scale == scale]
+        own = sorted(x for x in own if not math.isnan(x))
+        if own:
+            ends = dict.fromkeys(_plain(x) for x in (own[0], own[-1]))
+            texts.append(name + " to ".join(ends))
+    return "; ".join(texts)
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.2f} %".replace(".00 ", " ")
+
+
+def _signed(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.3f}"
+
+
+def _plain(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return "no number" if math.isinf(value) else f"{value:.0f}"
