@@ -3,7 +3,7 @@ nothing of the experiments. Matplotlib is imported when a figure or a report is 
 
 import lazy_loader
 
-from .claims import CLAIMS, Comparison, correlation, describe, paired, verdict
+from .claims import CLAIMS, Comparison, correlation, describe, mean_correlation, paired, verdict
 from .markdown import markdown_table
 from .paper import PAPER_COST, PAPER_MAIN, PAPER_SELECTION
 from .stats import joint_level, mean_interval, paired_interval
@@ -12,6 +12,7 @@ _FIGURES = [
     "distribution_figure",
     "forest_figure",
     "lines_figure",
+    "loss_figure",
     "reliability_cost_figure",
     "reliability_figure",
     "response_figure",
@@ -34,6 +35,7 @@ __all__ = [
     "describe",
     "joint_level",
     "markdown_table",
+    "mean_correlation",
     "mean_interval",
     "paired",
     "paired_interval",

@@ -227,6 +227,25 @@ def correlation(
     return Comparison(task, name, rho, stderr, count - 1, "correlation", **bounds, count=count)
 
 
+def mean_correlation(task: str, name: str, rhos: Sequence[float], **bounds) -> Comparison:
+    """The mean of the rank correlations of several seeds, on Fisher's scale, with the error of
+    Student's t over seeds.
+
+    Args:
+        rhos: [seeds]; a seed with NaN has no value and is left out, 1 and -1 count as 0.999.
+        bounds: `lower`, `upper`, `noisy` of `Comparison`.
+    """
+    known = np.asarray(rhos, dtype=float)
+    z = np.arctanh(np.clip(known[~np.isnan(known)], -0.999, 0.999))
+    if len(z) < 2:
+        return Comparison(
+            task, name, math.nan, math.nan, math.nan, "correlation", **bounds, count=len(z)
+        )
+    stderr = float(z.std(ddof=1) / math.sqrt(len(z)))
+    mean = math.tanh(float(z.mean()))
+    return Comparison(task, name, mean, stderr, len(z) - 1, "correlation", **bounds, count=len(z))
+
+
 def _bootstrap_stderr(
     a: np.ndarray, b: np.ndarray, groups: np.ndarray, seed: int, resamples: int
 ) -> float:

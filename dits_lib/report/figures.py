@@ -312,6 +312,21 @@ def lines_figure(
     return figure
 
 
+def loss_figure(rows: pd.DataFrame) -> plt.Figure:
+    """A point for each trained model, one panel a task; columns task, seed, validation_loss,
+    metric."""
+    tasks = list(dict.fromkeys(rows["task"]))
+    figure, axes = _panels(max(1, len(tasks)))
+    for axis, task in zip(axes, tasks, strict=False):
+        for seed, part in rows[rows["task"] == task].groupby("seed"):
+            axis.scatter(part["validation_loss"], part["metric"], s=22, label=f"seed {seed}")
+        axis.set(
+            title=TASKS[task].label, xlabel="DPO loss on validation pairs", ylabel="test metric"
+        )
+        axis.legend(fontsize=7)
+    return figure
+
+
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit;
     columns as `fidelity_rows` of `suite/studies/influence_fidelity.py`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...agents import TASKS
+from ...engines import derive_seed
 from ...settings import ROOT
 from ...tasks import DataError
 from ..notebooks import questions_needed
@@ -104,6 +105,16 @@ def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
     seed = pipeline.params.seed
     model, _ = sft_stage(pipeline, seed)
     return pipeline.step_size(model, pair_stage(pipeline, model, seed), seed)
+
+
+def asked(params: Params, task: str, seeds: int) -> list[list[int]]:
+    """For each seed what tells its test questions apart: seeds share questions where they draw
+    from one pool, as those of public data do."""
+    pipeline, count = Pipeline(params, task), params.sizes.test_questions
+    return [
+        [derive_seed(repr(question.to_json())) for question in questions]
+        for questions in (pipeline.questions("test", count, s) for s in seeds_of(params, seeds))
+    ]
 
 
 def epoch_steps(steps: int, kept: int, of: int) -> int:
