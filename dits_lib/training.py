@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -163,16 +165,22 @@ def train_dpo(
     if settings.nll_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.nll_weight]}
     arguments = DPOConfig(
-        **_arguments(settings, seed, out, place), beta=settings.beta, max_length=None, **losses
+        **_arguments(settings, seed, out, place),
+        beta=settings.beta,
+        max_length=None,
+        # Read once where pairs are trained on more than once; else the reference reads each batch.
+        precompute_ref_log_probs=len(pairs) < settings.steps * settings.batch,
+        **losses,
     )
-    trainer = TokenDPOTrainer(
-        model=model,
-        ref_model=reference,
-        args=arguments,
-        train_dataset=Dataset.from_list([_dpo_row(pair) for pair in pairs]),
-        processing_class=tokenizer,
-        peft_config=_peft_config(settings),
-    )
+    with _without_progress_bars():
+        trainer = TokenDPOTrainer(
+            model=model,
+            ref_model=reference,
+            args=arguments,
+            train_dataset=Dataset.from_list([_dpo_row(pair) for pair in pairs]),
+            processing_class=tokenizer,
+            peft_config=_peft_config(settings),
+        )
     log = _run(trainer, tokenizer, model_folder, out)
     return [
         {
@@ -184,6 +192,26 @@ def train_dpo(
         }
         for row in log
     ]
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """TRL and datasets show bars while the reference reads the pairs; a study has hundreds of such
+    trainings, and one bar of its own."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown, before = not are_progress_bars_disabled(), os.environ.get("TQDM_DISABLE")
+    disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+        if before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = before
 
 
 def _dpo_row(pair: Pair) -> dict:

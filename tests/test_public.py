@@ -293,8 +293,8 @@ def test_missing_data_and_too_few_questions_give_one_line(tmp_path):
     )
     assert (
         done.returncode == 2
-        and "train: 8 of 244 questions = sizes.sft_questions 60 + sizes.train_questions 64 + "
-        "iterations.rounds 3 * iterations.questions 40 (05_iterations), "
+        and "train: 8 of 214 questions = sizes.sft_questions 60 + sizes.train_questions 64 + "
+        "iterations.rounds 3 * iterations.questions 30 (05_iterations), "
         in done.stderr
         and "arc_challenge.jsonl: too few questions" in done.stderr
     )
@@ -654,9 +654,9 @@ def test_adapters_of_different_modules_and_ranks_add_up(tmp_path):
 def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     params = load_params("micro")
     work = count_work(params).set_index(["notebook", "stage"])
-    # Base, SFT, eight arms (one of two halves), five of them once more for equal epochs (two
-    # halves again), for each task.
-    dialogues = params.ablation.seeds * (2 + 15) * params.sizes.test_questions
+    # Base, SFT, eight arms (one of two halves), four of them once more for equal epochs, for
+    # each task.
+    dialogues = params.ablation.seeds * (2 + 13) * params.sizes.test_questions
     tokens = sum(
         system.max_turns * system.max_new_tokens / 2
         for system in (TASKS[task].system("micro", {}) for task in params.parts()[0].tasks)
@@ -705,10 +705,10 @@ def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
     work = count_work(load_params("micro"))
     assert set(work["notebook"]) == set(load_params("micro").notebooks)
     micro, models = load_params("micro"), work.set_index(["notebook", "stage"])["models"]
-    # Two tasks, eight arms of which one is two halves, five of them twice.
+    # Two tasks, eight arms of which one is two halves, four of them twice.
     assert (
         models["08_deep_search", "sft"] == micro.web.seeds
-        and models["03_selection_ablation", "dpo"] == 2 * 15 * micro.ablation.seeds
+        and models["03_selection_ablation", "dpo"] == 2 * 13 * micro.ablation.seeds
     )
     assert lengths(params, "deep_search").longest < params.model.max_length
 

@@ -179,10 +179,10 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
     pairs, halves = PAIRS_A_QUESTION * s.train_questions, p.ablation.random_halves
     # Every arm for equal steps, some for equal epochs too; `random` is several halves.
-    arms = (len(ARMS) + 1 + len(BOTH_WAYS) + 2 * (halves - 1)) * p.ablation.dpo_seeds
+    arms = (len(ARMS) + halves + len(BOTH_WAYS)) * p.ablation.dpo_seeds
     rounds = i.seeds * i.rounds
     f, t, b = p.fidelity, p.sensitivity, p.budget
-    budgets = 2 * (2 * len(b.rollouts) + len(b.validation) + len(b.estimators)) * b.seeds
+    budgets = (3 * len(b.rollouts) + 2 * (len(b.validation) + len(b.estimators))) * b.seeds
     i_pairs = PAIRS_A_QUESTION * i.questions
     i_searches = 2 if i.search_with == "start" else 1
     # All pairs, and twice a half.

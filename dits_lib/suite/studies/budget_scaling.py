@@ -32,7 +32,8 @@ def keys(params: Params) -> list[tuple]:
 
 
 def budget_job(params: Params, task: str, seed: int) -> list[dict]:
-    """Rows of every budget, each trained for equal steps and for equal epochs."""
+    """Rows of every budget, each trained for equal steps and for equal epochs (the half of highest
+    Q for equal steps alone)."""
     pipeline, budget, alpha = Pipeline(params, task), params.budget, params.selection.alpha
     model, _ = sft_stage(pipeline, seed)
     fewest = budget.rollouts[0]
@@ -43,7 +44,7 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
         spent = {"spent_on": label, "rollouts": d, "V": v, "generated_tokens": tokens}
         return [
             _row(pipeline, spent, model, searches[d], kept, seed, equal, reference)
-            for equal in (STEPS, EPOCHS)
+            for equal in ((STEPS,) if label == Q_HALF else (STEPS, EPOCHS))
         ]
 
     found = []

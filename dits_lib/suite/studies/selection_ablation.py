@@ -34,8 +34,8 @@ SMALL = "gamma_0_small"
 """The arm of highest influence that keeps `selection.small_alpha` of the pairs."""
 STEPS, EPOCHS = "steps", "epochs"
 """What is equal over sets of different size: optimiser steps, or epochs."""
-BOTH_WAYS = ("random", "q_value", "gamma_0", "gamma_1", SMALL)
-"""Arms that are trained for equal epochs too."""
+BOTH_WAYS = ("random", "gamma_0", "gamma_1", SMALL)
+"""Arms that are trained for equal epochs too; of `random` the first half."""
 
 
 def keys(params: Params) -> list[tuple]:
@@ -132,7 +132,7 @@ def trained_runs(pipeline: Pipeline, seed: int, arms: tuple[str, ...]) -> list[R
     model, searched, kept = selection_stage(pipeline, seed)
     for arm in selecting:
         for equal in (STEPS, EPOCHS) if arm in BOTH_WAYS else (STEPS,):
-            for half, own in enumerate(kept[arm]):
+            for half, own in enumerate(kept[arm] if equal == STEPS else kept[arm][:1]):
                 steps = p.dpo.steps
                 if equal == EPOCHS:
                     steps = epoch_steps(steps, len(own), len(read_pairs(searched)))
