@@ -331,6 +331,7 @@ def test_step_response_grows_and_the_choice_is_nearest_to_the_target(engine, pai
         [1e-4, 0.3, 10.0],
         CONFIG,
         0,
+        LOSS,
     )
     assert rows[0]["changed"] < rows[1]["changed"] < rows[2]["changed"]
     assert (
@@ -366,7 +367,7 @@ def noisy(engine):
 
 def test_the_step_is_chosen_on_what_it_changes_beyond_noise(engine, noisy, pairs):
     asked = make_questions("exchange", "development", 16, 0)
-    given = SYSTEMS["exchange"], pairs["exchange"][:6], asked, [1e-6, 0.3], CONFIG, 0
+    given = SYSTEMS["exchange"], pairs["exchange"][:6], asked, [1e-6, 0.3], CONFIG, 0, LOSS
     rows, exact = step_response(noisy, *given), step_response(engine, *given)
     assert all(row["floor"] == 0.0 for row in exact) and exact[0]["changed"] == 0.0
     # A step of almost nothing changes what noise changes, and no more.
