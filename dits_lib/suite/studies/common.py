@@ -109,10 +109,10 @@ def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
 
 def asked(params: Params, task: str, seeds: int) -> list[list[int]]:
     """For each seed what tells its test questions apart: seeds share questions where they draw
-    from one pool, as those of public data do."""
+    from one pool, as those of public data do, and of the micro web, whose ids name the seed."""
     pipeline, count = Pipeline(params, task), params.sizes.test_questions
     return [
-        [derive_seed(repr(question.to_json())) for question in questions]
+        [derive_seed(repr((q.text, q.answers, sorted(q.views.items())))) for q in questions]
         for questions in (pipeline.questions("test", count, s) for s in seeds_of(params, seeds))
     ]
 
