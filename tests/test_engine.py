@@ -1,7 +1,10 @@
 """The transformers engine against plain transformers calls."""
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +21,12 @@ from dits_lib.engines import (
     load_model,
 )
 from dits_lib.engines.noise import gumbel_of_bits, nucleus
+from dits_lib.engines.vllm import adapter_folder
 from dits_lib.influence import fresh_stack
 from dits_lib.rollout import sample_dialogues
 from dits_lib.tasks import make_questions
 
-from .conftest import MODEL, SYSTEMS
+from .conftest import MODEL, ROOT, SYSTEMS
 
 
 @pytest.fixture(scope="module")
@@ -319,3 +323,27 @@ def test_every_end_of_turn_token_ends_a_reply(engine, prompts):
     model.generation_config.eos_token_id = [engine.tokenizer.eos_token_id, first]
     stopped = TransformersEngine(model, engine.tokenizer).generate(requests_of(prompts[:1]))[0]
     assert stopped.token_ids == (first,)
+
+
+def test_adapters_that_killed_processes_left_in_memory_are_removed(tmp_path):
+    """A lock goes with the process that holds it; one that is held says that its folder is in
+    use."""
+    code = (
+        "import os, sys, pathlib; from dits_lib.engines.vllm import adapter_folder; "
+        "folder, lock = adapter_folder(pathlib.Path(sys.argv[1])); (folder / 'a').write_text('x'); "
+        "print(folder, flush=True); os._exit(9)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    left = Path(killed.stdout.strip())
+    assert killed.returncode == 9 and (left / "a").is_file()
+    own, lock = adapter_folder(tmp_path)
+    other, other_lock = adapter_folder(tmp_path)
+    assert not left.exists() and own.is_dir() and other.is_dir() and own != other
+    for held in (lock, other_lock):
+        held.release()

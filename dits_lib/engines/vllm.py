@@ -24,12 +24,13 @@ import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from ..agents import stop_ids
 from .adapters import Deltas, add, chain_of, rank_of, read_deltas, write_deltas
@@ -124,12 +125,10 @@ class VLLMEngine(Engine):
             dummy,
         )
         self.usage = Usage()
-        self._files = Path(
-            tempfile.mkdtemp(
-                prefix="dits-adapters-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
-            )
+        self._files, lock = adapter_folder(
+            Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
         )
-        weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
+        weakref.finalize(self, _give_up, self._files, lock)
         self.max_length = max_length
         self._stacks: dict[int, dict[int, object]] = {}
         self._own = self._write(self.policy) if self.policy else None
@@ -335,6 +334,29 @@ class VLLMEngine(Engine):
             self.root,
         )
         return LoRARequest(name, number, str(self._files / name))
+
+
+_ADAPTERS = "dits-adapters-"
+
+
+def adapter_folder(root: Path) -> tuple[Path, FileLock]:
+    """A folder below `root` for the adapters of one engine, and the lock that says that it is in
+    use. What engines of killed processes left there, in memory, is removed: their locks are
+    free."""
+    for left in root.glob(f"{_ADAPTERS}*"):
+        with suppress(Timeout, OSError):
+            if (left / ".lock").is_file():
+                with FileLock(left / ".lock", timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_ADAPTERS, dir=root))
+    lock = FileLock(folder / ".lock")
+    lock.acquire()
+    return folder, lock
+
+
+def _give_up(folder: Path, lock: FileLock) -> None:
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _no_adapters(device: str, dtype: str) -> bool:
