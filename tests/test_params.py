@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import runpy
 
 import pytest
@@ -385,3 +386,39 @@ def test_all_notebooks_share_the_line_by_which_their_parameters_are_known(name):
         "fidelity",
         "sensitivity",
     )
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[1]", "by_data_set: expected data sets: hotpotqa"),
+        ("{squad: {dpo: {beta: 1}}}", "by_data_set.squad: no such data set; allowed: hotpotqa"),
+        ("{cbt: 0.7}", "by_data_set.cbt: expected sections and their keys"),
+        ("{cbt: {beta: 0.7}}", "by_data_set.cbt: expected sections and their keys"),
+        ("{cbt: {dpo: {beta: -1}}}", "by_data_set.cbt: dpo.beta = -1: must be greater than 0"),
+        ("{cbt: {dpo: {bta: 1}}}", "by_data_set.cbt: dpo.bta: unknown key; did you mean 'beta'"),
+    ],
+)
+def test_what_a_profile_changes_by_data_set_is_checked_when_it_is_read(tmp_path, section, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"by_data_set: {section}\n")
+    with pytest.raises(ParamsError, match=re.escape(f"{file}: {message}")):
+        load_params(file)
+
+
+def test_a_profile_changes_parameters_by_data_set(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "dpo: {beta: 0.2, batch: 4}\n"
+        "by_data_set: {cbt: {dpo: {beta: 0.7}, sft: {min_reward: 0.6}}, mmlu: {dpo: {batch: 2}}}\n"
+    )
+
+    def of(dataset, *changes):
+        params = load_params(file, list(changes), dataset)
+        return params.dpo.beta, params.dpo.batch, params.sft.min_reward
+
+    assert of(None) == (0.2, 4, 0.5)
+    assert of("cbt") == (0.7, 4, 0.6) and of("mmlu") == (0.2, 2, 0.5) == of("mmlu")
+    assert of("hotpotqa") == of(None)
+    assert of("cbt", "dpo.beta=0.3") == (0.3, 4, 0.6)
+    assert "by_data_set" not in load_params(file, dataset="cbt").model_dump()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -343,6 +344,9 @@ def test_set_and_dataset_change_the_parameters():
         ["exchange"],
         "triviaqa",
     )
+    assert params.dpo.beta == 0.7  # by its section by_data_set
+    changed = load_params("llama3-8b", ["dpo.beta=0.3"], "triviaqa")
+    assert changed.dpo.beta == 0.3 and load_params("llama3-8b", (), "hotpotqa").dpo.beta == 0.1
     for change, message in (
         ("search.repetitions", "expected KEY=VALUE"),
         ("search.repetitons=3", "did you mean 'repetitions'"),
@@ -679,10 +683,12 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     assert set(MACHINES) >= {"h100", "cpu"}
 
 
-def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys):
+def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys, monkeypatch):
     """QwQ-32B's own sizes (its configuration on the hub) on an H200, with a judge of 7.6 billion
-    parameters beside it."""
+    parameters beside it, and 100 GB of disk whatever is free here."""
     from transformers import Qwen2Config
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100e9))
 
     config = Qwen2Config(
         vocab_size=152064,

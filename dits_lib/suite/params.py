@@ -193,14 +193,14 @@ def load_params(profile: str | Path, changes: list[str] = (), dataset: str | Non
 
     Args:
         changes: `key=value`, keys with dots, on top of the file.
-        dataset: a public data set; its task is the only one, and the profile's name gets it as a
-            suffix.
+        dataset: a public data set; its task is the only one, the profile's name gets it as a
+            suffix, and what the file's `by_data_set` says of it holds.
 
     Raises:
         ParamsError: one line for each mistake.
     """
     path = _profile_file(str(profile))
-    raw = read_yaml(path)
+    raw, by_data_set = _read_profile(path)
     if isinstance(raw, dict):
         raw = {"profile": path.stem} | raw
     found = check_params(raw, str(path))
@@ -208,15 +208,47 @@ def load_params(profile: str | Path, changes: list[str] = (), dataset: str | Non
         raise ParamsError(
             f"{path}: profile = {found.profile!r}: must be {path.stem}, the name of the file"
         )
-    for change in _changes(changes):
-        raw = _merged(raw, change)
     if dataset is not None:
         if dataset not in PUBLIC:
             raise ParamsError(f"--dataset {cut(dataset)}: unknown; allowed: {', '.join(PUBLIC)}")
+        raw = _merged(raw, by_data_set.get(dataset, {}))
+    for change in _changes(changes):
+        raw = _merged(raw, change)
+    if dataset is not None:
         task = PUBLIC[dataset].task
         name = f"{raw['profile']}-{dataset}"
         raw = _merged(raw, {"profile": name, "tasks": [task], "data": {task: dataset}})
     return check_params(raw, str(path)) if changes or dataset else found
+
+
+BY_DATA_SET = "by_data_set"
+"""Section of a profile's file, {data set: {section: {key: value}}}: what `load_params` changes when
+it is given that data set. No parameter itself."""
+
+
+def _read_profile(path: Path) -> tuple[object, dict[str, dict]]:
+    """What stands in a profile's file: its parameters, and its `by_data_set`.
+
+    Raises:
+        ParamsError: for changes of an unknown data set, or that give no valid parameters.
+    """
+    raw = read_yaml(path)
+    if not isinstance(raw, dict) or BY_DATA_SET not in raw:
+        return raw, {}
+    changes = raw[BY_DATA_SET]
+    raw = {key: value for key, value in raw.items() if key != BY_DATA_SET}
+    if not isinstance(changes, dict):
+        raise ParamsError(f"{path}: {BY_DATA_SET}: expected data sets: {', '.join(PUBLIC)}")
+    for name, change in changes.items():
+        where = f"{path}: {BY_DATA_SET}.{cut(str(name))}"
+        if name not in PUBLIC:
+            raise ParamsError(f"{where}: no such data set; allowed: {', '.join(PUBLIC)}")
+        if not isinstance(change, dict) or not set(change) <= set(Params.model_fields):
+            raise ParamsError(
+                f"{where}: expected sections and their keys, such as dpo: {{beta: 1}}"
+            )
+        check_params({"profile": path.stem} | _merged(raw, change), where)
+    return raw, changes
 
 
 PROFILES = ROOT / "params"
@@ -313,7 +345,7 @@ def notebook_params(variables: dict, notebook: str) -> Params:
     if _complete(own, Params):  # `reproduce` gives all, also of a profile that has no file
         base = {}
     elif isinstance(profile, str) and profile in profile_names():
-        base = read_yaml(PROFILES / f"{profile}.yaml")
+        base, _ = _read_profile(PROFILES / f"{profile}.yaml")
     else:
         raise ParamsError(
             f"{source}: profile = {shown(profile)}: no such profile; profiles here: {_listed()}"

@@ -55,6 +55,7 @@ MACHINES = {
 }
 PAIRS_A_QUESTION = 5
 FILL = 0.5
+ALOUD = 512
 TOKENS_A_WORD = 1.4
 INSTRUCTION = 150
 CHARACTERS_A_TOKEN = 4
@@ -64,7 +65,8 @@ EFFICIENCY = {"prefill": 0.4, "train": 0.35}
 LORA_SPEED = 0.4
 ASSUMED = (
     f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues "
-    "as long as allowed, "
+    f"as long as allowed; of a reply {ALOUD} tokens at most are said aloud, which later prompts "
+    "show, the rest is thought; "
     f"in deep search {CALLS_USED:.0%} of the calls allowed, half of them pages of "
     f"{CHARACTERS_A_TOKEN} characters a token; {TOKENS_A_WORD} tokens a word; "
     f"{INSTRUCTION} tokens of instruction; as many replies at once as a search of the training "
@@ -134,10 +136,11 @@ def lengths(params: Params, task: str) -> Lengths:
     else:
         system = record.system(params.agents.prompts, params.agents.limits(task))
     turns = system.expected_turns()
-    reply = FILL * system.max_new_tokens
-    row = first + turns / 2 * (reply + shown) + reply
-    read = sum(first + turn * (reply + shown) for turn in range(turns))
-    return Lengths(turns * reply, read, row, row + turns * (system.max_new_tokens + shown) / 2)
+    reply, most = FILL * system.max_new_tokens, min(ALOUD, system.max_new_tokens)
+    aloud = min(reply, most)
+    row = first + turns / 2 * (aloud + shown) + reply
+    read = sum(first + turn * (aloud + shown) for turn in range(turns))
+    return Lengths(turns * reply, read, row, row + turns * (most + shown) / 2)
 
 
 def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:

@@ -10,14 +10,15 @@ from .base import PublicDataset, first_words, stable_hash
 
 
 class CBT(PublicDataset):
-    """Children's Book Test, named entities (Hill et al., 2016).
+    """Children's Book Test, common nouns (Hill et al., 2016): the part that the authors of DITS
+    take (dataloader/dataloader.py).
 
     Alice reads the first half of the twenty sentences, Bob the second; the ten options stand in the
     question. The data do not say which sentences are needed, so one half may suffice.
     """
 
     name, task = "cbt", "exchange"
-    hub_id, config, licence = "cam-cst/cbt", "NE", "GFDL 1.3"
+    hub_id, config, licence = "cam-cst/cbt", "CN", "GFDL 1.3"
     fields = {"sentences": list[str], "question": Filled, "answer": Filled, "options": list[str]}
 
     def question(self, row: dict, words: int) -> Question:
