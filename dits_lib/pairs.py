@@ -50,18 +50,27 @@ class PairSettings(Settings):
     """Which states give a pair (units of the reward).
 
     Attributes:
-        min_value: kept where the best Q exceeds it.
+        min_value: kept where the best Q exceeds it. With the token term alone (lambda_1 = -0.6) a
+            right answer of T tokens earns 1 - 0.6, exactly 0.40, and fails `min_value: 0.4`.
         min_gap: kept where best minus worst exceeds it.
+        upper_half: of each tree, only the half of its pairs whose chosen replies have the highest Q
+            (`upper_half_of`).
     """
 
     section: ClassVar = "pairs"
 
     min_value: Bounded
     min_gap: NotNegative
+    upper_half: bool
 
 
 def extract_pairs(
-    tokenizer, system: System, trees: list[Tree], min_value: float, min_gap: float
+    tokenizer,
+    system: System,
+    trees: list[Tree],
+    min_value: float,
+    min_gap: float,
+    upper_half: bool = False,
 ) -> list[Pair]:
     """Of every state with two replies or more: the replies of highest and lowest Q (DITS, section
     3.1).
@@ -69,6 +78,7 @@ def extract_pairs(
     Args:
         min_value: kept where the best Q exceeds it.
         min_gap: kept where best minus worst exceeds it.
+        upper_half: then of each tree the upper half alone (`upper_half_of`).
     """
     pairs = []
     for tree in trees:
@@ -80,7 +90,21 @@ def extract_pairs(
             worst, best = tree.nodes[ranked[0]], tree.nodes[ranked[-1]]
             if best.q > min_value and best.q - worst.q > min_gap:
                 pairs.append(_pair(tokenizer, system, tree, index, best, worst))
-    return pairs
+    return [pairs[index] for index in upper_half_of(pairs)] if upper_half else pairs
+
+
+def upper_half_of(pairs: list[Pair]) -> list[int]:
+    """Indices, in their order, of the pairs that are in the upper half of their tree by Q of the
+    chosen reply: floor(n / 2) of n pairs, and one of one (DITS, train/monte_carlo_deploy.py,
+    generate). Of equal ones the first stay."""
+    by_tree: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        by_tree.setdefault(pair.question_id, []).append(index)
+    kept = []
+    for own in by_tree.values():
+        ranked = sorted(own, key=lambda index: -pairs[index].q_chosen)
+        kept += ranked[: max(1, len(own) // 2)]
+    return sorted(kept)
 
 
 def _pair(tokenizer, system: System, tree: Tree, index: int, best, worst) -> Pair:

@@ -4,7 +4,8 @@ full batches.
 A node is a reply; the path from the root is a dialogue. A repetition selects a node of each tree
 and plays from it to the end; every node on the way backs up the reward, and Q(node) is the mean of
 what it backed up. The parts follow Optima (Chen et al., 2024) as DITS uses it (sections 3.1 and
-4.1).
+4.1), and where the paper leaves them open the released code of both: DITS'
+train/monte_carlo_deploy.py for the tree, Optima's reward/deploy_reward.py for the reward.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from pydantic import Field
 from rapidfuzz.distance import Levenshtein
 
-from .agents import Dialogue, System, Turn, parse_answer, parse_call
+from .agents import Dialogue, System, Turn, lead_in_ids, parse_answer, parse_call
 from .engines import Engine, derive_seed
 from .rollout import State, play
 from .settings import Count, Positive, Settings, Share
@@ -28,23 +29,27 @@ from .tasks import Question
 class SearchSettings(Settings):
     """Settings of the search.
 
+    The paper writes k = 8 and d = 3. In its authors' recipes k is `explore_time`, and d is
+    `expand_time`: trajectories, not a depth (their files of results run from `_3_4` to `_96_8`).
+    Their limit of the depth is another parameter, 10.
+
     Attributes:
         repetitions: k, times a node is selected in each tree.
-        rollouts: dialogues played from the selected node.
+        rollouts: d, dialogues played from the selected node.
         max_depth: nodes after this many replies or more are not selected (what tools say does not
             count).
         max_candidates: softmax over this many best candidates.
         softmax_temperature: of that softmax.
         candidate_distance: a candidate whose text is nearer than this (normalised edit distance)
-            to a better one is dropped.
+            to a node selected before, itself included, is not selected again; 0 leaves all in.
         merge_distance: replies nearer than this to a sibling become one node, if they give the
             same answer and make the same call.
         temperature: of sampling.
         top_p: of sampling, as in `Request`; 1 switches it off.
         token_weight: lambda_1 of the reward, times tokens / T, T the 80th percentile (Optima:
             -0.6; 0 switches it off).
-        fluency_weight: lambda_2 of the reward, times the mean probability of a token; 0 switches
-            it off.
+        fluency_weight: lambda_2 of the reward, over the loss of the worst reply under the initial
+            model, in nats a token (Optima: 1; 0 switches it off).
         guide: what steers the selection: `q`, `influence`, or `both`.
     """
 
@@ -83,12 +88,21 @@ class Node:
 
 @dataclass
 class Tree:
-    """The search tree of one question. `rewards` lists (leaf, metric, reward) of every dialogue
-    played."""
+    """The search tree of one question.
+
+    Attributes:
+        question: what its dialogues answer.
+        nodes: the root first.
+        rewards: (leaf, metric, reward) of every dialogue played.
+        selected: the node that each repetition selected, in their order.
+        out: nodes that are not selected any more, as they are near to one that was.
+    """
 
     question: Question
     nodes: list[Node] = field(default_factory=lambda: [Node(None, None, 0)])
     rewards: list[tuple[int, float, float]] = field(default_factory=list)
+    selected: list[int] = field(default_factory=list)
+    out: set[int] = field(default_factory=set)
 
     def turns(self, node: int) -> tuple[Turn, ...]:
         """The dialogue from the root to a node."""
@@ -106,7 +120,13 @@ class Tree:
         nodes = [
             vars(node) | {"turn": node.turn.to_json() if node.turn else None} for node in self.nodes
         ]
-        return {"question": self.question.to_json(), "nodes": nodes, "rewards": self.rewards}
+        return {
+            "question": self.question.to_json(),
+            "nodes": nodes,
+            "rewards": self.rewards,
+            "selected": self.selected,
+            "out": sorted(self.out),
+        }
 
     @staticmethod
     def from_json(row: dict) -> Tree:
@@ -114,7 +134,9 @@ class Tree:
             Node(**n | {"turn": Turn.from_json(n["turn"]) if n["turn"] else None})
             for n in row["nodes"]
         ]
-        return Tree(Question.from_json(row["question"]), nodes, [tuple(r) for r in row["rewards"]])
+        rewards = [tuple(reward) for reward in row["rewards"]]
+        question, selected = Question.from_json(row["question"]), list(row["selected"])
+        return Tree(question, nodes, rewards, selected, set(row["out"]))
 
 
 NodeScorer = Callable[[list[Tree]], list[dict[int, float]]]
@@ -128,40 +150,57 @@ def distance(a: str, b: str) -> float:
 
 
 def candidates(tree: Tree, values: np.ndarray, settings: SearchSettings) -> list[int]:
-    """Nodes that may be selected, best first: the root and the expanded nodes above the depth
-    limit, without near copies."""
-    expanded = [node for node in range(len(tree.nodes)) if _expanded(tree, node, settings)]
-    kept: list[int] = []
-    for node in sorted(expanded, key=lambda node: (-values[node], node)):
-        text = _text(tree, node)
-        near = (distance(text, _text(tree, other)) < settings.candidate_distance for other in kept)
-        if not any(near):
-            kept.append(node)
-    return kept[: settings.max_candidates]
+    """Nodes that may be selected, best first: the root and the nodes with grandchildren, but for
+    those near to a node selected before, which are out for good (`tree.out` is told of them).
+
+    Args:
+        values: [nodes], what is better.
+    """
+    left = [node for node in range(len(tree.nodes)) if _eligible(tree, node, settings)]
+    near = settings.candidate_distance
+    tree.out |= {
+        node for node in left if any(_apart(tree, node, n) < near for n in set(tree.selected))
+    }
+    kept = [node for node in left if node not in tree.out]
+    return sorted(kept, key=lambda node: (-values[node], node))[: settings.max_candidates]
 
 
-def _expanded(tree: Tree, index: int, settings: SearchSettings) -> bool:
-    """Whether dialogues may be played from a node: the root always, others once they have children
-    and lie above the depth limit."""
+def _eligible(tree: Tree, index: int, settings: SearchSettings) -> bool:
+    """Whether dialogues may be played from a node that is not out: the root always, others once
+    they have grandchildren and lie above the depth limit."""
     node = tree.nodes[index]
+    if index in tree.out:
+        return False
     if node.parent is None:
         return True
-    return bool(node.children) and not node.terminal and tree.level(index) < settings.max_depth
+    grown = any(tree.nodes[child].children for child in node.children)
+    return grown and not node.terminal and tree.level(index) < settings.max_depth
 
 
-def _text(tree: Tree, node: int) -> str:
-    turn = tree.nodes[node].turn
-    return turn.text if turn else ""
+def _apart(tree: Tree, node: int, other: int) -> float:
+    """Distance of two nodes' texts. The root has none, so nothing but itself is near to it (in the
+    authors' code its text is the prompt)."""
+    a, b = tree.nodes[node].turn, tree.nodes[other].turn
+    if a is None or b is None:
+        return float(node != other)
+    return distance(a.text, b.text)
 
 
 def select(
     tree: Tree, values: np.ndarray, settings: SearchSettings, rng: np.random.Generator
 ) -> int:
-    """A node drawn from Softmax(values / temperature) over the candidates."""
-    nodes = candidates(tree, values, settings)
+    """A node drawn from Softmax(values / temperature) over the candidates, or the root where none
+    is left; the tree remembers it.
+
+    Args:
+        values: [nodes].
+    """
+    nodes = candidates(tree, values, settings) or [0]
     logits = values[nodes] / settings.softmax_temperature
     weights = np.exp(logits - logits.max())
-    return int(rng.choice(nodes, p=weights / weights.sum()))
+    node = int(rng.choice(nodes, p=weights / weights.sum()))
+    tree.selected.append(node)
+    return node
 
 
 def insert(
@@ -200,17 +239,50 @@ def _same_reply(a: Turn, b: Turn, merge_distance: float) -> bool:
     return a.text == b.text or distance(a.text, b.text) < merge_distance
 
 
+LEAST_LOSS = 0.01
+"""Nats a token. A smaller loss counts as this one, so that a reply which the initial model is sure
+of (a loss of 0) earns 100 lambda_2 and not infinity."""
+
+
 def reward_of(
-    dialogue: Dialogue, question: Question, settings: SearchSettings, token_scale: float
+    dialogue: Dialogue,
+    question: Question,
+    settings: SearchSettings,
+    token_scale: float,
+    worst_loss: float | None = None,
 ) -> float:
-    """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 * fluency. Planted harm inverts
-    the metric's part."""
+    """Optima's reward: metric + lambda_1 * tokens / T + lambda_2 / loss of the worst reply (its
+    `get_score_deploy`, without the cases that it treats apart, such as replies said twice). Planted
+    harm inverts the metric's part.
+
+    Args:
+        token_scale: T, tokens.
+        worst_loss: of `worst_losses`; None, where no reply has tokens, earns nothing.
+    """
     metric = dialogue.metric if question.meta.get("reward_sign", 1) > 0 else 1.0 - dialogue.metric
     reward = metric + settings.token_weight * dialogue.tokens / token_scale
-    if settings.fluency_weight:
-        replies = [turn for turn in dialogue.turns if turn.trainable]
-        reward += settings.fluency_weight * float(np.mean([np.exp(t.logprob) for t in replies]))
+    if settings.fluency_weight and worst_loss is not None:
+        reward += settings.fluency_weight / max(worst_loss, LEAST_LOSS)
     return reward
+
+
+def worst_losses(initial: Engine, dialogues: list[Dialogue]) -> list[float | None]:
+    """Loss of each dialogue's worst reply under the initial model, [dialogues]: the largest mean
+    negative log likelihood of a token, in nats.
+
+    Each reply is read alone, as the first message of a chat. A reply without tokens has no loss; a
+    dialogue of such replies alone has None.
+    """
+    spoken = [
+        [turn.token_ids for turn in dialogue.turns if turn.trainable and turn.token_ids]
+        for dialogue in dialogues
+    ]
+    different = list(dict.fromkeys(reply for replies in spoken for reply in replies))
+    before = lead_in_ids(initial.tokenizer)
+    scores = initial.logprobs([(before, reply) for reply in different]) if different else []
+    # Rounded, so that a reply has one loss whatever it shared a batch with.
+    loss = {r: round(-float(np.mean(s)), 6) for r, s in zip(different, scores, strict=True)}
+    return [max((loss[reply] for reply in replies), default=None) for replies in spoken]
 
 
 def tree_search(
@@ -220,41 +292,59 @@ def tree_search(
     settings: SearchSettings,
     seed: object,
     scorer: NodeScorer | None = None,
+    initial: Engine | None = None,
 ) -> list[Tree]:
     """Grow one tree for each question.
 
     Args:
+        engine: the policy, which speaks.
         seed: of all randomness; a question's tree depends on it and on the question, not on the
             other questions (but with a token reward on T, and with a guide by influence on the
             scale, which all questions share).
         scorer: needed when `settings.guide` is `influence` or `both`.
+        initial: the model before any training, needed when `settings.fluency_weight` is not 0.
 
     Raises:
-        ValueError: when the guide needs a scorer and there is none.
+        ValueError: when the guide needs a scorer, or the reward an initial model, and there is
+            none.
     """
-    if settings.guide != "q" and scorer is None:
+    guided, fluent = settings.guide != "q", settings.fluency_weight != 0
+    if guided and scorer is None:
         raise ValueError(f"search.guide is {settings.guide!r}, which needs a scorer of nodes")
+    if fluent and initial is None:
+        raise ValueError(
+            f"search.fluency_weight is {settings.fluency_weight:g}, which needs the initial model"
+        )
     trees = [Tree(question) for question in questions]
-    opened = [_selected(tree, _q_values(tree), 0, settings, seed) for tree in trees]
-    states = [state for _, own in opened for state in own]
-    dialogues = play(engine, system, states, settings.temperature, top_p=settings.top_p)
-    # T of the reward: what counts as long follows from the first dialogues of all questions.
-    token_scale = max(1.0, float(np.percentile([dialogue.tokens for dialogue in dialogues], 80)))
+    token_scale: float | None = None
 
-    def add(tree: Tree, node: int, dialogue: Dialogue) -> None:
-        reward = reward_of(dialogue, tree.question, settings, token_scale)
+    def add(tree: Tree, node: int, dialogue: Dialogue, worst: float | None = None) -> None:
+        reward = reward_of(dialogue, tree.question, settings, token_scale, worst)
         insert(tree, node, dialogue, reward, settings)
 
-    for number, (tree, (node, _)) in enumerate(zip(trees, opened, strict=True)):
-        for dialogue in dialogues[number * settings.rollouts : (number + 1) * settings.rollouts]:
-            add(tree, node, dialogue)
-    # Trees that influence guides wait for each other, since all are scored together before each
-    # repetition.
-    step = 1 if scorer and settings.guide != "q" else max(1, settings.repetitions - 1)
-    for first in range(1, settings.repetitions, step):
-        values = _guiding_values(trees, settings, scorer)
-        some = range(first, min(first + step, settings.repetitions))
-        _grow(engine, system, trees, values, some, settings, seed, add)
+    # Trees wait for each other before each repetition where influence guides them, since all are
+    # scored together, and where the initial model reads what was said. Others wait but once: T of
+    # the reward, what counts as long, follows from the first dialogues of all questions.
+    together = settings.repetitions if guided or fluent else 1
+    for repetition in range(together):
+        values = _guiding_values(trees, settings, scorer if repetition else None)
+        opened = [
+            _selected(tree, value, repetition, settings, seed)
+            for tree, value in zip(trees, values, strict=True)
+        ]
+        states = [state for _, own in opened for state in own]
+        dialogues = play(engine, system, states, settings.temperature, top_p=settings.top_p)
+        if token_scale is None:
+            tokens = [dialogue.tokens for dialogue in dialogues]
+            token_scale = max(1.0, float(np.percentile(tokens, 80)))
+        worst = worst_losses(initial, dialogues) if fluent else [None] * len(dialogues)
+        places = [
+            (tree, node) for tree, (node, own) in zip(trees, opened, strict=True) for _ in own
+        ]
+        for place, dialogue, loss in zip(places, dialogues, worst, strict=True):
+            add(*place, dialogue, loss)
+    if together < settings.repetitions:
+        _grow(engine, system, trees, range(together, settings.repetitions), settings, seed, add)
     return trees
 
 
@@ -275,24 +365,19 @@ def _grow(
     engine: Engine,
     system: System,
     trees: list[Tree],
-    values: list[np.ndarray],
     repetitions: range,
     settings: SearchSettings,
     seed: object,
     add: Callable[[Tree, int, Dialogue], None],
 ) -> None:
-    """Some repetitions of every tree. A tree goes on as soon as its own dialogues have ended: the
-    engine's batch stays full.
-
-    Args:
-        values: of each tree's nodes, for the first of the repetitions; the next ones go by
-            Q-values.
-    """
+    """Some repetitions of every tree, by Q-values. A tree goes on as soon as its own dialogues have
+    ended: the engine's batch stays full."""
     owner: list[tuple[int, int, int]] = []  # tree, repetition and selected node of every state
     ended: list[dict[int, Dialogue]] = [{} for _ in trees]
 
-    def begin(number: int, repetition: int, value: np.ndarray) -> list[State]:
-        node, states = _selected(trees[number], value, repetition, settings, seed)
+    def begin(number: int, repetition: int) -> list[State]:
+        tree = trees[number]
+        node, states = _selected(tree, _q_values(tree), repetition, settings, seed)
         owner.extend([(number, repetition, node)] * len(states))
         return states
 
@@ -307,13 +392,9 @@ def _grow(
         ended[number] = {}
         if repetition + 1 not in repetitions:
             return []
-        return begin(number, repetition + 1, _q_values(trees[number]))
+        return begin(number, repetition + 1)
 
-    first = [
-        state
-        for number, value in enumerate(values)
-        for state in begin(number, repetitions.start, value)
-    ]
+    first = [state for number in range(len(trees)) for state in begin(number, repetitions.start)]
     play(engine, system, first, settings.temperature, then=then, top_p=settings.top_p)
 
 
@@ -324,21 +405,26 @@ def _q_values(tree: Tree) -> np.ndarray:
 def _guiding_values(
     trees: list[Tree], settings: SearchSettings, scorer: NodeScorer | None
 ) -> list[np.ndarray]:
-    """Q-values, influence, or the sum of both after each was scaled to unit spread over all
-    trees."""
+    """What steers the selection, [nodes] of each tree: Q-values, influence, or both.
+
+    Influence is put on the scale of the Q-values: standardised, times their standard deviation over
+    the same nodes, those of all trees that have a score. So one `softmax_temperature` means the
+    same for each guide. Of both it is the sum over sqrt(2), which keeps that scale where they do
+    not correlate. Without a scorer, before the first dialogues, all values are Q.
+    """
     q = [_q_values(tree) for tree in trees]
     if settings.guide == "q" or scorer is None:
         return q
     scored = scorer(trees)
-    known = np.array([value for tree in scored for value in tree.values()])
-    mean, spread = (known.mean(), known.std() or 1.0) if len(known) else (0.0, 1.0)
+    known = np.array([score for scores in scored for score in scores.values()])
+    theirs = np.array([v[i] for v, scores in zip(q, scored, strict=True) for i in scores])
+    mean, scale = 0.0, 0.0
+    if len(known) and known.std() > 0:
+        mean, scale = known.mean(), theirs.std() / known.std()
     influence = [
-        np.array([(s.get(i, mean) - mean) / spread for i in range(len(t.nodes))])
-        for s, t in zip(scored, trees, strict=True)
+        np.array([(scores.get(i, mean) - mean) * scale for i in range(len(values))])
+        for scores, values in zip(scored, q, strict=True)
     ]
     if settings.guide == "influence":
         return influence
-    every = np.concatenate(q)
-    return [
-        i + (v - every.mean()) / (every.std() or 1.0) for i, v in zip(influence, q, strict=True)
-    ]
+    return [(i + values) / np.sqrt(2) for i, values in zip(influence, q, strict=True)]

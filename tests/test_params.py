@@ -186,8 +186,8 @@ TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meanin
     "search.merge_distance world.harmful.share dpo.nll_weight iterations.gamma fidelity.subsets "
     "fidelity.race_pairs fidelity.use_seeds fidelity.first_use_seed web.snippet_words",
     "-1": "search.token_weight search.fluency_weight pairs.min_value sft.min_reward",
-    "True": "model.eager model.compile sft.gradient_checkpointing dpo.gradient_checkpointing "
-    "web.replay",
+    "True": "model.eager model.compile pairs.upper_half sft.gradient_checkpointing "
+    "dpo.gradient_checkpointing web.replay",
     "[2, 1]": "testing.temperatures",
     "'x'": "profile model.path data.data_dir world.questions web.model web.site web.cache "
     "web.judge_url web.judge_model",

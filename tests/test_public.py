@@ -336,7 +336,7 @@ def test_set_and_dataset_change_the_parameters():
     assert (
         params.search.repetitions == 3
         and params.tasks == ["debate"]
-        and params.search.max_depth == 3
+        and params.search.max_depth == 10
     )
     params = load_params("llama3-8b", (), "triviaqa")
     assert (params.profile, params.tasks, params.data.exchange) == (

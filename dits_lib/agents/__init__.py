@@ -9,7 +9,14 @@ from .debate import Debate
 from .deep_search import DeepSearch, web_system
 from .exchange import Exchange
 from .parsing import parsing_counts
-from .rendering import message_ids, prompt_and_prefix, prompt_ids, rendered_turns, reply_ids
+from .rendering import (
+    lead_in_ids,
+    message_ids,
+    prompt_and_prefix,
+    prompt_ids,
+    rendered_turns,
+    reply_ids,
+)
 from .task import Task, World
 
 TASK_MODULES = (
@@ -58,6 +65,7 @@ __all__ = [
     "end_of_turn",
     "finish",
     "frames_of",
+    "lead_in_ids",
     "make_system",
     "message_ids",
     "parse_answer",

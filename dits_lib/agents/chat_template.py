@@ -165,6 +165,29 @@ def opens_thought(tokenizer) -> bool:
     return begun.rfind(OPENS) > begun.rfind(CLOSES)
 
 
+@lru_cache(maxsize=16)
+def lead_in(tokenizer) -> str:
+    """What the template writes before an assistant's message that stands alone, up to where its
+    reply begins; at least one token.
+
+    Where a template takes no such chat, or writes nothing there, it is what asks for a reply to a
+    user's message, behind the token by which a text begins; else the token that ends a turn.
+    """
+    user = [{"role": "user", "content": _PROBE[1]}]
+    before, _, asks = _applied(tokenizer, user, True).partition(_PROBE[1])
+    try:
+        alone = _applied(tokenizer, [{"role": "assistant", "content": _PROBE[2]}], False)
+    except ChatTemplateError:
+        alone = ""
+    begun, found, _ = alone.partition(_PROBE[2])
+    if found and begun.strip():
+        return begun + (asks[asks.rfind(OPENS) :] if opens_thought(tokenizer) else "")
+    closed = _applied(tokenizer, user, False).partition(_PROBE[1])[2]
+    start = tokenizer.bos_token or ""
+    begun = (start if before.startswith(start) else "") + asks.removeprefix(closed)
+    return begun if begun.strip() else tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
+
+
 def spoken(tokenizer, ids: tuple[int, ...], text: str) -> str:
     """What a reply says aloud: its text without what stands in `<think>`; nothing for a thought
     that never ends.

@@ -7,7 +7,14 @@ from functools import lru_cache
 from ..tasks.base import Question
 from ..tasks.thoughts import CLOSES
 from .base import System, Turn
-from .chat_template import ChatTemplateError, control_text, end_of_turn, opens_thought, render
+from .chat_template import (
+    ChatTemplateError,
+    control_text,
+    end_of_turn,
+    lead_in,
+    opens_thought,
+    render,
+)
 
 
 @lru_cache(maxsize=200_000)
@@ -32,6 +39,12 @@ def _system_ids(tokenizer, messages: tuple[tuple[str, str], ...]) -> tuple[int, 
 def message_ids(tokenizer, text: str) -> tuple[int, ...]:
     """Token ids of a prompt of one user message."""
     return _encode(tokenizer, (("user", text),))
+
+
+def lead_in_ids(tokenizer) -> tuple[int, ...]:
+    """Token ids that stand before an agent's reply when it is read alone, as the first message of a
+    chat."""
+    return tuple(tokenizer(lead_in(tokenizer), add_special_tokens=False)["input_ids"])
 
 
 def prompt_ids(

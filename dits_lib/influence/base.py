@@ -90,6 +90,8 @@ class ScoringContext:
         alpha: share of the pairs that will be kept: estimators that spend their questions around
             the cut need it.
         loss: whose gradient is the step; by default that of params/micro.yaml.
+        initial: the model before any training, for the reward of those trees where
+            `search.fluency_weight` is not 0.
     """
 
     engine: Engine
@@ -101,6 +103,7 @@ class ScoringContext:
     pairs: PairSettings = field(default_factory=PairSettings)
     alpha: float = field(default_factory=lambda: defaults("selection")["alpha"])
     loss: DPOLoss = field(default_factory=DPOLoss)
+    initial: Engine | None = None
 
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
@@ -289,6 +292,8 @@ class Estimator:
         holds_all_gradients: whether it keeps the gradients of all pairs at once (memory).
         columns_are_questions: whether a part of its table's columns is a scoring on fewer
             questions.
+        scores_alone: whether a pair's score is the same whichever pairs are scored with it. The
+            guide of a search needs that.
         unit: of its values: a `change` (of the metric, of a likelihood, of a loss) that the step
             makes, or its `derivative`, the change divided by the step size.
     """
@@ -303,6 +308,7 @@ class Estimator:
     needs_spread: bool = False
     holds_all_gradients: bool = False
     columns_are_questions: bool = True
+    scores_alone: bool = True
     unit: Literal["change", "derivative"] = "change"
 
     def divisor(self, step_size: float) -> float:

@@ -92,6 +92,7 @@ def _check_influence(p: Params) -> None:
     for name, options in p.influence.options.items():
         _check_options(name, options)
     _check_nucleus(p)
+    _check_guide(p)
     if p.influence.temperature > 0:
         return
     for key, names in _estimators_named(p).items():
@@ -111,6 +112,17 @@ def _check_nucleus(p: Params) -> None:
                 f"{key} names tree_policy_gradient, whose dialogues must be sampled from all "
                 f"tokens, but search.top_p is {p.search.top_p:g}: set that to 1, or leave it out"
             )
+
+
+def _check_guide(p: Params) -> None:
+    """A search scores the pairs of its trees as they come."""
+    named = p.influence.estimator
+    if p.search.guide != "q" and not ESTIMATORS[named].scores_alone:
+        allowed = ", ".join(name for name, record in ESTIMATORS.items() if record.scores_alone)
+        raise ValueError(
+            f"search.guide is {p.search.guide}, which scores pairs as they come, but "
+            f"influence.estimator is {named}, which scores them together; allowed: {allowed}"
+        )
 
 
 def _estimators_named(p: Params) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ from ..influence import (
 )
 from ..influence.base import check_scores
 from ..influence.estimators.dpo_loss import dpo_loss_influence
-from ..influence.estimators.one_step import one_step_influence
+from ..influence.guide import InfluenceGuide
 from ..pairs import Pair, best_dialogues, extract_pairs
 from ..rollout import sample_dialogues
 from ..search import Tree, tree_search
@@ -45,7 +45,6 @@ from .store import (
     Store,
     StoreError,
     checksum,
-    code_version,
     read_rows,
     write_json,
     write_jsonl,
@@ -204,9 +203,26 @@ class Pipeline:
         artifact = self.store.get(stage, spec, with_room)
         return ModelRef(str(artifact.path / "model"), artifact.key)
 
-    def search(self, model: ModelRef, split: str, count: int, seed: int, skip: int = 0) -> Artifact:
-        """Trees, preference pairs and SFT rows of `count` questions."""
-        p = self.params
+    def search(
+        self,
+        model: ModelRef,
+        split: str,
+        count: int,
+        seed: int,
+        skip: int = 0,
+        step_size: float | None = None,
+    ) -> Artifact:
+        """Trees, preference pairs and SFT rows of `count` questions.
+
+        Args:
+            step_size: of the influence that guides the search; without such a guide it decides
+                nothing. None is the middle of `influence.step_sizes`: before the first search there
+                are no pairs to choose it by (`step_size`).
+
+        Raises:
+            ScoreError: when the guide's scores tell no pairs apart.
+        """
+        p, base = self.params, self.base_model()
         spec = {
             "model": model.key,
             "questions": [self.task, split, count, seed, skip, self._data_key()],
@@ -214,55 +230,78 @@ class Pipeline:
             "pairs": p.pairs.model_dump(),
             "min_reward": p.sft.min_reward,
         }
-        guided = p.search.guide != "q"
-        # The last validation questions guide; they serve nothing else.
-        guides = questions_needed(p)["validation"] - p.influence.validation_questions
+        fluent, guided = p.search.fluency_weight != 0, p.search.guide != "q"
+        if fluent:
+            spec["initial"] = base.key
+        if guided and step_size is None:
+            step_size = p.influence.step_sizes[len(p.influence.step_sizes) // 2]
         if guided:
-            influence = p.influence.model_dump(exclude={"options", "estimator"})
-            code = code_version("score", _ONE_STEP)
-            spec |= {"influence": influence, "guided_by": guides, "code": code}
-            spec |= {"loss": self.loss.key()}
+            spec |= self._guide_spec(step_size)
 
         def make(folder: Path) -> dict:
             engine, questions = self.engine(model), self.questions(split, count, seed, skip)
             self._check_words(engine.tokenizer, questions)
-            scorer = self._node_scorer(engine, seed, guides) if guided else None
-            trees = tree_search(engine, self.system, questions, p.search, seed, scorer)
-            limits = p.pairs.min_value, p.pairs.min_gap
+            initial = (engine if model.key == base.key else self.engine(base)) if fluent else None
+            guide = self._node_scorer(engine, initial, seed, step_size) if guided else None
+            trees = tree_search(engine, self.system, questions, p.search, seed, guide, initial)
+            if guide:
+                self._check_guide(guide, seed)
+            limits = p.pairs.min_value, p.pairs.min_gap, p.pairs.upper_half
             pairs = extract_pairs(engine.tokenizer, self.system, trees, *limits)
             write_jsonl(folder / "trees.jsonl", (tree.to_json() for tree in trees))
             write_jsonl(folder / "pairs.jsonl", (pair.to_json() for pair in pairs))
             write_jsonl(folder / "sft.jsonl", best_dialogues(trees, p.sft.min_reward))
-            return vars(engine.usage)
+            return _usage_of(engine, initial)
 
-        return self.store.get("search", spec, make)
+        code = (f"influence/estimators/{p.influence.estimator}.py", "influence/guide.py")
+        return self.store.get("search", spec, make, code if guided else ())
 
-    def _node_scorer(self, engine: Engine, seed: int, skip: int):
-        """Influence of every state's current pair, for the guided search; each pair is scored once.
+    def _guide_spec(self, step_size: float) -> dict:
+        """What decides the scores of a search's guide."""
+        p, record = self.params, ESTIMATORS[self.params.influence.estimator]
+        count = p.influence.validation_questions
+        return {
+            "estimator": record.name,
+            "step": step_size,
+            "settings": record.key(p.influence, self.loss),
+            "guided_by": [count, self._guide_skip()],
+        }
 
-        The step size is the middle of `step_sizes`: no pairs exist yet to choose it by. The
-        validation questions are others than those that score the pairs afterwards.
-        """
-        influence, known = self.params.influence, {}
-        count = influence.validation_questions
-        questions = self.questions("validation", count, seed, skip)
-        size = influence.step_sizes[len(influence.step_sizes) // 2]
+    def _guide_skip(self) -> int:
+        """The last validation questions guide; they serve nothing else."""
+        return questions_needed(self.params)["validation"] - (
+            self.params.influence.validation_questions
+        )
 
-        def score(trees: list[Tree]) -> list[dict[int, float]]:
-            found = extract_pairs(engine.tokenizer, self.system, trees, float("-inf"), 0.0)
-            keys = {pair.id: (pair.id, pair.chosen_ids, pair.rejected_ids) for pair in found}
-            new = [pair for pair in found if keys[pair.id] not in known]
-            if new:
-                scores = one_step_influence(
-                    engine, self.system, new, questions, size, influence, seed, loss=self.loss
-                )
-                known.update(zip([keys[p.id] for p in new], scores.value.tolist(), strict=True))
-            by_question: dict[str, dict[int, float]] = {}
-            for pair in found:
-                by_question.setdefault(pair.question_id, {})[pair.node] = known[keys[pair.id]]
-            return [by_question.get(tree.question.id, {}) for tree in trees]
+    def _node_scorer(
+        self, engine: Engine, initial: Engine | None, seed: int, step_size: float
+    ) -> InfluenceGuide:
+        """Influence of every state's current pair by the estimator of the parameters, for the
+        guided search. The validation questions are others than those that score the pairs
+        afterwards."""
+        p, record = self.params, ESTIMATORS[self.params.influence.estimator]
+        count = p.influence.validation_questions
+        questions = self.questions("validation", count, seed, self._guide_skip())
+        context = ScoringContext(
+            engine,
+            self.system,
+            step_size,
+            p.influence,
+            None,
+            p.search.changed(guide="q"),
+            p.pairs,
+            p.selection.alpha,
+            self.loss,
+            initial,
+        )
+        return InfluenceGuide(context, record, questions, seed)
 
-        return score
+    def _check_guide(self, guide: InfluenceGuide, seed: int) -> None:
+        """Raises ScoreError, naming task and seed, for a guide whose scores are all alike."""
+        try:
+            guide.check()
+        except ScoreError as error:
+            raise ScoreError(f"{self.task}, seed {seed}: search.guide: {error}") from None
 
     def step_size(self, model: ModelRef, searched: Artifact, seed: int) -> tuple[float, list[dict]]:
         """The influence step chosen by response on development questions, and the table behind
@@ -329,9 +368,14 @@ class Pipeline:
             spec["alpha"] = p.selection.alpha
         if record.grows_trees:
             spec["trees"] = [grown.model_dump(), p.pairs.model_dump()]
+        base = self.base_model()
+        fluent = record.grows_trees and grown.fluency_weight != 0
+        if fluent:
+            spec["initial"] = base.key
 
         def make(folder: Path) -> dict:
             engine = self.engine(model)
+            initial = (engine if model.key == base.key else self.engine(base)) if fluent else None
             context = ScoringContext(
                 engine,
                 self.system,
@@ -342,13 +386,14 @@ class Pipeline:
                 p.pairs,
                 p.selection.alpha,
                 self.loss,
+                initial,
             )
             questions = self.questions("validation", count, seed, skip)
             noise = derive_seed(name, seed, skip)
             # Kept as they come, and checked when they are read: what was played is not lost.
             scores = record.score(context, self.pairs(searched)[:limit], questions, noise)
             write_json(folder / "scores.json", scores.to_json())
-            return vars(engine.usage)
+            return _usage_of(engine, initial)
 
         scored = self.store.get("score", spec, make, (f"influence/estimators/{name}.py",))
         self._check_scores(scored, searched, seed, record.columns_are_questions)
@@ -557,7 +602,12 @@ class Pipeline:
         return [system, asdict(self.params.drawn_world()), own]
 
 
-_ONE_STEP = ("influence/estimators/one_step.py",)
+def _usage_of(engine: Engine, other: Engine | None) -> dict[str, int]:
+    """What an engine has read and written, and another one, if there is one."""
+    total = dict(vars(engine.usage))
+    if other is not None and other is not engine:
+        total = {name: value + getattr(other.usage, name) for name, value in total.items()}
+    return total
 
 
 def read_pairs(searched: Artifact) -> list[Pair]:

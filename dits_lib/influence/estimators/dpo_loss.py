@@ -69,8 +69,9 @@ def dpo_loss(
     """`dpo_loss_influence` as an estimator: the validation pairs come from a search on the
     validation questions."""
     engine, system, before = context.engine, context.system, context.engine.snapshot()
-    grown = tree_search(engine, system, questions, context.search, derive_seed(seed, "trees"))
-    limits = context.pairs.min_value, context.pairs.min_gap
+    noise, initial = derive_seed(seed, "trees"), context.initial
+    grown = tree_search(engine, system, questions, context.search, noise, initial=initial)
+    limits = context.pairs.min_value, context.pairs.min_gap, context.pairs.upper_half
     validation = extract_pairs(engine.tokenizer, system, grown, *limits)
     scores = dpo_loss_influence(
         engine,

@@ -177,5 +177,10 @@ def effort(amount: Amount) -> Effort:
 
 
 ESTIMATOR = Estimator(
-    "group_design", group_design, effort, options=GroupOptions, holds_all_gradients=True
+    "group_design",
+    group_design,
+    effort,
+    options=GroupOptions,
+    holds_all_gradients=True,
+    scores_alone=False,
 )

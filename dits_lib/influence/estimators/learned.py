@@ -162,4 +162,4 @@ def effort(amount: Amount) -> Effort:
     return one_step_effort(some) + Effort(gradient_rows=2 * amount.pairs)
 
 
-ESTIMATOR = Estimator("learned", learned, effort, options=LearnedOptions)
+ESTIMATOR = Estimator("learned", learned, effort, options=LearnedOptions, scores_alone=False)

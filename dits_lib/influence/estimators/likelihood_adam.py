@@ -42,4 +42,5 @@ ESTIMATOR = Estimator(
     uses=SAMPLES_POLICY,
     needs_spread=True,
     holds_all_gradients=True,
+    scores_alone=False,
 )

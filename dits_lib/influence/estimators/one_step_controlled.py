@@ -99,4 +99,5 @@ ESTIMATOR = Estimator(
     uses=(*PLAYS, "policy_samples"),
     needs_spread=True,
     columns_are_questions=False,
+    scores_alone=False,
 )

@@ -50,4 +50,4 @@ def effort(amount: Amount) -> Effort:
     return Effort(stepped_dialogues=plays, gradient_rows=2 * (amount.searched + amount.pairs))
 
 
-ESTIMATOR = Estimator("one_step_question", one_step_question, effort)
+ESTIMATOR = Estimator("one_step_question", one_step_question, effort, scores_alone=False)

@@ -123,4 +123,5 @@ ESTIMATOR = Estimator(
     uses_alpha=True,
     holds_all_gradients=True,
     columns_are_questions=False,
+    scores_alone=False,
 )

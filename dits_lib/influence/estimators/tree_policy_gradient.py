@@ -20,7 +20,8 @@ def tree_policy_gradient(
     them, and a parent's Q holds the child's own dialogues.
     """
     engine, before, settings = context.engine, context.engine.snapshot(), context.search
-    trees = tree_search(engine, context.system, questions, settings, derive_seed(seed, "trees"))
+    noise, initial = derive_seed(seed, "trees"), context.initial
+    trees = tree_search(engine, context.system, questions, settings, noise, initial=initial)
     rows, temperature = tree_rows(trees), settings.temperature
     return advantage_scores(
         "tree_policy_gradient", context, pairs, len(questions), rows, before, seed, temperature

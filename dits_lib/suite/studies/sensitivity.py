@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...influence import ESTIMATORS
+from ...pairs import upper_half_of
 from ...selection import combined_score, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
@@ -21,12 +22,15 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
     """One row for each setting and value.
 
     The pairs of all filters come from one search: that of the loosest filter, of which a stricter
-    one keeps a part. What guides the search is changed in searches of their own.
+    one keeps a part, before the upper half of each tree is taken. What guides the search is changed
+    in searches of their own.
     """
     s, p = params.sensitivity, params
     pipeline = Pipeline(params, task)
     loose = p.pairs.changed(
-        min_value=min(s.min_value + [p.pairs.min_value]), min_gap=min(s.min_gap + [p.pairs.min_gap])
+        min_value=min(s.min_value + [p.pairs.min_value]),
+        min_gap=min(s.min_gap + [p.pairs.min_gap]),
+        upper_half=False,
     )
     model, _ = sft_stage(pipeline, seed)
     size, _ = step_size_of(pipeline)
@@ -49,7 +53,10 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
     def passing(
         min_value: float = p.pairs.min_value, min_gap: float = p.pairs.min_gap
     ) -> np.ndarray:
-        return np.flatnonzero((q_value > min_value) & (gap > min_gap))
+        own = np.flatnonzero((q_value > min_value) & (gap > min_gap))
+        if not p.pairs.upper_half:
+            return own
+        return own[np.array(upper_half_of([pairs[i] for i in own]), dtype=int)]
 
     base = passing()
     known: dict[tuple, dict] = {}
