@@ -10,7 +10,14 @@ import pytest
 from scipy import stats
 
 from dits_lib.commands.claims import claims_page
-from dits_lib.report import Comparison, Report, correlation, joint_level, paired
+from dits_lib.report import (
+    Comparison,
+    Report,
+    correlation,
+    joint_level,
+    mean_correlation,
+    paired,
+)
 from dits_lib.report.claims import (
     CONTRADICTED,
     NO_VALUE,
@@ -465,3 +472,13 @@ def test_the_committed_results_can_be_read():
     assert text.startswith("# The paper's claims, over all results")
     for folder in (path.parent for path in (ROOT / "results").glob("*/index")):
         assert f"{folder.name}" in text
+
+
+def test_the_mean_correlation_of_seeds_is_one_on_fishers_scale():
+    found = mean_correlation("debate", "x", [0.1, NAN, 0.5, 0.3])
+    z = np.arctanh([0.1, 0.5, 0.3])
+    reference = stats.ttest_1samp(z, 0).confidence_interval(0.95)
+    assert found.estimate == pytest.approx(math.tanh(z.mean())) and found.count == 3
+    expected = {"low": math.tanh(reference.low), "high": math.tanh(reference.high)}
+    assert found.interval(0.95) == pytest.approx(expected)
+    assert mean_correlation("debate", "x", [0.1, NAN]).verdict(0.95) == NO_VALUE

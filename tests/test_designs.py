@@ -491,3 +491,32 @@ def test_leaving_a_family_out_by_hand():
     own, other = left_out_rows(jobs, truths)
     assert own["low"] > 0.09 and other["high"] < -0.09 and own["one_step"] > 0 > other["one_step"]
     assert own["pairs"] == int((true > 0).sum())
+
+
+def test_the_lds_as_a_comparison_supports_nothing_where_the_metric_does_not_repeat():
+    from dits_lib.suite.studies.influence_fidelity import lds_comparison
+
+    rng = np.random.default_rng(2)
+    true, jobs = planted_jobs()
+    kept = [rng.permutation(60)[:30] for _ in range(40)]
+
+    def found(signal, estimator, lower, upper):
+        truths = [
+            {
+                "task": "exchange",
+                "kind": "half",
+                "kept": rows,
+                "metric": signal * true[rows].mean() + 0.1 * rng.normal(size=200),
+            }
+            for rows in kept
+        ]
+        row = {r["estimator"]: r["rho"] for r in lds_rows(jobs, truths)}
+        comparison = lds_comparison(jobs, truths, "exchange", estimator, lower, upper)
+        assert comparison.estimate == pytest.approx(row[estimator]) and comparison.count == 40
+        return comparison
+
+    sure = found(1.0, "one_step", float("-inf"), 0.2)
+    assert sure.noisy == "" and sure.verdict(0.95) == "contradicted"
+    assert found(1.0, "q_value", -0.9, 0.9).verdict(0.95) == "supported"
+    noise = found(0.0, "q_value", -0.9, 0.9)
+    assert noise.noisy and noise.verdict(0.95) == "not decided at this size"

@@ -231,7 +231,7 @@ def test_imports_run_one_way(path):
             assert order.index(name) <= order.index(own), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("name", ["run", "estimators", "gpu", "faults"])
+@pytest.mark.parametrize("name", ["run", "estimators", "gpu", "faults", "intervals"])
 def test_benchmarks_can_be_imported(name):
     """They are run by hand, so that nothing else would notice a name that moved."""
     command = [sys.executable, "-c", f"import benchmarks.{name}"]

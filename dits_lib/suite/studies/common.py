@@ -107,13 +107,19 @@ def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
     return pipeline.step_size(model, pair_stage(pipeline, model, seed), seed)
 
 
-def asked(params: Params, task: str, seeds: int) -> list[list[int]]:
+def asked(params: Params, task: str, seeds: int, first: int | None = None) -> list[list[int]]:
     """For each seed what tells its test questions apart: seeds share questions where they draw
-    from one pool, as those of public data do, and of the micro web, whose ids name the seed."""
+    from one pool, as those of public data do, and of the micro web, whose ids name the seed.
+
+    Args:
+        seeds: how many.
+        first: the first of them; None: that of the parameters.
+    """
     pipeline, count = Pipeline(params, task), params.sizes.test_questions
+    start = params.seed if first is None else first
     return [
         [derive_seed(repr((q.text, q.answers, sorted(q.views.items())))) for q in questions]
-        for questions in (pipeline.questions("test", count, s) for s in seeds_of(params, seeds))
+        for questions in (pipeline.questions("test", count, start + i) for i in range(seeds))
     ]
 
 

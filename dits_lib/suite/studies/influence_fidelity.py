@@ -20,6 +20,7 @@ from ...influence import (
 )
 from ...influence.estimators.one_step_controlled import controlled
 from ...influence.estimators.racing import race
+from ...report import Comparison, correlation
 from ...selection import top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_scores
@@ -407,6 +408,26 @@ def lds_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
     return rows
 
 
+def lds_comparison(
+    jobs: list[dict], truths: list[dict], task: str, estimator: str, lower: float, upper: float
+) -> Comparison:
+    """The linear datamodelling score of an estimator, or of `q_value`, as a comparison, claimed to
+    lie between `lower` and `upper`. It supports nothing where the metrics themselves do not repeat
+    between the two halves of the test questions."""
+    halves = [t for t in truths if t["task"] == task and t["kind"] == "half"]
+    measured, odd, even = (
+        [np.mean(t["metric"][start::step]) for t in halves]
+        for start, step in ((0, 1), (0, 2), (1, 2))
+    )
+    scores = pooled_scores(jobs, task)[estimator].value
+    predicted = [scores[t["kept"]].mean() for t in halves]
+    again = correlation(task, "repeatability", odd, even).interval(0.95)
+    noisy = "" if again["low"] > 0 else "the metric of the halves does not repeat"
+    name = f"{estimator} of a half with the metric after training on it (LDS)"
+    bounds = {"lower": lower, "upper": upper, "noisy": noisy}
+    return correlation(task, name, predicted, measured, **bounds)
+
+
 def left_out_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
     """Leave one family out: the metric with all pairs minus that without the family (paired by test
     question, 95 % interval), and the mean score of the family's pairs by every estimator, in
@@ -464,12 +485,14 @@ def use_job(params: Params, task: str, seed: int) -> dict:
         arms["sound alone"] = np.flatnonzero(~harmful)
     models = {"sft": model}
     models |= {name: pipeline.dpo(model, searched, kept, seed) for name, kept in arms.items()}
+    metric = {name: pipeline.evaluate(m, seed) for name, m in models.items()}
     return {
         "task": task,
         "seed": seed,
         "pairs": len(pairs),
         "harmful": float(harmful.mean()),
-        "metric": {name: float(pipeline.evaluate(m, seed).mean()) for name, m in models.items()},
+        "metric": {name: float(values.mean()) for name, values in metric.items()},
+        "by_question": {name: values.tolist() for name, values in metric.items()},
         "artifact": {name: pipeline.evaluation(m, seed).name for name, m in models.items()},
         "harmful_kept": {name: float(harmful[kept].mean()) for name, kept in arms.items()},
         "auc": {name: auc(value, harmful) for name, value in values.items()},
