@@ -719,6 +719,27 @@ def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys, monkey
     assert lengths(params, "deep_search").longest < params.model.max_length
 
 
+def test_the_plan_of_the_8b_profile_fits_the_machine_it_is_meant_for(capsys, monkeypatch):
+    """Llama-3-8B's own sizes on an H100, for every data set."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    size = size_of(config)
+    assert size.parameters == pytest.approx(8.03e9, rel=0.01)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1e12))
+    for name, data in PUBLIC.items():
+        if data.task != "deep_search":
+            assert report(load_params("llama3-8b", (), name), size, "h100") == 0
+    assert "80 GB" in capsys.readouterr().out
+
+
 def test_the_plan_names_a_model_that_is_not_there(capsys):
     assert main(["--profile", "smollm2", "--set", "model.path=models/none"]) == 2
     assert "no such model folder" in capsys.readouterr().err
