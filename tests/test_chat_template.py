@@ -11,13 +11,14 @@ from dits_lib.agents import (
     Turn,
     check_chat_template,
     end_of_turn,
+    lead_in_ids,
     make_system,
     prompt_ids,
     reply_ids,
     spoken,
     stop_ids,
 )
-from dits_lib.agents.chat_template import knows_system, opens_thought, render
+from dits_lib.agents.chat_template import knows_system, lead_in, opens_thought, render
 from dits_lib.engines import ModelError, Request, TransformersEngine
 from dits_lib.rollout import State, play
 from dits_lib.tasks import Question
@@ -87,6 +88,30 @@ def test_a_turn_ends_where_the_template_ends_it(name):
     assert TransformersEngine(model, tokenizer).stops.tolist() == stop_ids(
         tokenizer, model.generation_config
     )
+
+
+THINKS = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (ENDS["chatml"][0], "<|im_start|>assistant\n"),
+        (ENDS["llama3"][0], "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+        (ENDS["plain"][0], "<|assistant|>\n"),
+        # These take no chat that the assistant begins: a prompt for a reply, without the question.
+        (ENDS["gemma"][0].replace("== 'system'", "!= 'user'"), "<s><start_of_turn>model\n"),
+        (ENDS["mistral"][0], "<s>"),  # nothing but the question stands before a reply
+        (THINKS, "<|im_start|>assistant\n<think>\n"),  # a reply begins inside a thought
+        ("{{ messages[-1].content }}{{ eos_token }}", "</s>"),  # writes nothing at all
+    ],
+)
+def test_what_stands_before_a_reply_that_is_read_alone(template, expected):
+    tokenizer = tokenizer_of(template)
+    tokenizer.bos_token = "<s>" if "<s>" in expected else None
+    assert lead_in(tokenizer) == expected
+    ids = lead_in_ids(tokenizer)
+    assert ids and tokenizer.decode(ids) == expected
 
 
 @pytest.mark.parametrize("name", ENDS)

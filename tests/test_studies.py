@@ -7,6 +7,7 @@ import pytest
 from dits_lib.engines import derive_seed
 from dits_lib.influence import rank_correlation
 from dits_lib.report.stats import mean_interval
+from dits_lib.search import Tree
 from dits_lib.selection import combined_score, select_arm, top_share
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
@@ -14,6 +15,7 @@ from dits_lib.suite.studies import iterations, selection_ablation
 from dits_lib.suite.studies.budget_scaling import at_budget
 from dits_lib.suite.studies.common import epoch_steps, sft_stage
 from dits_lib.suite.studies.iterations import iterations_job
+from dits_lib.suite.studies.rollout import selection_row
 from dits_lib.suite.studies.selection_ablation import (
     ablation_job,
     arm_job,
@@ -21,7 +23,7 @@ from dits_lib.suite.studies.selection_ablation import (
     by_seed,
     loss_correlations,
 )
-from dits_lib.tasks import DataError
+from dits_lib.tasks import DataError, Question
 
 
 @pytest.fixture
@@ -127,3 +129,12 @@ def test_runs_that_have_no_value_are_left_out_of_an_interval():
 def test_a_correlation_of_one_question_has_no_interval():
     found = rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]), groups=[0, 0, 0])
     assert found["rho"] == pytest.approx(0.5) and np.isnan(found["low"]) and np.isnan(found["high"])
+
+
+def test_what_a_search_selected_is_counted_by_hand():
+    question = Question("q", "", ("x",), {}, {})
+    trees = [Tree(question, selected=[0, 3, 0, 0]), Tree(question, selected=[0, 1, 2, 5])]
+    expected = {"selections": 4.0, "distinct": 3.0, "root_again": 2 / 6, "pairs": 1.5}
+    assert selection_row(trees, 3) == pytest.approx(expected)
+    once = selection_row([Tree(question, selected=[0])], 0)
+    assert np.isnan(once["root_again"]) and once["distinct"] == 1
