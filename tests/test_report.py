@@ -377,11 +377,20 @@ def test_regimes_are_read_off_the_tables(tmp_path):
             ("full", "random", 0.0, -0.1, 0.1),
             ("sft", "random", 0, 0, 0),
         ]
-        pd.DataFrame(
+        table_of = pd.DataFrame(
             [("exchange", *row, 5) for row in rows],
             columns=["task", "arm", "minus", "mean", "low", "high", "n"],
-        ).to_csv(tmp_path / name / "tables" / f"{table}.csv", index=False)
+        )
+        if name == "a":  # notebook 03 trains arms for equal epochs too
+            again = table_of[table_of["arm"] == "gamma_0"].assign(equal="epochs", mean=0.2)
+            table_of = pd.concat([table_of.assign(equal="steps"), again])
+        table_of.to_csv(tmp_path / name / "tables" / f"{table}.csv", index=False)
     found = regimes(tmp_path)
+    assert len(found[found["equal"] == "epochs"]) == 1
+    assert found[found["equal"] == "epochs"]["mean"].tolist() == [0.2]
+    figure = regime_figure(found)
+    assert [len(axis.containers) for axis in figure.axes] == [3, 3]
+    found = found[found["equal"] == "steps"]
     assert list(found["decided"]) == ["better", "worse", "not decided"] * 2 and list(found["arm"])[
         :2
     ] == ["one_step", "q_value"]

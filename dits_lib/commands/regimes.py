@@ -5,8 +5,9 @@
 Reads `tables/03_differences.csv`, `tables/06_use_differences.csv` and `tables/08_differences.csv`
 of every profile's folder of `results/` (those of changed parameters are left out), with the
 parameters that they ran with, and writes `results/regimes`: one row for each regime (task, planted
-harm, strength of DPO, NLL term), arm and what it is held against, with the 95 % interval over seeds
-and what it decides. Nothing is trained or sampled here.
+harm, strength of DPO, NLL term), arm, what it is held against and what is equal in training
+(optimiser steps or epochs), with the 95 % interval over seeds and what it decides. The figure shows
+equal steps. Nothing is trained or sampled here.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def regime_of(params: dict, task: str) -> str:
 
 
 def regimes(results: Path) -> pd.DataFrame:
-    """Columns task, regime, results (the folder), V (of the arm's scores), arm, minus, mean, low,
-    high, n, decided."""
+    """Columns task, regime, results (the folder), arm, V (of the arm's scores), equal (steps or
+    epochs), minus, mean, low, high, n, decided."""
     rows = []
     for folder in sorted(path.parent for path in results.glob("*/params.yaml")):
         if is_of_changes(folder):
@@ -87,6 +88,7 @@ def regimes(results: Path) -> pd.DataFrame:
                             "results": folder.name,
                             "arm": arm,
                             "V": use.get(arm),
+                            "equal": getattr(row, "equal", "steps"),
                             "minus": row.minus,
                             "mean": row.mean,
                             "low": row.low,
@@ -99,12 +101,12 @@ def regimes(results: Path) -> pd.DataFrame:
 
 
 def regime_figure(rows: pd.DataFrame):
-    """Each arm minus a random half, one panel a task and regime, one line a task."""
+    """Each arm minus a random half at equal steps, one panel a task and regime, one line a task."""
     import matplotlib.pyplot as plt
 
     from ..report import figures  # noqa: F401 (sets the theme)
 
-    shown = rows[rows["minus"] == "random"]
+    shown = rows[(rows["minus"] == "random") & (rows["equal"] == "steps")]
     kinds = {
         task: list(dict.fromkeys(part["regime"]))
         for task, part in shown.groupby("task", sort=False)
