@@ -109,18 +109,19 @@ seed's mean over its {count} questions: 0 where seeds differ by their questions 
 **t over the seeds' means** holds its level at every ratio. A **mixed model** with a random
 intercept for seeds (REML; in a balanced design its variance is the larger of the mean square
 between seeds and the pooled one) with normal quantiles, as statsmodels gives them, falls short of
-it. With quantiles of t (seeds - 1 degrees of freedom, or those of all answers where it finds no
-variance between seeds) it is too sure at 99 %, the kind of level that joint intervals need,
-between the extremes.
+it as soon as seeds differ. With quantiles of t (seeds - 1 degrees of freedom, or those of all
+answers where it finds no variance between seeds) it is wider than t where seeds do not differ,
+and too sure where they differ a little: with three seeds at 95 %, with up to seven at 99 %, the
+kind of level that joint intervals need.
 
-Nothing narrower can be had. Let the variance of a seed's mean be T, known to be at least v, with
-S seeds, d = S - 1, t the quantile of Student's t, and r the estimate of T. Take any interval mean
-+- h(r), and compare with h(r) = t sqrt(r / S). Coverage is concave in h, and its derivative in
-h(r) at the variance T (1 + t^2 / d) is proportional to r^(d/2 - 1) exp(-r d / 2T), which is the
-density of r at the variance T. So what leaves the coverage at T (1 + t^2 / d) where it is does
-not shorten the mean of h at T: an interval that is narrower on average at one variance misses its
-level at another. Knowing v, which is all that the answers to single questions tell, changes
-nothing of it, for T (1 + t^2 / d) is above v too. What gives power is more seeds (t falls from
+Nothing narrower can be had. Let the variance of a seed's mean be T, with S seeds, d = S - 1, t
+the quantile of Student's t, and r the estimate of T. Take any interval mean +- h(r), and compare
+it with h(r) = t sqrt(r / S). Coverage is concave in h, and at that h its derivative in h(r), at
+the variance T (1 + t^2 / d), is proportional to r^(d/2 - 1) exp(-r d / 2T), which is the density
+of r at the variance T. So an interval whose coverage at T (1 + t^2 / d) is no smaller has a mean
+width at T that is no smaller: one that is narrower on average at any variance misses its level at
+a larger one. That T is at least v, which is all that the answers to single questions tell, rules
+out no larger variance, and so changes nothing. What gives power is more seeds (t falls from
 {t3:.1f} with 3 seeds to {t5:.1f} with 5 and {t10:.1f} with 10; at 99 % from {u3:.1f} to {u5:.1f}
 and {u10:.1f}), and more questions and more runs of a seed, which lower T.
 
@@ -131,10 +132,11 @@ question does to all seeds alike is not in their spread.
 
 {shared}
 
-**t over the seeds' means**, blind to it, is far too sure. **Satterthwaite's** degrees of freedom
-for the sum of the two variances are too sure for three seeds. **Ours** takes each part with its
-own quantile and adds the two as squares; it holds its level, and is a little wide where seeds are
-few and questions matter more. Where nothing is shared it is t.
+**t over the seeds' means**, blind to it, is too sure, the more so with more seeds.
+**Satterthwaite's** degrees of freedom for the sum of the two variances are too sure with three
+seeds, and at 99 % in part with five. **Ours** takes each part with its own quantile and adds the
+two as squares; it holds its level, and is wide where seeds are few and questions matter more.
+Where nothing is shared it is t.
 """
 
 

@@ -258,6 +258,24 @@ def test_intervals_hold_their_level(seeds, of_seeds):
     assert found == pytest.approx(0.95, abs=0.015)
 
 
+def test_no_interval_that_holds_its_level_is_narrower_than_t():
+    """benchmarks/intervals.md: where the coverage of mean +- h(r) at the variance 1 + t^2 / d does
+    not change to first order, neither does the mean of h at the variance 1; and concave coverage
+    makes of it a bound. Here on a grid of r, by differences, for five seeds."""
+    d, seeds = 4, 5
+    t = stats.t.ppf(0.975, d)
+    r = np.linspace(0.05, 8, 60)
+
+    def coverage_at(h, variance):
+        density = stats.chi2.pdf(r * d / variance, d) * d / variance
+        return density * (2 * stats.norm.cdf(h * np.sqrt(seeds / variance)) - 1)
+
+    usual = t * np.sqrt(r / seeds)
+    slope = coverage_at(usual + 1e-5, 1 + t**2 / d) - coverage_at(usual - 1e-5, 1 + t**2 / d)
+    ratio = slope / (stats.chi2.pdf(r * d, d) * d)
+    assert np.ptp(ratio) < 1e-4 * ratio.mean()
+
+
 @pytest.mark.parametrize(("seeds", "pool"), [(3, 50), (5, 50), (5, 100), (10, 50)])
 def test_intervals_hold_their_level_where_seeds_share_questions(seeds, pool):
     """Never less than the level, and with few seeds a little more; without the ids they would lie
