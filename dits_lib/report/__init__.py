@@ -21,7 +21,12 @@ _FIGURES = [
     "tree_figure",
 ]
 __getattr__, _, _ = lazy_loader.attach(
-    __name__, submod_attrs={"book": ["Report"], "figures": _FIGURES}
+    __name__,
+    submod_attrs={
+        "book": ["Report"],
+        "figures": _FIGURES,
+        "summaries": ["seed_means"],
+    },
 )
 
 __all__ = [
@@ -39,6 +44,7 @@ __all__ = [
     "mean_interval",
     "paired",
     "paired_interval",
+    "seed_means",
     "verdict",
     *_FIGURES,
 ]
