@@ -660,7 +660,8 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     work = count_work(params).set_index(["notebook", "stage"])
     # Base, SFT, eight arms (one of two halves), four of them once more for equal epochs, for
     # each task.
-    dialogues = params.ablation.seeds * (2 + 13) * params.sizes.test_questions
+    # Five of them are tested at a second temperature.
+    dialogues = params.ablation.seeds * (2 + 13 + 5) * params.sizes.test_questions
     tokens = sum(
         system.max_turns * system.max_new_tokens / 2
         for system in (TASKS[task].system("micro", {}) for task in params.parts()[0].tasks)

@@ -23,6 +23,7 @@ from dits_lib.suite.studies.selection_ablation import (
     by_seed,
     loss_correlations,
 )
+from dits_lib.suite.studies.temperatures import SHOWN, temperature_job
 from dits_lib.tasks import DataError, Question
 
 
@@ -52,6 +53,17 @@ def test_without_pairs_every_arm_is_the_sft_model(nothing):
     assert all(run["kept"] == 0 == run["drift_chosen"] == run["drift_rejected"] for run in trained)
     assert all(np.isnan(run["validation_loss"]) for run in rows.values())
     arm_job(nothing, "exchange", 0, "gamma_0")  # one of them alone, as it is computed ahead
+
+
+def test_some_arms_are_tested_at_every_temperature(nothing):
+    rows = temperature_job(nothing, "exchange", 0)
+    assert [(row["arm"], row["temperature"]) for row in rows] == [
+        (arm, temperature) for arm in SHOWN for temperature in nothing.testing.temperatures
+    ]
+    lab = Pipeline(nothing, "exchange")
+    base = {row["temperature"]: row["metric"] for row in rows if row["arm"] == "base"}
+    assert base == {t: lab.evaluate(lab.base_model(), 0, t).mean() for t in (1.0, 0.0)}
+    assert len({row["artifact"] for row in rows if row["temperature"] == 0}) == 2  # base and SFT
 
 
 def test_an_arm_without_scores_has_no_value_and_is_not_a_random_half(nothing, monkeypatch):

@@ -20,6 +20,7 @@ from .checks import InputError
 from .deep_search import system_without_pages
 from .params import Params
 from .studies.selection_ablation import BOTH_WAYS
+from .studies.temperatures import SHOWN
 
 pd = lazy_loader.load("pandas")
 
@@ -178,7 +179,7 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         return Work(trained=count * 2 * row * 4 / 3, models=models)
 
     dpo = pairs_trained(p.dpo.steps * p.dpo.batch, 1)
-    evaluation = played(s.test_questions * s.test_samples)
+    evaluation = played(s.test_questions * (s.test_samples if p.testing.temperatures[0] else 1))
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
     pairs, halves = PAIRS_A_QUESTION * s.train_questions, p.ablation.random_halves
     # Every arm for equal steps, some for equal epochs too; `random` is several halves.
@@ -215,6 +216,11 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "evaluate": evaluation.times((arms + 2) * seeds),
         }
 
+    selection = ablation(p.ablation.seeds, p.ablation.seeds - 1)
+    for temperature in p.testing.temperatures[1:]:  # greedy dialogues of a question are alike
+        samples = s.test_samples if temperature > 0 else 1
+        again = len(SHOWN) * p.ablation.seeds
+        selection["evaluate"] += played(s.test_questions * samples).times(again)
     return {
         "01_rollout": start,
         "02_scoring": {
@@ -223,7 +229,7 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             + gradients(pairs),
             "search": search(s.loss_questions),
         },
-        "03_selection_ablation": ablation(p.ablation.seeds, p.ablation.seeds - 1),
+        "03_selection_ablation": selection,
         "04_budget_scaling": {
             "search": search(b.questions, sum(b.rollouts)).times(b.seeds),
             "score": (

@@ -13,6 +13,7 @@ from . import (
     scoring,
     selection_ablation,
     sensitivity,
+    temperatures,
 )
 from .common import Job, sft_stage, step_size_of
 
@@ -55,7 +56,10 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
     job, keys = STUDIES[notebook]
     if job is selection_ablation.ablation_job:
         arms = selection_ablation.arms_of(params)
-        return [(selection_ablation.arm_job, (*key, arm)) for key in keys(params) for arm in arms]
+        trained = [
+            (selection_ablation.arm_job, (*key, arm)) for key in keys(params) for arm in arms
+        ]
+        return trained + [(temperatures.temperature_job, key) for key in keys(params)]
     if job is iterations.iterations_job:
         # Both methods begin alike; side by side one would wait for the other.
         return [
