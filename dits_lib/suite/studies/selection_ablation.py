@@ -38,10 +38,6 @@ BOTH_WAYS = ("random", "gamma_0", "gamma_1", SMALL)
 """Arms that are trained for equal epochs too; of `random` the first half."""
 
 
-AT_EACH_TEMPERATURE = ("base", "sft", "full", "random", "gamma_0")
-"""Arms that are tested at every temperature of `testing.temperatures`, not at the first alone."""
-
-
 def keys(params: Params) -> list[tuple]:
     """One job for each task and seed."""
     return task_and_seed_keys(params, params.ablation.seeds)
@@ -165,8 +161,7 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
         `pairs` of the search; `model`, what tells a failed SFT; `runs`, a row for each trained
         model with its mean metric, drift, endings, artifact and DPO loss on validation pairs;
         `by_question`, {equal: {arm: [test_questions]}}, the metric of each test question, mean
-        over the arm's runs; `temperatures`, a row for each of `AT_EACH_TEMPERATURE` (its first
-        run) and temperature of the test.
+        over the arm's runs.
     """
     pipeline = Pipeline(params, task)
     runs = trained_runs(pipeline, seed, arms_of(params))
@@ -183,27 +178,11 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
         "pairs": len(read_pairs(searched)),
         "model": model_row(sft, searched),
         "runs": [_row(pipeline, run, sft, validation, seed) for run in runs],
-        "temperatures": _at_each_temperature(pipeline, runs, seed),
         "by_question": {
             equal: {arm: np.mean(values, axis=0).tolist() for arm, values in arms.items()}
             for equal, arms in measured.items()
         },
     }
-
-
-def _at_each_temperature(pipeline: Pipeline, runs: list[Run], seed: int) -> list[dict]:
-    first = {run.arm: run.model for run in reversed(runs) if run.equal == STEPS}
-    return [
-        {
-            "task": pipeline.task,
-            "seed": seed,
-            "arm": arm,
-            "temperature": temperature,
-            "metric": float(pipeline.evaluate(first[arm], seed, temperature).mean()),
-        }
-        for arm in AT_EACH_TEMPERATURE
-        for temperature in pipeline.params.testing.temperatures
-    ]
 
 
 def _row(
