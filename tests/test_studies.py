@@ -3,6 +3,7 @@ no run."""
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dits_lib.engines import derive_seed
 from dits_lib.influence import rank_correlation
@@ -16,6 +17,7 @@ from dits_lib.suite.studies.budget_scaling import at_budget
 from dits_lib.suite.studies.common import epoch_steps, sft_stage
 from dits_lib.suite.studies.iterations import iterations_job
 from dits_lib.suite.studies.rollout import selection_row
+from dits_lib.suite.studies.scoring import correlation_row, gain_of_v, with_influence
 from dits_lib.suite.studies.selection_ablation import (
     ablation_job,
     arm_job,
@@ -150,3 +152,51 @@ def test_what_a_search_selected_is_counted_by_hand():
     assert selection_row(trees, 3) == pytest.approx(expected)
     once = selection_row([Tree(question, selected=[0])], 0)
     assert np.isnan(once["root_again"]) and once["distinct"] == 1
+
+
+def scored(reliable: float, shared: float, pairs=120, questions=40, seed=0) -> dict:
+    """A scoring job whose influence has `reliable` signal in each question's answer, and whose `q`
+    goes with that signal by `shared`."""
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=pairs)
+    noise = rng.normal(size=(pairs, questions)) / (reliable or 1)
+    table = (signal if reliable else 0 * signal)[:, None] + noise
+    half = questions // 2
+    return {
+        "task": "debate",
+        "question": [i // 2 for i in range(pairs)],
+        "influence": table.tolist(),
+        "first": table[:, :half].tolist(),
+        "second": table[:, half:].tolist(),
+        "q": (shared * signal + np.sqrt(1 - shared**2) * rng.normal(size=pairs)).tolist(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("job", "expected", "why"),
+    [
+        (scored(3, 0.0, pairs=1200), "supported", ""),
+        (scored(3, 0.7), "contradicted", ""),
+        (scored(0.2, 0.9, pairs=400), "contradicted", "may hide"),
+        (scored(0, 0.0, pairs=1200), "not decided at this size", "does not repeat"),
+        (scored(0.12, 0.0, pairs=400), "not decided at this size", "may hide"),
+    ],
+)
+def test_a_weak_correlation_counts_where_a_stronger_one_would_show(job, expected, why):
+    """And a strong one always: noise only shrinks it."""
+    found = with_influence(job, "q", "Q-value", -0.2)
+    assert found.verdict(0.95) == expected and why in found.noisy
+    assert found.estimate == pytest.approx(correlation_row(job, "q")["rho"])
+
+
+def test_the_gain_of_v_is_that_of_the_correlations():
+    job = scored(0.5, 0.0)
+    found = gain_of_v(job, 4, 20)
+    rho = {
+        v: stats.spearmanr(*[np.array(job[k])[:, :v].mean(1) for k in ("first", "second")])[0]
+        for v in (4, 20)
+    }
+    assert found.estimate == pytest.approx(rho[20] - rho[4])
+    assert found.verdict(0.95) == "supported" and found.count == 60 and found.df == 59
+    few = {k: v[:6] if isinstance(v, list) else v for k, v in job.items()}
+    assert gain_of_v(few, 4, 20).verdict(0.95) == "no value"

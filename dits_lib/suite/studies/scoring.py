@@ -3,10 +3,14 @@ the classic influence by DPO loss."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import scipy
 
 from ...influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
+from ...report import Comparison, correlation
 from ..params import Params
 from ..pipeline import Pipeline, read_scores
 from .common import pair_stage, sft_stage, step_size_of, task_keys
@@ -69,27 +73,56 @@ def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
     return rows
 
 
-def gain_of_v(job: dict, small: int, large: int, resamples: int = 500) -> dict:
-    """Test-retest rank correlation at V = `large` minus that at V = `small`, with a 95 % bootstrap
-    interval over the questions."""
+def gain_of_v(job: dict, small: int, large: int, resamples: int = 500) -> Comparison:
+    """Test-retest rank correlation at V = `large` minus that at V = `small` (0 where a side does
+    not vary), with the standard deviation of a bootstrap over the questions; no value for less
+    than four of them."""
     tables = [np.array(job["first"]), np.array(job["second"])]
     means = {v: [table[:, :v].mean(axis=1) for table in tables] for v in (small, large)}
 
-    def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    def correlated(a: np.ndarray, b: np.ndarray) -> float:
         varied = a.std() and b.std()
         return scipy.stats.spearmanr(a, b).statistic if varied else 0.0
 
     def gain(rows: np.ndarray) -> float:
         # Rows are whole questions' pairs, as in the other intervals.
-        rho = {v: correlation(a[rows], b[rows]) for v, (a, b) in means.items()}
-        return rho[large] - rho[small]
+        rho = {v: correlated(a[rows], b[rows]) for v, (a, b) in means.items()}
+        return float(rho[large] - rho[small])
 
-    rng, count = np.random.default_rng(0), len(tables[0])
-    questions = np.array(job["question"])
-    draws = [gain(resampled_rows(questions, rng)) for _ in range(resamples)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    mean = float(gain(np.arange(count)))
-    return {"task": job["task"], "mean": mean, "low": float(low), "high": float(high)}
+    rng, questions = np.random.default_rng(0), np.array(job["question"])
+    count = len(np.unique(questions))
+    name = f"test-retest correlation at V = {large} minus V = {small}"
+    if count < 4:
+        return Comparison(job["task"], name, math.nan, math.nan, math.nan, count=count)
+    stderr = float(np.std([gain(resampled_rows(questions, rng)) for _ in range(resamples)], ddof=1))
+    return Comparison(
+        job["task"], name, gain(np.arange(len(questions))), stderr, count - 1, count=count
+    )
+
+
+def with_influence(
+    job: dict, against: str, name: str, lower: float, upper: float = 0.2
+) -> Comparison:
+    """Rank correlation of the one-step influence (all validation questions) with `q` or `classic`,
+    claimed to lie between `lower` and `upper`.
+
+    Noise shrinks a correlation. With a test-retest correlation r of the halves, the mean of both
+    halves correlates by sqrt(2 r / (1 + r)) of what it would without noise; a correlation that
+    small supports the claim only if it lies within the bounds times this, at the lower end of r's
+    95 % interval.
+    """
+    task, questions = job["task"], job["question"]
+    means = [np.array(job[half]).mean(axis=1) for half in ("first", "second")]
+    repeated = correlation(task, "test-retest", *means, questions).interval(0.95)["low"]
+    value = np.array(job["influence"]).mean(axis=1)
+    name, bounds = f"influence with {name}", {"lower": lower, "upper": upper}
+    found = correlation(task, name, value, np.array(job[against]), questions, **bounds)
+    if not repeated > 0:
+        return dataclasses.replace(found, noisy="the influence does not repeat")
+    seen, reach = found.interval(0.95), math.sqrt(2 * repeated / (1 + repeated))
+    if seen["low"] > lower * reach and seen["high"] < upper * reach:
+        return found
+    return dataclasses.replace(found, noisy="noise of the influence may hide a larger one")
 
 
 def correlation_row(job: dict, against: str) -> dict:
