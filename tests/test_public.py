@@ -432,9 +432,10 @@ def test_sampling_scoring_and_training_see_the_same_prompt(engine, asked, task):
         assert [tuple(prompt) for prompt, _ in rows] == [turn.prompt_ids for turn in dialogue.turns]
 
 
+@pytest.mark.parametrize("style", ["chat", "optima"])
 @pytest.mark.parametrize("task", list(CHAT))
-def test_chat_messages_alternate_and_show_only_what_an_agent_may_read(asked, task):
-    system, question = make_system(task, "chat"), asked[task][0]
+def test_chat_messages_alternate_and_show_only_what_an_agent_may_read(asked, task, style):
+    system, question = make_system(task, style), asked[task][0]
     turns = tuple(TASKS[task].warm_start(question, np.random.default_rng(0)))
     for agent in system.agents:
         messages = system.messages(question, turns, agent)

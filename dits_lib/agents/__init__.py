@@ -38,7 +38,7 @@ def make_system(task: str, style: str = "micro", **limits: int) -> System:
 
     Args:
         task: a name in `TASKS`.
-        style: of the prompts, `micro` (the micro world's few words) or `chat`.
+        style: of the prompts, one of the task's `styles`.
         limits: such as `max_turns`, `max_new_tokens`, where other than the style's.
     """
     return TASKS[task].system(style, limits)

@@ -19,6 +19,16 @@ A critic comments on your answer; then answer once more in the same form."""  # 
 _CRITIC = """You are shown a multiple-choice question and a solver's answer. If the answer is right, reply with the one word: agree
 Otherwise say in one sentence what to reconsider. Never give the letter of the right option."""  # noqa: E501
 
+_TERSE = """You are a program that exchanges messages with another program. Nobody else reads them, and every token costs: write no full sentences but the shortest form that the other understands, such as key: value pairs or symbols."""  # noqa: E501
+
+_OPTIMA_SOLVER = f"""{_TERSE}
+Answer a multiple-choice question from what you know. Think in steps, then end your message with <A>letter</A>, the letter of your choice.
+A critic tells what may be wrong with it; weigh that, then answer once more in the same form."""  # noqa: E501
+
+_OPTIMA_CRITIC = f"""{_TERSE}
+You are shown a multiple-choice question and a solver's answer. Look for mistakes in its steps. If there is none, reply with the one word: agree
+Otherwise tell what is wrong and what to reconsider. Never give the answer yourself."""  # noqa: E501
+
 STYLES = {
     "micro": {
         "max_turns": 3,
@@ -30,6 +40,12 @@ STYLES = {
         "max_turns": 3,
         "max_new_tokens": 128,
         "instructions": (_SOLVER, _CRITIC),
+        "opening": "{question}",
+    },
+    "optima": {
+        "max_turns": 10,
+        "max_new_tokens": 512,
+        "instructions": (_OPTIMA_SOLVER, _OPTIMA_CRITIC),
         "opening": "{question}",
     },
 }
@@ -99,6 +115,7 @@ TASK = Task(
     questions=lambda split, count, seed, world: make_questions(
         "debate", split, count, seed, world.facts_per_view, world.harmful
     ),
+    styles=("micro", "chat", "optima"),
     readers=("solver", "critic"),
     limits={"max_turns": (2, 100), "max_new_tokens": (1, 32768)},
     warm_start=gold_debate,

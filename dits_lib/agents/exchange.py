@@ -20,6 +20,13 @@ When you know the answer, reply with <A>answer</A>: the answer alone, in as few 
 Your half of the context:
 {view}"""  # noqa: E501 (line breaks would change what the model reads)
 
+_OPTIMA = """You are {name}, a program that exchanges messages with another program, {partner}. Nobody else reads them, and every token costs: write no full sentences but the shortest form that {partner} understands, such as key: value pairs or symbols.
+Find the answer to the question together. You hold one part of the information and {partner} holds the other; neither may be enough, so tell what yours says and ask for what is missing. Think in steps, and rely on your information and on what {partner} tells, on nothing else.
+When the answer is known, end your message with <A>answer</A>, where the answer is as short as it can be. The exchange is over when both of you have given the same answer in this form.
+
+Your information:
+{view}"""  # noqa: E501
+
 STYLES = {
     "micro": {
         "max_turns": 6,
@@ -33,9 +40,16 @@ STYLES = {
         "instructions": (_CHAT, _CHAT),
         "opening": "Question: {question}",
     },
+    "optima": {
+        "max_turns": 10,
+        "max_new_tokens": 512,
+        "instructions": (_OPTIMA, _OPTIMA),
+        "opening": "Question: {question}",
+    },
 }
 """Limits and prompts by style. {view} is what the agent may read, {question} the question, {name}
-the agent's name and {partner} the other's."""
+the agent's name and {partner} the other's. `optima` asks for what Optima's prompts ask for (Chen et
+al., 2024; its utils/prompt_template.py), in words of our own: a terse language of programs."""
 
 _NOTHING = "My half says nothing about this."
 
@@ -106,6 +120,7 @@ TASK = Task(
     questions=lambda split, count, seed, world: make_questions(
         "exchange", split, count, seed, world.facts_per_view, world.harmful
     ),
+    styles=("micro", "chat", "optima"),
     readers=("alice", "bob"),
     limits={"max_turns": (2, 100), "max_new_tokens": (1, 32768)},
     warm_start=gold_exchange,

@@ -43,7 +43,8 @@ class Task:
         title: in figures.
         metric: what is measured, such as `F1`.
         system: (style of the prompts, {limit: value} where other than the style's) -> agents.
-        styles: styles of prompts that it has: `micro` (the micro world's few words), `chat`.
+        styles: styles of prompts that it has: `micro` (the micro world's few words), `chat`;
+            some also `optima` (a terse language of programs).
         questions: of the made-up world.
         world: that world's name in tables.
         readers: agents that read a text of their own in every question (`Question.views`).

@@ -124,7 +124,7 @@ class Lengths:
 
 def lengths(params: Params, task: str) -> Lengths:
     """Tokens of a task's dialogues, as assumed in `ASSUMED`."""
-    record, chat = TASKS[task], params.agents.prompts == "chat"
+    record, chat = TASKS[task], params.agents.prompts != "micro"
     context = params.data.context_words if record.readers and not record.choice else 80
     first = INSTRUCTION + TOKENS_A_WORD * context if chat else 60
     shown = 0.0  # tokens of a page or of a search's results, in the mean of the turns
