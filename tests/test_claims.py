@@ -401,6 +401,12 @@ def test_a_damaged_comparison_gives_one_line(results, change):
     assert "\n" not in str(error.value)
 
 
+def earlier(report, verdict, evidence):
+    """Write a claim as earlier versions did."""
+    report.claims.append({"number": "2", "verdict": verdict, "evidence": evidence})
+    report.used([])
+
+
 def readme(folder):
     return render_readme(folder, pd.DataFrame({"seconds": [1.0]}), {}, ["exchange", "debate"])[0]
 
@@ -441,7 +447,7 @@ def test_the_page_joins_the_notebooks_of_one_claim(results):
     assert row[6] == f"{own[0].detectable(level=level):.3f}" and row[7] == "5"
     assert row[8] == f"{own[0].count_needed(level=level):.0f}" and row[9] == OPEN
     assert "one of 98.75 %; the 4 hold together" in text
-    assert "not part of this profile" not in text and "Not at 32B." in text
+    assert "not part of this profile" not in text and "\n08_x: Not at 32B.\n" in text
     assert len(rows_of(text, "9. ")) == 1 and text.count("### Claim 9") == 1
     order = [text.index(part) for part in ("finds them", "### Claim 2", "## 03_x", "## Versions")]
     assert order == sorted(order)
@@ -460,7 +466,7 @@ def test_the_page_over_all_results_joins_them(results):
     report("a", "03_x").claim("2", [effect(0.029, count=5)])
     report("b", "03_x").claim("2", [effect(0.2, count=5), effect(0.3, count=5)])
     report("smoke", "03_x").claim("2", [effect(-0.5)])
-    report("old", "03_x").claim("2", SUPPORTED, "exchange: +0.1 [0.0, 0.2]")
+    earlier(report("old", "03_x"), SUPPORTED, "exchange: +0.1 [0.0, 0.2]")
     report("silent", "06_x").used([])
     text = claims_page(folder)
     level = joint_level(3)
@@ -480,7 +486,7 @@ def test_the_page_over_all_results_joins_them(results):
 
 def test_results_of_an_earlier_version_are_shown_as_they_were_written(results):
     folder, report = results
-    report("micro", "03_x").claim("2", OPEN, "exchange: +0.1 [-0.1, 0.3]")
+    earlier(report("micro", "03_x"), OPEN, "exchange: +0.1 [-0.1, 0.3]")
     text = readme(folder / "micro")
     assert "as an earlier version found them" in text and "exchange: +0.1 [-0.1, 0.3]" in text
 

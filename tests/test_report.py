@@ -19,11 +19,10 @@ from dits_lib.report import (
     joint_level,
     markdown_table,
     mean_interval,
+    paired,
     paired_interval,
     tree_figure,
-    verdict,
 )
-from dits_lib.report.claims import CONTRADICTED, OPEN, SUPPORTED
 from dits_lib.settings import ROOT
 
 
@@ -57,23 +56,6 @@ def test_intervals_cover_the_truth_19_times_in_20():
     assert np.mean(hits) == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [
-        ([(0.1, 0.2)], SUPPORTED),
-        ([(0.1, 0.2), (0.01, 0.3)], SUPPORTED),
-        ([(-0.1, 0.2)], OPEN),
-        ([(0.1, 0.2), (-0.1, 0.2)], OPEN),
-        ([(-0.2, -0.1)], CONTRADICTED),
-        ([(0.1, 0.2), (-0.2, -0.1)], CONTRADICTED),
-        ([], OPEN),
-        ([(float("nan"), float("nan"))], OPEN),
-    ],
-)
-def test_verdicts_follow_from_intervals(bounds, expected):
-    assert verdict([{"low": low, "high": high} for low, high in bounds]) == expected
-
-
 def test_tables_show_tags_and_bars():
     text = markdown_table(pd.DataFrame({"reply": ["<A> a|b </A>\nand more"]}))
     assert "&lt;A> a\\|b &lt;/A><br>and more" in text and text.splitlines()[1] == "|---|"
@@ -98,7 +80,7 @@ def test_equal_reports_are_equal_files(tmp_path, monkeypatch, trees):
         )
         report.figure("forest", forest_figure(rows, "b"), "A forest.")
         report.table("t", rows, "A table.")
-        report.claim("2", SUPPORTED, "because")
+        report.claim("2", [paired("exchange", "a minus b", [0.1, 0.2], [0.3, 0.2])])
         files.append(
             {
                 str(p.relative_to(tmp_path / name)): p.read_bytes()

@@ -3,7 +3,7 @@ nothing of the experiments. Matplotlib is imported when a figure or a report is 
 
 import lazy_loader
 
-from .claims import CLAIMS, Comparison, correlation, describe, mean_correlation, paired, verdict
+from .claims import CLAIMS, Comparison, correlation, mean_correlation, paired
 from .markdown import markdown_table
 from .paper import PAPER_COST, PAPER_MAIN, PAPER_SELECTION
 from .stats import joint_level, mean_interval, paired_interval
@@ -37,7 +37,6 @@ __all__ = [
     "PAPER_SELECTION",
     "Report",
     "correlation",
-    "describe",
     "joint_level",
     "markdown_table",
     "mean_correlation",
@@ -45,6 +44,5 @@ __all__ = [
     "paired",
     "paired_interval",
     "seed_means",
-    "verdict",
     *_FIGURES,
 ]

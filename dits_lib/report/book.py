@@ -63,7 +63,7 @@ class Report:
             write_file(self._path("figures", name, suffix), content)
         self._add({"kind": "figure", "name": name, "caption": caption})
 
-    def claim(self, number: str, comparisons: Sequence[Comparison] | str, note: str = "") -> str:
+    def claim(self, number: str, comparisons: Sequence[Comparison], note: str = "") -> str:
         """Record what a claim of the paper rests on, and return the verdicts on it as text.
 
         Args:
@@ -76,10 +76,6 @@ class Report:
         if number not in CLAIMS:
             raise ValueError(f"no claim {number!r}; allowed: {', '.join(CLAIMS)}")
         self.claims = [c for c in self.claims if c["number"] != number]
-        if isinstance(comparisons, str):  # a verdict and its evidence, from before comparisons
-            self.claims.append({"number": number, "verdict": comparisons, "evidence": note})
-            self._save()
-            return f"Claim {number}: {CLAIMS[number]}\n  {comparisons} ({note})"
         stored = [stored_comparison(comparison) for comparison in comparisons]
         self.claims.append({"number": number, "comparisons": stored, "note": note})
         self._save()

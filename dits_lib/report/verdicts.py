@@ -56,14 +56,20 @@ def evidence_of(indexes: dict[str, Sequence[Index]]) -> dict[str, list[Evidence]
 
 
 def notes_of(indexes: dict[str, Sequence[Index]]) -> dict[str, list[str]]:
-    """{claim: notes}, each once. A note without comparisons says why there are none: it is left out
-    where other notebooks have some."""
+    """{claim: notes}, each once, after the notebooks that have it. A note without comparisons says
+    why there are none: it is left out where other notebooks have some."""
     known, notes = evidence_of(indexes), {}
-    for claim in (claim for own in indexes.values() for index in own for claim in index.claims):
-        if isinstance(claim, Claim) and claim.note:
+    for index in (index for own in indexes.values() for index in own):
+        for claim in index.claims:
+            if not isinstance(claim, Claim) or not claim.note:
+                continue
             if claim.comparisons or claim.number not in known:
-                notes.setdefault(claim.number, {})[claim.note] = None
-    return {number: list(own) for number, own in notes.items()}
+                sources = notes.setdefault(claim.number, {}).setdefault(claim.note, {})
+                sources[index.notebook] = None
+    return {
+        number: [f"{', '.join(sources)}: {note.rstrip('.')}." for note, sources in own.items()]
+        for number, own in notes.items()
+    }
 
 
 def level_of(evidence: Sequence[Evidence]) -> float:
