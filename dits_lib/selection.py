@@ -70,6 +70,18 @@ def top_share(scores: np.ndarray, alpha: float, rng: np.random.Generator) -> np.
     return np.sort(order[:count])
 
 
+def drawn_share(scores: np.ndarray, alpha: float) -> float:
+    """Share of the pairs that `top_share` keeps which a draw among ties decided: 0 where the scores
+    alone name them, 1 where all scores are equal and some are dropped."""
+    scores = np.asarray(scores)
+    if not len(scores):
+        return 0.0
+    count = min(len(scores), max(1, round(alpha * len(scores))))
+    last = np.sort(scores)[::-1][count - 1]
+    above, tied = int((scores > last).sum()), int((scores == last).sum())
+    return (count - above) / count if tied > count - above else 0.0
+
+
 def select_arm(
     arm: str,
     alpha: float,

@@ -10,9 +10,12 @@ from scipy.stats import spearmanr
 
 from dits_lib.engines import LoRAStack, TransformersEngine, derive_seed, load_model
 from dits_lib.influence import (
+    ESTIMATORS,
     DPOLoss,
     InfluenceSettings,
+    ScoreError,
     Scores,
+    ScoringContext,
     ValidationPlay,
     beyond_grid,
     choose_step_size,
@@ -29,8 +32,9 @@ from dits_lib.influence import (
     step,
     step_response,
 )
+from dits_lib.influence.base import Amount, joined_cost, over_draws
 from dits_lib.influence.estimators.dpo_loss import dpo_loss_influence
-from dits_lib.influence.estimators.one_step import one_step_influence
+from dits_lib.influence.estimators.one_step import groups_of, one_step_influence
 from dits_lib.influence.gradients import mean_lengths
 from dits_lib.tasks import make_questions
 
@@ -295,6 +299,162 @@ def test_one_step_influence_equals_separate_models(engine, pairs):
         assert scores.per_question[i] == pytest.approx(metric - base)
         changed += (metric != base).any()
     assert changed  # the step is large enough for this test to mean something
+
+
+def test_one_draw_of_a_is_the_scoring_as_ever(engine, pairs):
+    questions = make_questions("exchange", "validation", 5, 0)
+    context = ScoringContext(engine, SYSTEMS["exchange"], 0.5, CONFIG, loss=LOSS)
+    given = pairs["exchange"][:4], questions
+    found = ESTIMATORS["one_step"](context, *given, 3)
+    alone = one_step_influence(engine, SYSTEMS["exchange"], *given, 0.5, CONFIG, 3, loss=LOSS)
+    assert found.per_question.tolist() == alone.per_question.tolist()
+    assert found.stderr.tolist() == alone.stderr.tolist()
+
+
+@pytest.mark.parametrize("name", ["one_step", "policy_gradient", "racing"])
+def test_two_draws_of_a_are_two_scorings_by_hand(engine, pairs, name):
+    """Every other question under each A; tables of questions are put together in their order."""
+    questions, some = make_questions("exchange", "validation", 5, 0), pairs["exchange"][:4]
+    one = ScoringContext(engine, SYSTEMS["exchange"], 3.0, CONFIG.changed(policy_samples=3))
+    found = ESTIMATORS[name](
+        replace(one, settings=one.settings.changed(lora_draws=2)), some, questions, 3
+    )
+    own = derive_seed(3, "lora")
+    parts = [
+        ESTIMATORS[name].score(replace(one, lora_seed=seed), some, questions[start::2], 3)
+        for start, seed in ((0, own), (1, derive_seed(own, "draw", 1)))
+    ]
+    weights = np.array([3 / 5, 2 / 5])
+    assert found.value == pytest.approx(
+        weights[0] * parts[0].value + weights[1] * parts[1].value, abs=1e-8
+    )
+    assert found.value == pytest.approx(found.per_question.mean(1), abs=1e-8)
+    assert found.cost["gradients"] == 8
+    if name == "racing":
+        errors = [weight * own.stderr for weight, own in zip(weights, parts, strict=True)]
+        assert found.stderr == pytest.approx(np.hypot(*errors))
+        return
+    assert found.per_question.shape[1] == 5
+    for start, own in enumerate(parts):
+        assert found.per_question[:, start::2].tolist() == own.per_question.tolist()
+    assert found.stderr == pytest.approx(found.per_question.std(1, ddof=1) / np.sqrt(5))
+    other = ESTIMATORS[name](one, some, questions, 3).per_question
+    assert np.allclose(other[:, 0::2], found.per_question[:, 0::2], atol=1e-5)
+    assert not np.allclose(other[:, 1::2], found.per_question[:, 1::2], atol=1e-3)
+
+
+def test_parts_whose_columns_are_no_questions_are_averaged():
+    """Weighted by their questions; errors of independent parts add up in squares."""
+    values, errors, sizes = [np.array([1.0, 2.0]), np.array([4.0, -1.0])], [0.3, 0.4], [3, 1]
+    parts = [
+        Scores("x", v, np.full(2, e), {"gradients": 2, "left": v[0]}, np.zeros((2, 7)), ["a", "b"])
+        for v, e in zip(values, errors, strict=True)
+    ]
+    found = Scores.joined(parts, sizes)
+    assert found.value == pytest.approx(0.75 * values[0] + 0.25 * values[1])
+    assert found.stderr == pytest.approx([np.hypot(0.75 * 0.3, 0.25 * 0.4)] * 2)
+    assert found.per_question.mean(1) == pytest.approx(found.value) and found.pair_ids == ["a", "b"]
+    assert found.cost == {"gradients": 4, "left": pytest.approx(0.75 * 1 + 0.25 * 4)}
+    # Over many repetitions the error is that of the average.
+    rng = np.random.default_rng(0)
+    means = (rng.normal(0, 0.3, 20000), rng.normal(0, 0.4, 20000))
+    assert np.std(0.75 * means[0] + 0.25 * means[1]) == pytest.approx(found.stderr[0], rel=0.03)
+    tables = [np.arange(6.0).reshape(2, 3), np.arange(4.0).reshape(2, 2)]
+    parts = [Scores("x", t.mean(1), np.full(2, 0.5), {}, t, []) for t in tables]
+    whole = Scores.joined(parts, [3, 2])
+    assert whole.per_question.tolist() == [[0, 0, 1, 1, 2], [3, 2, 4, 3, 5]]
+    assert whole.stderr == pytest.approx(whole.per_question.std(1, ddof=1) / np.sqrt(5))
+    own = Scores.joined(parts, [3, 2], own_stderr=True)
+    assert own.stderr == pytest.approx([0.5 * np.hypot(0.6, 0.4)] * 2)
+
+
+def test_noise_floors_of_parts_are_one_root_mean_square():
+    controls = np.array([0.1, -0.2, 0.3, 0.05, 0.0])
+    costs = [
+        {"controls": len(part), "noise_floor": float(np.sqrt((part**2).mean()))}
+        for part in (controls[:2], controls[2:])
+    ]
+    found = joined_cost(costs, np.array([0.5, 0.5]))
+    assert found["controls"] == 5
+    assert found["noise_floor"] == pytest.approx(np.sqrt((controls**2).mean()))
+
+
+def test_a_fixed_a_serves_every_scoring(engine, pairs):
+    fixed = ScoringContext(engine, SYSTEMS["exchange"], 0.5, CONFIG.changed(lora_seed=5))
+    assert {fixed.lora(seed) for seed in range(9)} == {5} and replace(fixed, lora_seed=7).lora(
+        0
+    ) == 7
+    free = replace(fixed, settings=CONFIG)
+    assert len({free.lora(seed) for seed in range(9)}) == 9
+    # The classic influence takes it too, and each draw above one is another A.
+    same, other = (
+        dpo_loss_influence(engine, pairs["exchange"][:2], pairs["exchange"][2:4], 0.1, c, 3, a)
+        for c, a in ((CONFIG.changed(lora_seed=5), None), (CONFIG, 5))
+    )
+    assert same.value.tolist() == other.value.tolist()
+    seeds = []
+    over_draws(lambda a, part: seeds.append(a) or Scores("x", *NOTHING), [1, 2, 3], 3, 5)
+    assert seeds[0] == 5 and len(set(seeds)) == 3
+
+
+NOTHING = (np.zeros(2), np.zeros(2), {}, np.zeros((2, 1)), [])
+
+
+def test_more_draws_than_questions_are_refused(engine, pairs):
+    context = ScoringContext(engine, SYSTEMS["exchange"], 0.5, CONFIG.changed(lora_draws=3))
+    with pytest.raises(ScoreError, match="lora_draws is 3, but there are 2 validation questions"):
+        ESTIMATORS["one_step"](
+            context, pairs["exchange"][:4], make_questions("exchange", "validation", 2, 0), 0
+        )
+
+
+@pytest.mark.parametrize("nll_weight", [0.0, 0.5])
+def test_a_group_of_pairs_takes_one_step_and_shares_its_score(engine, pairs, nll_weight):
+    """Against the gradient of the mean loss of the batch, merged into one adapter."""
+    questions, some = make_questions("exchange", "validation", 4, 0), pairs["exchange"][:7]
+    loss = DPOLoss(0.3, nll_weight)
+    config = CONFIG.changed(options={"one_step": {"group": 3}}, gradient_block=4)
+    context = ScoringContext(engine, SYSTEMS["exchange"], 1.0, config, lora_seed=5, loss=loss)
+    found = ESTIMATORS["one_step"](context, some, questions, 0)
+    owners = groups_of(7, 3, 0)
+    assert sorted(np.bincount(owners)) == [1, 3, 3] and owners.tolist() != [0, 0, 0, 1, 1, 1, 2]
+    play = ValidationPlay(engine, SYSTEMS["exchange"], questions, CONFIG, 0)
+    for group in range(3):
+        own = [some[i] for i in np.flatnonzero(owners == group)]
+        stack = fresh_stack(engine, 1, 4, 2.0, 5)
+        leaves = [b.requires_grad_() for _, b in stack.weights.values()]
+        index = torch.zeros(len(own), dtype=torch.long)
+        batch = mean_lengths(own, index)
+        value = dpo_losses(engine, own, stack, loss, index, fresh=True, lengths=batch).mean()
+        gradient = torch.autograd.grad(value, leaves)
+        moved = LoRAStack(
+            {n: (a, -g) for (n, (a, _)), g in zip(stack.weights.items(), gradient, strict=True)},
+            2.0,
+        )
+        shared = found.per_question[owners == group]
+        assert (shared == shared[0]).all() and shared[0] == pytest.approx(play.changes(moved)[0])
+    assert np.abs(found.value).max() > 0 and found.cost["gradients"] == 7
+    assert groups_of(5, 1, 0).tolist() == list(range(5))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_effort_counts_what_a_validation_play_plays(engine, noisy, pairs, exact):
+    """Steps of zero too, where the engine needs them."""
+    speaks, count, questions = engine if exact else noisy, 7, 3
+    config = CONFIG.changed(candidates=3, samples=2)
+    asked = make_questions("exchange", "validation", questions, 0)
+    played = []
+    play = ValidationPlay(speaks, SYSTEMS["exchange"], asked, config, 0)
+    measured = play._metric
+    play._metric = lambda stack: played.append(len(stack) if stack else 1) or measured(stack)
+    play.changes(step(dpo_gradients(engine, pairs["exchange"][:count], **OPTIONS), 0.1))
+    amount = Amount(count, questions, 1, 1, config, exact)
+    effort = ESTIMATORS["one_step"].takes(amount)
+    assert effort.dialogues + effort.stepped_dialogues == sum(played) * questions * 2
+    assert effort.dialogues == (questions * 2 if exact else 0)
+    twice = ESTIMATORS["one_step"].takes(replace(amount, settings=config.changed(lora_draws=2)))
+    assert twice.gradient_rows == 2 * effort.gradient_rows
+    assert twice.stepped_dialogues == pytest.approx(effort.stepped_dialogues)
 
 
 def test_samples_are_averaged_within_a_question(engine, pairs):

@@ -642,11 +642,39 @@ def test_a_length_that_the_model_cannot_read_is_told_before_vllm_starts():
         (["influence.estimator=policy_gradient"], "influence.estimator"),
         (["budget.estimators={policy_gradient: 20}"], "budget.estimators"),
         (["notebooks=[06_influence_fidelity]"], "fidelity.validation"),
+        (
+            [
+                "fidelity.validation={racing: 9}",
+                "notebooks=[06_influence_fidelity]",
+                "fidelity.use_seeds=2",
+            ],
+            "fidelity.use",
+        ),
+        (["notebooks=[02_scoring]"], "scoring.noise"),
     ],
 )
 def test_greedy_validation_is_refused_for_estimators_that_compare_samples(changes, key):
     """Wherever the parameters name one, before anything is computed."""
     with pytest.raises(ParamsError, match=f"{key} names .*set influence.temperature above 0"):
         load_params("micro", ["influence.temperature=0", *changes])
-    alone = ["influence.temperature=0", "notebooks=[01_rollout, 02_scoring]"]
+    alone = ["influence.temperature=0", "notebooks=[01_rollout, 02_scoring]", "scoring.noise={}"]
     assert load_params("micro", alone).influence.temperature == 0
+    assert load_params("llama3-8b").influence.temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (["influence.lora_draws=30"], "influence.validation_questions is 20"),
+        (["influence.lora_draws=20", "scoring.retest_questions=19"], "scoring.retest_questions"),
+        (["influence.lora_draws=20", "scoring.noise={likelihood: 3}"], "scoring.noise.likelihood"),
+        (["influence.lora_draws=9", "budget.validation=[8, 20]"], "budget.validation is 8"),
+    ],
+)
+def test_more_draws_of_a_than_questions_are_refused(changes, key):
+    with pytest.raises(
+        ParamsError, match=f"{key}.*: each draw needs a validation question"
+    ) as told:
+        load_params("micro", changes)
+    assert len(str(told.value).splitlines()) == 1
+    assert load_params("micro", ["influence.lora_draws=20"]).influence.lora_draws == 20

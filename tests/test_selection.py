@@ -10,6 +10,7 @@ from dits_lib.selection import (
     ARMS,
     SCALES,
     combined_score,
+    drawn_share,
     select_arm,
     standardise,
     top_share,
@@ -52,6 +53,30 @@ def test_ties_are_broken_at_random_and_by_seed():
     flat = np.zeros(20)
     one, two = (top_share(flat, 0.5, np.random.default_rng(s)).tolist() for s in (1, 2))
     assert one != two and one == top_share(flat, 0.5, np.random.default_rng(1)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("scores", "alpha", "share"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], 0.5, 0.0),
+        ([0.0] * 6, 0.5, 1.0),
+        ([0.0] * 6, 1.0, 0.0),  # all are kept, so nothing is drawn
+        ([1.0, 0.0, 0.0, 0.0], 0.5, 0.5),
+        ([2.0, 1.0, 1.0, 0.0], 0.75, 0.0),  # the tie lies within what is kept
+        ([], 0.5, 0.0),
+    ],
+)
+def test_the_share_that_a_draw_decides(scores, alpha, share):
+    assert drawn_share(np.array(scores), alpha) == share
+
+
+def test_the_drawn_share_is_what_differs_between_draws():
+    """Pairs that are kept under each of many draws are named by their scores, the rest is drawn."""
+    scores = np.random.default_rng(3).integers(0, 3, 40).astype(float)
+    kept = [set(top_share(scores, 0.5, np.random.default_rng(i))) for i in range(200)]
+    always = len(set.intersection(*kept))
+    assert 0 < drawn_share(scores, 0.5) < 1
+    assert drawn_share(scores, 0.5) == pytest.approx(1 - always / 20)
 
 
 def test_standardise_and_combined_score():

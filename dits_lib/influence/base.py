@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..engines import Engine, derive_seed
 from ..pairs import Pair, PairSettings
 from ..search import SearchSettings
 from ..settings import Count, Positive, Settings, defaults
-from ..settings.kinds import AtLeastTwo
+from ..settings.kinds import AtLeastTwo, CountOrZero
 from ..tasks import Question
 
 
@@ -27,6 +28,10 @@ class InfluenceSettings(Settings):
 
     Attributes:
         rank, scaling: of the LoRA adapters.
+        lora_draws: random A matrices of a scoring; each n-th of the validation questions is scored
+            under its own.
+        lora_seed: of A, for every scoring; None: each scoring draws its own.
+        warmup_steps: of DPO on all pairs, before they are scored (`Pipeline.warmed`).
         samples: dialogues of each validation question.
         temperature: of those dialogues; 0 is greedy.
         candidates: adapters whose dialogues share a batch.
@@ -43,6 +48,9 @@ class InfluenceSettings(Settings):
     temperature: Annotated[float, Field(ge=0, le=5)]
     rank: Annotated[int, Field(ge=1, le=256)]
     scaling: Positive
+    lora_draws: Annotated[int, Field(ge=1, le=1000)]
+    lora_seed: Annotated[int, Field(ge=0, lt=2**31)] | None
+    warmup_steps: CountOrZero
     candidates: Count
     gradient_rows: Count
     gradient_block: Count
@@ -83,8 +91,8 @@ class ScoringContext:
         engine, system: the policy and the agents.
         step_size: eta of the step.
         settings: shared by estimators.
-        lora_seed: of the LoRA's A; None draws one for each scoring. Scores under one A can be
-            compared without the noise of projection.
+        lora_seed: of the LoRA's A; None: that of the settings, or one of each scoring's own. Scores
+            under one A can be compared without the noise of projection.
         search, pairs: how trees and pairs of validation questions are made, by the estimators that
             need them.
         alpha: share of the pairs that will be kept: estimators that spend their questions around
@@ -107,7 +115,8 @@ class ScoringContext:
 
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
-        return derive_seed(seed, "lora") if self.lora_seed is None else self.lora_seed
+        given = self.settings.lora_seed if self.lora_seed is None else self.lora_seed
+        return derive_seed(seed, "lora") if given is None else given
 
 
 @dataclass
@@ -150,6 +159,42 @@ class Scores:
         ids = [pair.id for pair in pairs]
         return Scores(estimator, value, error if stderr is None else stderr, cost, table, ids)
 
+    @staticmethod
+    def joined(
+        parts: list[Scores], sizes: list[int], by_question: bool = True, own_stderr: bool = False
+    ) -> Scores:
+        """One scoring from several of the same pairs, part d on each n-th validation question from
+        the d-th on.
+
+        Tables with one column for each question are put together in the questions' order. Of others
+        the values are averaged, weighted by the questions; their table then has one column for each
+        part, whose mean is that average.
+
+        Args:
+            sizes: validation questions of each part.
+            by_question: whether tables that have as many columns as questions have one for each.
+            own_stderr: whether the parts' standard errors are other than those of their tables'
+                rows.
+        """
+        first, count = parts[0], len(parts)
+        weights = np.array(sizes) / sum(sizes)
+        tables = [part.per_question for part in parts]
+        own = own_stderr
+        if by_question and [table.shape[1] for table in tables] == sizes:
+            whole = np.empty((len(first.value), sum(sizes)))
+            for start, table in enumerate(tables):
+                whole[:, start::count] = table
+        else:
+            whole = np.stack([count * w * p.value for w, p in zip(weights, parts, strict=True)], 1)
+            own = True
+        stderr = mean_and_stderr(whole)[1]
+        if own:
+            # The parts share no question and no A, so that their errors are independent.
+            errors = np.stack([w * p.stderr for w, p in zip(weights, parts, strict=True)])
+            stderr = np.sqrt((errors**2).sum(axis=0))
+        value, cost = mean_and_stderr(whole)[0], joined_cost([part.cost for part in parts], weights)
+        return Scores(first.estimator, value, stderr, cost, whole, first.pair_ids)
+
     def to_json(self) -> dict:
         table = None if self.per_question is None else np.round(self.per_question, 9).tolist()
         return {
@@ -166,6 +211,24 @@ class Scores:
         table = None if row["per_question"] is None else np.array(row["per_question"])
         value, stderr = np.array(row["value"]), np.array(row["stderr"])
         return Scores(row["estimator"], value, stderr, row["cost"], table, row["pair_ids"])
+
+
+def joined_cost(costs: list[dict], weights: np.ndarray) -> dict:
+    """What several parts of a scoring cost together: counts are added up, shares and the like
+    averaged by the parts' weights."""
+    total: dict = {}
+    for name in dict.fromkeys(name for cost in costs for name in cost):
+        found = [cost.get(name, 0) for cost in costs]
+        if name == "noise_floor":
+            many = [cost.get("controls", 0) for cost in costs]
+            total[name] = float(np.sqrt(np.average(np.square(found), weights=many)))
+        elif name == "effective_samples_least":
+            total[name] = min(found)
+        elif all(isinstance(value, int) for value in found):
+            total[name] = sum(found)
+        else:
+            total[name] = float(np.dot(weights, found))
+    return total
 
 
 def check_scores(scores: Scores, pairs: list[Pair], every_question: bool = True) -> None:
@@ -240,6 +303,9 @@ class Effort:
     def __add__(self, other: Effort) -> Effort:
         return Effort(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Effort)))
 
+    def times(self, count: float) -> Effort:
+        return Effort(*(getattr(self, f.name) * count for f in fields(Effort)))
+
 
 @dataclass(frozen=True)
 class Amount:
@@ -250,6 +316,7 @@ class Amount:
         searched: questions that the pairs come from.
         rollouts: dialogues of the search of one question.
         settings: shared by estimators.
+        exact: whether the engine's numbers do not depend on the batch: see `ValidationPlay`.
     """
 
     pairs: float
@@ -257,6 +324,48 @@ class Amount:
     searched: float
     rollouts: float
     settings: InfluenceSettings
+    exact: bool = True
+
+    def played_under(self, candidates: float) -> Effort:
+        """A `ValidationPlay` of so many candidates: their dialogues, and those of the base policy;
+        for an engine that is not exact the base is a step of zero, and one more goes beside every
+        batch."""
+        each = self.questions * self.settings.samples
+        if self.exact:
+            return Effort(dialogues=each, stepped_dialogues=candidates * each)
+        batches = math.ceil(candidates / max(1, self.settings.candidates - 1))
+        return Effort(stepped_dialogues=(candidates + 1 + batches) * each)
+
+
+def over_draws(
+    scored: Callable[[int, list], Scores],
+    items: list,
+    draws: int,
+    lora_seed: int,
+    **columns: bool,
+) -> Scores:
+    """A scoring under several draws of A, `Scores.joined`: draw d takes each `draws`-th validation
+    question from the d-th on. One draw is that of `lora_seed`.
+
+    Args:
+        scored: (seed of A, questions) -> scores.
+        items: validation questions, or whatever stands for them.
+        columns: what `Scores.joined` must know of the tables.
+
+    Raises:
+        ScoreError: for more draws than questions, before anything is computed.
+    """
+    if draws > len(items):
+        raise ScoreError(
+            f"influence.lora_draws is {draws}, but there are {len(items)} validation questions to "
+            "share among them; allowed: as many as questions at most"
+        )
+    parts = [items[start::draws] for start in range(draws)]
+    seeds = [lora_seed, *(derive_seed(lora_seed, "draw", draw) for draw in range(1, draws))]
+    found = [scored(seed, part) for seed, part in zip(seeds, parts, strict=True)]
+    if draws == 1:
+        return found[0]
+    return Scores.joined(found, [len(part) for part in parts], **columns)
 
 
 class Options(Settings):
@@ -269,7 +378,7 @@ PLAYS = ("samples", "temperature", "candidates")
 SAMPLES_POLICY = ("policy_samples", "temperature")
 """Shared settings that decide the scores of one that samples the policy's own dialogues."""
 
-_ALWAYS = ("rank", "scaling", "gradient_rows", "gradient_block")
+_ALWAYS = ("rank", "scaling", "lora_draws", "lora_seed", "gradient_rows", "gradient_block")
 
 
 @dataclass(frozen=True)
@@ -280,7 +389,7 @@ class Estimator:
         name: in parameters, tables and artifacts.
         function: (context, pairs, validation questions, seed[, options]) -> scores; the options are
             handed over if `options` has fields.
-        effort: what a scoring takes.
+        effort: what a scoring takes, under one draw of A (`takes` counts them all).
         options: its own settings.
         uses: shared settings that decide its scores, beside those of the gradients. They, and its
             own options, are what its cached scores are found by.
@@ -294,6 +403,7 @@ class Estimator:
             questions.
         scores_alone: whether a pair's score is the same whichever pairs are scored with it. The
             guide of a search needs that.
+        own_stderr: whether its standard errors are other than those of its table's rows.
         unit: of its values: a `change` (of the metric, of a likelihood, of a loss) that the step
             makes, or its `derivative`, the change divided by the step size.
     """
@@ -309,11 +419,17 @@ class Estimator:
     holds_all_gradients: bool = False
     columns_are_questions: bool = True
     scores_alone: bool = True
+    own_stderr: bool = False
     unit: Literal["change", "derivative"] = "change"
 
     def divisor(self, step_size: float) -> float:
         """What its values are divided by to be derivatives: I / eps of the paper's H(z)."""
         return step_size if self.unit == "change" else 1.0
+
+    def takes(self, amount: Amount) -> Effort:
+        """What a scoring takes, under all draws of A."""
+        draws = amount.settings.lora_draws
+        return self.effort(replace(amount, questions=amount.questions / draws)).times(draws)
 
     def options_of(self, settings: InfluenceSettings) -> Options:
         """Its own settings, those of the parameters over those of its file."""
@@ -348,8 +464,16 @@ class Estimator:
                 f"{self.name} compares sampled dialogues of a question, which are all alike at "
                 "influence.temperature 0; set it above 0"
             )
-        options = [self.options_of(context.settings)] if self.options.model_fields else []
-        return self.function(context, pairs, questions, seed, *options)
+        draws, options = context.settings.lora_draws, []
+        if self.options.model_fields:
+            options = [self.options_of(context.settings)]
+
+        def scored(lora_seed: int, part: list[Question]) -> Scores:
+            own = replace(context, lora_seed=lora_seed)
+            return self.function(own, pairs, part, seed, *options)
+
+        columns = {"by_question": self.columns_are_questions, "own_stderr": self.own_stderr}
+        return over_draws(scored, questions, draws, context.lora(seed), **columns)
 
     def checked(self, scores: Scores, pairs: list[Pair]) -> Scores:
         """Scores of this estimator that tell their pairs apart.

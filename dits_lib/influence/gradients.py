@@ -142,6 +142,19 @@ def sum_by(stack: LoRAStack, owners: torch.Tensor, count: int) -> LoRAStack:
     )
 
 
+def mean_by(stack: LoRAStack, owners: torch.Tensor) -> LoRAStack:
+    """The mean of the adapters of each owner [n], numbered from 0 on."""
+    counts = owners.bincount()
+    total = sum_by(stack, owners, len(counts))
+    return LoRAStack(
+        {
+            name: (a, b / counts.to(b.device)[:, None, None])
+            for name, (a, b) in total.weights.items()
+        },
+        stack.scaling,
+    )
+
+
 def take(stack: LoRAStack, indices) -> LoRAStack:
     """The adapters of these indices."""
     chosen = torch.as_tensor(indices)

@@ -9,7 +9,7 @@ from ..agents import System
 from ..engines import Engine, LoRAStack
 from ..pairs import Pair
 from ..tasks import Question
-from .base import DPOLoss, InfluenceSettings, ScoringContext
+from .base import Amount, DPOLoss, Effort, InfluenceSettings, ScoringContext
 from .gradients import gradients_of, step, zero_steps
 from .validation_play import changed_share, evaluate_adapters, metric_table
 
@@ -61,6 +61,16 @@ def step_response(
             }
         )
     return rows
+
+
+def response_effort(amount: Amount, sizes: int) -> Effort:
+    """What `step_response` takes for so many step sizes; an engine that is not exact plays the base
+    as a step of zero, and once more beside every pair for the floor."""
+    each = amount.questions * amount.settings.samples
+    stepped, own = amount.pairs * sizes, Effort(gradient_rows=2 * amount.pairs)
+    if amount.exact:
+        return own + Effort(dialogues=each, stepped_dialogues=stepped * each)
+    return own + Effort(stepped_dialogues=(stepped + 1 + amount.pairs) * each)
 
 
 def _between_halves(table: np.ndarray) -> float:

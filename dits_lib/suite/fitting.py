@@ -93,6 +93,7 @@ def _check_influence(p: Params) -> None:
         _check_options(name, options)
     _check_nucleus(p)
     _check_guide(p)
+    _check_draws(p)
     if p.influence.temperature > 0:
         return
     for key, names in _estimators_named(p).items():
@@ -102,6 +103,39 @@ def _check_influence(p: Params) -> None:
                     f"{key} names {name}, which compares sampled dialogues, all alike at "
                     "temperature 0: set influence.temperature above 0, or leave it out"
                 )
+
+
+def _check_draws(p: Params) -> None:
+    """Each draw of A needs a validation question."""
+    for key, count in _questions_scored(p).items():
+        if p.influence.lora_draws > count:
+            raise ValueError(
+                f"influence.lora_draws is {p.influence.lora_draws}, but {key} is {count}: each "
+                "draw needs a validation question of its own"
+            )
+
+
+def _questions_scored(p: Params) -> dict[str, int]:
+    """Validation questions of each scoring of the profile's notebooks, by the key that says so."""
+    found = {"influence.validation_questions": p.influence.validation_questions}
+    lists, by_estimator = {}, {}
+    if "02_scoring" in p.notebooks:
+        found["scoring.retest_questions"] = p.scoring.retest_questions
+        by_estimator["scoring.noise"] = p.scoring.noise
+    if "04_budget_scaling" in p.notebooks:
+        lists["budget.validation"] = p.budget.validation
+        by_estimator["budget.estimators"] = p.budget.estimators
+    if "06_influence_fidelity" in p.notebooks:
+        by_estimator["fidelity.validation"] = p.fidelity.validation
+        by_estimator["fidelity.use"] = p.fidelity.use if p.fidelity.use_seeds else {}
+        if p.fidelity.race_pairs:
+            found["fidelity.race_questions"] = p.fidelity.race_questions
+    if "07_sensitivity" in p.notebooks:
+        lists["sensitivity.validation"] = p.sensitivity.validation
+    found |= {key: min(values) for key, values in lists.items() if values}
+    for key, counts in by_estimator.items():
+        found |= {f"{key}.{name}": count for name, count in counts.items()}
+    return found
 
 
 def _check_nucleus(p: Params) -> None:
@@ -123,6 +157,15 @@ def _check_guide(p: Params) -> None:
             f"search.guide is {p.search.guide}, which scores pairs as they come, but "
             f"influence.estimator is {named}, which scores them together; allowed: {allowed}"
         )
+    guided = p.search.guide != "q"
+    if "07_sensitivity" in p.notebooks:
+        guided = guided or any(guide != "q" for guide in p.sensitivity.guide)
+    options = ESTIMATORS[named].options_of(p.influence)
+    if guided and getattr(options, "group", 1) > 1:
+        raise ValueError(
+            f"influence.options.{named}.group is {options.group}, but a search that influence "
+            "guides scores each pair as it comes: set it to 1, or every guide to q"
+        )
 
 
 def _estimators_named(p: Params) -> dict[str, list[str]]:
@@ -133,6 +176,8 @@ def _estimators_named(p: Params) -> dict[str, list[str]]:
     if "06_influence_fidelity" in p.notebooks:
         named["fidelity.validation"] = [*p.fidelity.validation]
         named["fidelity.use"] = [*p.fidelity.use] if p.fidelity.use_seeds else []
+    if "02_scoring" in p.notebooks:
+        named["scoring.noise"] = [*p.scoring.noise]
     return named
 
 
@@ -182,7 +227,8 @@ def _check_vllm(p: Params) -> None:
             "model.engine is 'vllm', which serves trained models as adapters: set sft.lora_rank "
             "and dpo.lora_rank above 0"
         )
-    # The longest chain: warm start, first SFT, a round's SFT, its DPO, and a candidate's step.
+    # The longest chain: warm start, first SFT, a round's SFT, its DPO (or a warm-up before its
+    # pairs are scored), and a candidate's step.
     trained = (2 + (p.sft.warm_start != "none")) * p.sft.lora_rank + p.dpo.lora_rank
     rank = trained + p.influence.rank
     if rank > p.model.max_rank:

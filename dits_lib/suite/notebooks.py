@@ -91,7 +91,9 @@ def _scoring(p: Params) -> dict[str, Need]:
     return {
         "train": _searched(p),
         "validation": _most(
-            _of(p, "scoring.retest_questions", times=2), _of(p, "sizes.loss_questions")
+            _of(p, "scoring.retest_questions", times=2),
+            _of(p, "scoring.noise", times=2),
+            _of(p, "sizes.loss_questions"),
         ),
         "development": _of(p, "influence.step_questions"),
     }

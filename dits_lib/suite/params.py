@@ -321,9 +321,9 @@ def _merged(base: dict, changes: dict) -> dict:
     neighbours alone."""
     both = dict(base)
     for key, value in changes.items():
-        # `validation` and `use` of fidelity name the estimators that are compared, and no others.
+        # These name the estimators that are compared, and no others.
         sections = isinstance(value, dict) and isinstance(both.get(key), dict)
-        whole = key in ("validation", "use")
+        whole = key in ("validation", "use", "noise")
         both[key] = _merged(both[key], value) if sections and not whole else value
     return both
 

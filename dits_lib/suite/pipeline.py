@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ..influence import (
     choose_step_size,
     step_response,
 )
-from ..influence.base import check_scores
+from ..influence.base import check_scores, over_draws
 from ..influence.estimators.dpo_loss import dpo_loss_influence
 from ..influence.guide import InfluenceGuide
 from ..pairs import Pair, best_dialogues, extract_pairs
@@ -278,7 +278,7 @@ class Pipeline:
     ) -> InfluenceGuide:
         """Influence of every state's current pair by the estimator of the parameters, for the
         guided search. The validation questions are others than those that score the pairs
-        afterwards."""
+        afterwards; the policy takes no warm-up, since there are no pairs yet."""
         p, record = self.params, ESTIMATORS[self.params.influence.estimator]
         count = p.influence.validation_questions
         questions = self.questions("validation", count, seed, self._guide_skip())
@@ -303,12 +303,31 @@ class Pipeline:
         except ScoreError as error:
             raise ScoreError(f"{self.task}, seed {seed}: search.guide: {error}") from None
 
+    def warmed(self, model: ModelRef, searched: Artifact, seed: int) -> ModelRef:
+        """The policy whose steps score the pairs of a search: a model after
+        `influence.warmup_steps` DPO steps on all of them, with the settings of `dpo` and a seed of
+        its own; the model itself without such steps."""
+        steps, count = self.params.influence.warmup_steps, len(read_pairs(searched))
+        if not steps:
+            return model
+        return self.dpo(model, searched, np.arange(count), derive_seed("warm-up", seed), steps)
+
+    def _loss_after(self, model: ModelRef, warmed: ModelRef, searched: Artifact) -> DPOLoss:
+        """The loss of the training at the warmed policy: its reference stays the model that the
+        warm-up began with, as in the training itself."""
+        if warmed == model:
+            return self.loss
+        known = self.reply_logprobs(model, searched).tolist()
+        ids = [pair.id for pair in read_pairs(searched)]
+        return replace(self.loss, reference=dict(zip(ids, map(tuple, known), strict=True)))
+
     def step_size(self, model: ModelRef, searched: Artifact, seed: int) -> tuple[float, list[dict]]:
         """The influence step chosen by response on development questions, and the table behind
         it."""
-        p = self.params.influence
+        p, warmed = self.params.influence, self.warmed(model, searched, seed)
+        loss = self._loss_after(model, warmed, searched)
         spec = {
-            "model": model.key,
+            "model": warmed.key,
             "pairs": searched.key,
             "seed": seed,
             "influence": p.model_dump(exclude={"options", "estimator"}),
@@ -317,11 +336,11 @@ class Pipeline:
         }
 
         def make(folder: Path) -> dict:
-            engine, pairs = self.engine(model), self.pairs(searched)
+            engine, pairs = self.engine(warmed), self.pairs(searched)
             chosen = pairs[:: max(1, len(pairs) // p.step_pairs)][: p.step_pairs]
             questions = self.questions("development", p.step_questions, seed)
             noise = derive_seed("response", seed)
-            given = chosen, questions, p.step_sizes, p, noise, self.loss
+            given = chosen, questions, p.step_sizes, p, noise, loss
             rows = step_response(engine, self.system, *given)
             size = choose_step_size(rows, p.target_changed)
             write_json(folder / "response.json", {"rows": rows, "chosen": size})
@@ -342,21 +361,23 @@ class Pipeline:
         estimator: str | None = None,
         lora_seed: int | None = None,
     ) -> Artifact:
-        """Influence of the pairs of a search by an estimator.
+        """Influence of the pairs of a search by an estimator, on the warmed model.
 
         Args:
             count, skip: validation questions, after the first `skip`.
             limit: of the pairs, the first so many.
             estimator: a name in `ESTIMATORS`; None: that of the parameters.
-            lora_seed: fixes the LoRA's A; else each scoring draws its own.
+            lora_seed: fixes the LoRA's A; else that of the parameters, or one of the scoring's own
+                (`own_lora_seed`).
         """
         p, name = self.params, estimator or self.params.influence.estimator
-        record = ESTIMATORS[name]
+        record, warmed = ESTIMATORS[name], self.warmed(model, searched, seed)
+        loss = self._loss_after(model, warmed, searched)
         # Validation questions are searched as the policy speaks, whatever guides other searches.
         grown = p.search.changed(guide="q")
         spec = {
             "estimator": name,
-            "model": model.key,
+            "model": warmed.key,
             "pairs": searched.key,
             "step": step_size,
             "limit": limit,
@@ -374,8 +395,8 @@ class Pipeline:
             spec["initial"] = base.key
 
         def make(folder: Path) -> dict:
-            engine = self.engine(model)
-            initial = (engine if model.key == base.key else self.engine(base)) if fluent else None
+            engine = self.engine(warmed)
+            initial = (engine if warmed.key == base.key else self.engine(base)) if fluent else None
             context = ScoringContext(
                 engine,
                 self.system,
@@ -385,7 +406,7 @@ class Pipeline:
                 grown,
                 p.pairs,
                 p.selection.alpha,
-                self.loss,
+                loss,
                 initial,
             )
             questions = self.questions("validation", count, seed, skip)
@@ -398,6 +419,11 @@ class Pipeline:
         scored = self.store.get("score", spec, make, (f"influence/estimators/{name}.py",))
         self._check_scores(scored, searched, seed, record.columns_are_questions)
         return scored
+
+    def own_lora_seed(self, seed: int, skip: int = 0, estimator: str | None = None) -> int:
+        """The seed of A that a scoring takes where none is given."""
+        name, fixed = estimator or self.params.influence.estimator, self.params.influence.lora_seed
+        return derive_seed(derive_seed(name, seed, skip), "lora") if fixed is None else fixed
 
     def _check_scores(
         self, scored: Artifact, searched: Artifact, seed: int, every_question: bool = True
@@ -417,22 +443,30 @@ class Pipeline:
         step_size: float,
         seed: int,
     ) -> Artifact:
-        """Classic influence on the DPO loss of the pairs of a search on validation questions."""
-        p = self.params.influence
+        """Classic influence on the DPO loss of the pairs of a search on validation questions, on
+        the warmed model. Of several draws of A each serves its share of the validation pairs."""
+        p, warmed = self.params.influence, self.warmed(model, searched, seed)
+        loss = self._loss_after(model, warmed, searched)
         spec = {
             "estimator": "dpo_loss",
-            "model": model.key,
+            "model": warmed.key,
             "pairs": searched.key,
             "validation": validation.key,
             "step": step_size,
             "seed": seed,
-            "influence": [p.rank, p.scaling],
+            "influence": [p.rank, p.scaling, p.lora_draws, p.lora_seed],
             "loss": self.loss.key(),
         }
 
         def make(folder: Path) -> dict:
-            engine, pairs = self.engine(model), (self.pairs(searched), self.pairs(validation))
-            scores = dpo_loss_influence(engine, *pairs, step_size, p, seed, loss=self.loss)
+            engine, pairs, held = self.engine(warmed), self.pairs(searched), self.pairs(validation)
+            context = ScoringContext(engine, self.system, step_size, p, loss=loss)
+
+            def scored(lora_seed: int, part: list[Pair]) -> Scores:
+                given = part, step_size, p, seed, lora_seed, loss
+                return dpo_loss_influence(engine, pairs, *given)
+
+            scores = over_draws(scored, held, min(p.lora_draws, len(held)), context.lora(seed))
             write_json(folder / "scores.json", scores.to_json())
             return vars(engine.usage)
 

@@ -15,6 +15,7 @@ from ..agents.calls import CALLS_USED
 from ..engines import LORA_TARGETS
 from ..influence import ESTIMATORS
 from ..influence.base import Amount, Effort
+from ..influence.step_size import response_effort
 from ..selection import ARMS
 from .checks import InputError
 from .deep_search import system_without_pages
@@ -164,8 +165,12 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         own = played(effort.dialogues) + played(effort.stepped_dialogues, adapters=True)
         return own + Work(trained=rows * row)
 
+    warmed = Work()
+    if v.warmup_steps:
+        warmed = Work(trained=v.warmup_steps * p.dpo.batch * 2 * row * 4 / 3, models=1)
+
     def scored(pairs: float, questions: int) -> Work:
-        return worked(_estimates(p, pairs, {"one_step": questions}))
+        return worked(_estimates(p, pairs, {"one_step": questions})) + warmed
 
     sft = Work(trained=p.sft.steps * p.sft.batch * row, models=1)
     warm = (
@@ -204,7 +209,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     def estimates(count: float, by_name: dict[str, int]) -> Work:
         return worked(_estimates(p, count, by_name))
 
-    response = scored(v.step_pairs, v.step_questions * len(v.step_sizes))
+    tried = Amount(v.step_pairs, v.step_questions, 0, 0, v, _is_exact(p))
+    response = worked(response_effort(tried, len(v.step_sizes)))
 
     def ablation(seeds: int, searched: int) -> dict[str, Work]:
         """All arms, for `seeds` seeds, of which `searched` need search and SFT."""
@@ -225,7 +231,9 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         "01_rollout": start,
         "02_scoring": {
             "response": response,
-            "score": scored(min(p.scoring.pairs, pairs), 2 * p.scoring.retest_questions)
+            # Three scorings each: two sets of questions, and one of them under another A.
+            "score": scored(min(p.scoring.pairs, pairs), 3 * p.scoring.retest_questions)
+            + estimates(min(p.scoring.pairs, pairs), p.scoring.noise).times(3)
             + gradients(pairs),
             "search": search(s.loss_questions),
         },
@@ -274,9 +282,14 @@ def _estimates(params: Params, pairs: float, by_name: dict[str, int]) -> Effort:
     rollouts, total = params.search.repetitions * params.search.rollouts, Effort()
     for name, count in by_name.items():
         searched = pairs / PAIRS_A_QUESTION
-        amount = Amount(pairs, count, searched, rollouts, params.influence)
-        total += ESTIMATORS[name].effort(amount)
+        amount = Amount(pairs, count, searched, rollouts, params.influence, _is_exact(params))
+        total += ESTIMATORS[name].takes(amount)
     return total
+
+
+def _is_exact(params: Params) -> bool:
+    """Whether the engine's numbers do not depend on the batch."""
+    return params.model.engine == "transformers" and params.model.dtype == "float32"
 
 
 @dataclass(frozen=True)

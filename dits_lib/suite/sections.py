@@ -219,12 +219,14 @@ class Ablation(Settings):
 
 class Scoring(Settings):
     """`pairs`: scored in notebook 02, at most; `retest_questions`: questions of each of two
-    disjoint validation sets."""
+    disjoint validation sets; `noise`: estimators whose noise is shown beside that of `one_step`,
+    and the validation questions of each in either set."""
 
     section: ClassVar = "scoring"
 
     pairs: Annotated[int, Field(ge=4, le=MOST)]
     retest_questions: AtLeastTwo
+    noise: ByEstimator
 
 
 class Budget(Settings):

@@ -50,7 +50,9 @@ def dpo_loss_influence(
     if not validation:
         raise ValueError("no validation pairs: the search on the validation questions gave none")
     before, loss, parts = engine.snapshot(), loss or DPOLoss(), []
-    lora_seed = derive_seed(seed, "lora") if lora_seed is None else lora_seed
+    if lora_seed is None:
+        fixed = settings.lora_seed
+        lora_seed = derive_seed(seed, "lora") if fixed is None else fixed
     options = gradient_options(settings, loss) | {"seed": lora_seed}
     own = options | {"loss": replace(loss, reference=None)}
     with engine.learning() as learner:

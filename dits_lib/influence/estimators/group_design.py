@@ -171,9 +171,8 @@ def handed_down(member: np.ndarray, changes: np.ndarray, shared: list[np.ndarray
 def effort(amount: Amount) -> Effort:
     """Every group is trained, and plays every question."""
     options = ESTIMATOR.options_of(amount.settings)
-    plays = options.count * amount.questions * amount.settings.samples
     trained = amount.pairs + options.count * (1 + options.steps * options.batch)
-    return Effort(stepped_dialogues=plays, gradient_rows=2 * trained)
+    return amount.played_under(options.count) + Effort(gradient_rows=2 * trained)
 
 
 ESTIMATOR = Estimator(

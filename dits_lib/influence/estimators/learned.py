@@ -8,7 +8,6 @@ predicted by cross-validation, whole questions left out together.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import lazy_loader
@@ -20,7 +19,6 @@ from ...engines import derive_seed
 from ...pairs import Pair
 from ...tasks import Question
 from ..base import Amount, Effort, Estimator, Options, Scores, ScoringContext
-from .one_step import effort as one_step_effort
 from .one_step import one_step
 
 if TYPE_CHECKING:
@@ -158,8 +156,16 @@ def _mean_states(learner: TransformersEngine, rows) -> np.ndarray:
 
 def effort(amount: Amount) -> Effort:
     """One-step for a share of the pairs; hidden states of all."""
-    some = replace(amount, pairs=ESTIMATOR.options_of(amount.settings).share * amount.pairs)
-    return one_step_effort(some) + Effort(gradient_rows=2 * amount.pairs)
+    some = ESTIMATOR.options_of(amount.settings).share * amount.pairs
+    measured = amount.played_under(some) + Effort(gradient_rows=2 * some)
+    return measured + Effort(gradient_rows=2 * amount.pairs)
 
 
-ESTIMATOR = Estimator("learned", learned, effort, options=LearnedOptions, scores_alone=False)
+ESTIMATOR = Estimator(
+    "learned",
+    learned,
+    effort,
+    options=LearnedOptions,
+    scores_alone=False,
+    own_stderr=True,
+)

@@ -31,7 +31,6 @@ from ..base import (
     ScoringContext,
     mean_and_stderr,
 )
-from .one_step import effort as one_step_effort
 from .one_step import one_step
 from .policy_gradient import effort as policy_effort
 from .policy_gradient import policy_gradient
@@ -88,7 +87,8 @@ def one_step_controlled(
 def effort(amount: Amount) -> Effort:
     """One-step on a share of the questions, the policy gradient on all."""
     played = round(ESTIMATOR.options_of(amount.settings).played_share * amount.questions)
-    return one_step_effort(replace(amount, questions=played)) + policy_effort(amount)
+    plain = replace(amount, questions=played).played_under(amount.pairs)
+    return plain + Effort(gradient_rows=2 * amount.pairs) + policy_effort(amount)
 
 
 ESTIMATOR = Estimator(
@@ -100,4 +100,5 @@ ESTIMATOR = Estimator(
     needs_spread=True,
     columns_are_questions=False,
     scores_alone=False,
+    own_stderr=True,
 )

@@ -46,8 +46,8 @@ def whole_groups(pairs: list[Pair], size: int) -> list[list[int]]:
 
 def effort(amount: Amount) -> Effort:
     """Every searched question's pairs play every question together."""
-    plays = amount.searched * amount.questions * amount.settings.samples
-    return Effort(stepped_dialogues=plays, gradient_rows=2 * (amount.searched + amount.pairs))
+    rows = Effort(gradient_rows=2 * (amount.searched + amount.pairs))
+    return amount.played_under(amount.searched) + rows
 
 
 ESTIMATOR = Estimator("one_step_question", one_step_question, effort, scores_alone=False)

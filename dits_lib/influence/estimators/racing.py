@@ -22,10 +22,9 @@ from pydantic import Field
 from ...pairs import Pair
 from ...settings.kinds import AtLeastTwo
 from ...tasks import Question
-from ..base import Estimator, Options, Scores, ScoringContext
+from ..base import Amount, Effort, Estimator, Options, Scores, ScoringContext
 from ..gradients import gradients_of, step, take
 from ..validation_play import ValidationPlay
-from .one_step import effort
 
 
 class RaceOptions(Options):
@@ -115,10 +114,15 @@ def racing(
     )
 
 
+def effort(amount: Amount) -> Effort:
+    """Every pair plays every question, at most."""
+    return amount.played_under(amount.pairs) + Effort(gradient_rows=2 * amount.pairs)
+
+
 ESTIMATOR = Estimator(
     "racing",
     racing,
-    effort,  # a race plays all questions at most
+    effort,
     options=RaceOptions,
     uses_alpha=True,
     holds_all_gradients=True,

@@ -1,5 +1,6 @@
 """Notebook 02: one-step influence of the first seed's pairs, twice on disjoint validation sets, and
-the classic influence by DPO loss."""
+the classic influence by DPO loss; and how much of the noise is that of the questions, how much that
+of the random A of the LoRA step."""
 
 from __future__ import annotations
 
@@ -9,13 +10,18 @@ import math
 import numpy as np
 import scipy
 
+from ...engines import derive_seed
 from ...influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
 from ...report import Comparison, correlation
+from ...selection import drawn_share
 from ..params import Params
 from ..pipeline import Pipeline, read_scores
 from .common import pair_stage, sft_stage, step_size_of, task_keys
 
 keys = task_keys
+
+QUESTIONS, DRAW, BOTH = "other questions, same A", "same questions, other A", "both other"
+"""What differs between two scorings of the same pairs."""
 
 
 def scoring_job(params: Params, task: str) -> dict:
@@ -25,20 +31,23 @@ def scoring_job(params: Params, task: str) -> dict:
     searched = pair_stage(pipeline, model, seed)
     size, response = step_size_of(pipeline)
 
-    def one_step(skip: int) -> Scores:
-        scored = pipeline.score(
-            model,
-            searched,
-            size,
-            scoring.retest_questions,
-            seed,
-            skip=skip,
-            limit=scoring.pairs,
-            estimator="one_step",
-        )
-        return read_scores(scored, searched)
+    def scored(name: str, count: int) -> dict[str, Scores]:
+        """On the first `count` validation questions and on the next, as ever; and on the next once
+        more, under the A of the first (where the parameters fix A: under another)."""
+        fixed = params.influence.lora_seed is not None
+        draw = derive_seed("another A", seed) if fixed else pipeline.own_lora_seed(seed, 0, name)
 
-    first, second = one_step(0), one_step(scoring.retest_questions)
+        def on(skip: int, lora_seed: int | None = None) -> Scores:
+            options = {"skip": skip, "limit": scoring.pairs, "estimator": name}
+            found = pipeline.score(
+                model, searched, size, count, seed, lora_seed=lora_seed, **options
+            )
+            return read_scores(found, searched)
+
+        return {"first": on(0), "second": on(count), "again": on(count, draw), "fixed": fixed}
+
+    one_step = scored("one_step", scoring.retest_questions)
+    first, second = one_step["first"], one_step["second"]
     validation = pipeline.search(model, "validation", params.sizes.loss_questions, seed)
     by_loss = pipeline.score_by_loss(model, searched, validation, size, seed)
     classic = read_scores(by_loss, searched)
@@ -55,13 +64,69 @@ def scoring_job(params: Params, task: str) -> dict:
         "first": first.per_question.tolist(),
         "second": second.per_question.tolist(),
         "classic": classic.value[: len(pairs)].tolist(),
+        "noise": {
+            name: noise_pairs(found, count)
+            for name, count, found in (
+                ("one_step", scoring.retest_questions, one_step),
+                *((name, count, scored(name, count)) for name, count in scoring.noise.items()),
+            )
+        },
         "cost": {"one-step": first.cost, "DPO loss": classic.cost},
     }
 
 
+def noise_pairs(found: dict, count: int) -> dict:
+    """The values of the two scorings that differ in each way: {what differs: (values, values)}, and
+    `V`, the questions of a scoring.
+
+    Args:
+        found: `first` and `second`, on different questions; `again`, on those of the second, under
+            the A of the first, or, where all scorings share one A (`fixed`), under another.
+    """
+    first, second, again = (found[name].value.tolist() for name in ("first", "second", "again"))
+    if found["fixed"]:
+        ways = {QUESTIONS: (first, second), DRAW: (second, again), BOTH: (first, again)}
+    else:
+        ways = {QUESTIONS: (first, again), DRAW: (second, again), BOTH: (first, second)}
+    return {"V": count, "ways": ways}
+
+
+def noise_rows(job: dict) -> list[dict]:
+    """Rank correlation, with its 95 % interval, of two scorings of the same pairs, by what differs
+    between them: one row for each estimator."""
+    return [
+        {
+            "task": job["task"],
+            "estimator": name,
+            "V": noise["V"],
+            "differs": way,
+            **rank_correlation(*map(np.array, values), job["question"]),
+        }
+        for name, noise in job["noise"].items()
+        for way, values in noise["ways"].items()
+    ]
+
+
+def noise_sentence(rows: list[dict]) -> str:
+    """Which of the two noises is the larger for an estimator of one task, as far as the intervals
+    of its `noise_rows` tell."""
+    by_way = {row["differs"]: row for row in rows}
+    questions, draw = by_way[QUESTIONS], by_way[DRAW]
+    told = f"{questions['task']}, {questions['estimator']}: rank correlation "
+    told += f"{questions['rho']:.2f} with other questions, {draw['rho']:.2f} with another A"
+    if not all(np.isfinite(row[end]) for row in (questions, draw) for end in ("low", "high")):
+        return f"{told}: nothing can be said of scores that do not vary."
+    if draw["low"] > questions["high"]:
+        return f"{told}: the questions are the larger noise."
+    if draw["high"] < questions["low"]:
+        return f"{told}: the draw of A is the larger noise."
+    return f"{told}: neither noise is the larger beyond their intervals."
+
+
 def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
     """Test-retest agreement of one-step scores for several V, from the two disjoint validation sets
-    of a scoring job."""
+    of a scoring job. `ties`: share of the pairs that share their score; `zero`: whose score is 0;
+    `drawn`: share of the kept pairs that a draw among ties decided."""
     rows = []
     for count in counts:
         tables = [np.array(job[name])[:, :count] for name in ("first", "second")]
@@ -69,7 +134,8 @@ def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
         row = reliability(*halves, alpha=alpha, groups=job["question"])
         zero = float(np.mean(halves[0].value == 0))
         ties = halves[0].tie_share
-        rows.append({"task": job["task"], "V": count, **row, "ties": ties, "zero": zero})
+        told = {"ties": ties, "zero": zero, "drawn": drawn_share(halves[0].value, alpha)}
+        rows.append({"task": job["task"], "V": count, **row, **told})
     return rows
 
 
