@@ -32,7 +32,14 @@ from dits_lib.settings import ROOT, ParamsError
 from dits_lib.suite.notebooks import questions_needed
 from dits_lib.suite.params import check_params, load_params
 from dits_lib.suite.pipeline import Pipeline
-from dits_lib.suite.planning import MACHINES, count_work, lengths, model_size, size_of
+from dits_lib.suite.planning import (
+    MACHINES,
+    count_work,
+    lengths,
+    model_size,
+    peak_memory,
+    size_of,
+)
 from dits_lib.suite.store import Store
 from dits_lib.tasks import DataError
 from dits_lib.tasks.public import PUBLIC, SHARES, Slice, check_disjoint, load_splits
@@ -683,6 +690,56 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
         report(params, size, "h100") == 2 and "does not fit the memory" in capsys.readouterr().err
     )
     assert set(MACHINES) >= {"h100", "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "column", "dialogues"),
+    [
+        # Before each repetition but the first a pair of each question plays all V questions;
+        ("one_step", "written_with_adapters", lambda p, asked: asked * p.validation_questions),
+        # or the policy plays each of the V questions again, whatever the number of pairs.
+        ("policy_gradient", "written", lambda p, asked: 2 * p.validation_questions * 16),
+    ],
+)
+def test_the_plan_counts_what_guides_a_search(estimator, column, dialogues):
+    one = ["tasks=[exchange]", "notebooks=[01_rollout]", "influence.policy_samples=16"]
+    by_q = load_params("micro", [*one, f"influence.estimator={estimator}"])
+    guided = load_params("micro", [*one, "search.guide=both", f"influence.estimator={estimator}"])
+    cost = [count_work(p).set_index("stage").loc["search", column] for p in (by_q, guided)]
+    again, asked = (
+        by_q.search.repetitions - 1,
+        by_q.sizes.sft_questions + by_q.sizes.train_questions,
+    )
+    written = lengths(by_q, "exchange").written
+    # Two searches, with the base model and with the SFT model.
+    expected = again * dialogues(by_q.influence, asked) * written
+    assert cost[1] - cost[0] == pytest.approx(expected)
+
+
+def test_the_plan_counts_what_the_initial_model_reads_and_the_upper_half():
+    one = ["tasks=[exchange]", "notebooks=[01_rollout, 02_scoring]"]
+    plain, fluent, every = (
+        count_work(load_params("micro", [*one, *more])).set_index(["notebook", "stage"])
+        for more in ([], ["search.fluency_weight=1.0"], ["pairs.upper_half=false"])
+    )
+    search, score = ("01_rollout", "search"), ("02_scoring", "score")
+    read, written = plain.loc[search, "read"], plain.loc[search, "written"]
+    assert fluent.loc[search, "read"] == pytest.approx(read + written)
+    assert fluent.loc[search, "written"] == written
+    # As many as are asked for, 140, or half of five a question.
+    p = load_params("micro")
+    share = min(p.scoring.pairs, 2.5 * p.sizes.train_questions) / p.scoring.pairs
+    assert every.loc[score, "written_with_adapters"] * share == pytest.approx(
+        plain.loc[score, "written_with_adapters"]
+    )
+    # With adapters alone trained, what speaks needs most: the initial model in float32 beside it.
+    size = replace(model_size(str(MODEL)), parameters=1_000_000_000)
+    adapters = ["sft.lora_rank=1", "dpo.lora_rank=1"]
+    needed = [
+        peak_memory(load_params("micro", [*adapters, *more]), size, MACHINES["cpu"])
+        for more in ([], ["search.fluency_weight=1.0"])
+    ]
+    assert needed[1] - needed[0] == pytest.approx(4e9)
 
 
 def test_the_plan_of_deep_search_fits_the_machine_it_is_meant_for(capsys, monkeypatch):

@@ -150,18 +150,20 @@ def _check_nucleus(p: Params) -> None:
 
 def _check_guide(p: Params) -> None:
     """A search scores the pairs of its trees as they come."""
-    named = p.influence.estimator
-    if p.search.guide != "q" and not ESTIMATORS[named].scores_alone:
+    named, guides = p.influence.estimator, {"search.guide": [p.search.guide]}
+    if "07_sensitivity" in p.notebooks:
+        guides["sensitivity.guide"] = p.sensitivity.guide
+    guided = [key for key, values in guides.items() if set(values) != {"q"}]
+    if not guided:
+        return
+    if not ESTIMATORS[named].scores_alone:
         allowed = ", ".join(name for name, record in ESTIMATORS.items() if record.scores_alone)
         raise ValueError(
-            f"search.guide is {p.search.guide}, which scores pairs as they come, but "
+            f"{guided[0]} names influence, which scores pairs as they come, but "
             f"influence.estimator is {named}, which scores them together; allowed: {allowed}"
         )
-    guided = p.search.guide != "q"
-    if "07_sensitivity" in p.notebooks:
-        guided = guided or any(guide != "q" for guide in p.sensitivity.guide)
     options = ESTIMATORS[named].options_of(p.influence)
-    if guided and getattr(options, "group", 1) > 1:
+    if getattr(options, "group", 1) > 1:
         raise ValueError(
             f"influence.options.{named}.group is {options.group}, but a search that influence "
             "guides scores each pair as it comes: set it to 1, or every guide to q"

@@ -66,7 +66,8 @@ BATCH = {"vllm": 512, "transformers": 64}
 EFFICIENCY = {"prefill": 0.4, "train": 0.35}
 LORA_SPEED = 0.4
 ASSUMED = (
-    f"{PAIRS_A_QUESTION} pairs a searched question; replies {FILL:.0%} of their limit; dialogues "
+    f"{PAIRS_A_QUESTION} pairs a searched question, or the upper half of them; "
+    f"replies {FILL:.0%} of their limit; dialogues "
     f"as long as allowed; of a reply {ALOUD} tokens at most are said aloud, which later prompts "
     "show, the rest is thought; "
     f"in deep search {CALLS_USED:.0%} of the calls allowed, half of them pages of "
@@ -154,8 +155,17 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         written = count * length.written
         return Work(count * length.read, 0 if adapters else written, written if adapters else 0)
 
-    def search(questions: int, rollouts: int = p.search.rollouts) -> Work:
-        return played(questions * p.search.repetitions * rollouts)
+    def search(
+        questions: int, rollouts: int = p.search.rollouts, guide: str = p.search.guide
+    ) -> Work:
+        """Dialogues; what the initial model reads for the fluency of each reply (alone, so without
+        its prompt); and what a guide scores: before each repetition but the first a pair a
+        question (on the micro world 6 to 7 in all, of eight repetitions)."""
+        spoken = played(questions * p.search.repetitions * rollouts)
+        fluency = Work(read=spoken.written if p.search.fluency_weight else 0)
+        again = p.search.repetitions - 1 if guide != "q" else 0
+        steered = estimates(questions, {v.estimator: v.validation_questions}).times(again)
+        return spoken + fluency + steered
 
     def gradients(pairs: float) -> Work:
         return Work(trained=pairs * 2 * row)
@@ -169,8 +179,11 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     if v.warmup_steps:
         warmed = Work(trained=v.warmup_steps * p.dpo.batch * 2 * row * 4 / 3, models=1)
 
+    def estimates(count: float, by_name: dict[str, int]) -> Work:
+        return worked(_estimates(p, count, by_name))
+
     def scored(pairs: float, questions: int) -> Work:
-        return worked(_estimates(p, pairs, {"one_step": questions})) + warmed
+        return estimates(pairs, {"one_step": questions}) + warmed
 
     sft = Work(trained=p.sft.steps * p.sft.batch * row, models=1)
     warm = (
@@ -186,13 +199,15 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     dpo = pairs_trained(p.dpo.steps * p.dpo.batch, 1)
     evaluation = played(s.test_questions * (s.test_samples if p.testing.temperatures[0] else 1))
     start = {"search": search(s.sft_questions) + search(s.train_questions), "sft": sft + warm}
-    pairs, halves = PAIRS_A_QUESTION * s.train_questions, p.ablation.random_halves
+    each, halves = pairs_a_question(p), p.ablation.random_halves
+    pairs = each * s.train_questions
+    all_pairs = PAIRS_A_QUESTION * s.train_questions
     # Every arm for equal steps, some for equal epochs too; `random` is several halves.
     arms = (len(ARMS) + halves + len(BOTH_WAYS)) * p.ablation.dpo_seeds
     rounds = i.seeds * i.rounds
     f, t, b = p.fidelity, p.sensitivity, p.budget
     budgets = (3 * len(b.rollouts) + 2 * (len(b.validation) + len(b.estimators))) * b.seeds
-    i_pairs = PAIRS_A_QUESTION * i.questions
+    i_pairs = each * i.questions
     i_searches = 2 if i.search_with == "start" else 1
     # All pairs, and twice a half.
     i_dpo = pairs_trained(i.epochs * i_pairs * (1 + 2 * p.selection.alpha), 3)
@@ -205,9 +220,6 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             for name in ("gamma", "validation", "alpha", "step", "min_value", "min_gap", "guide")
         )
     )
-
-    def estimates(count: float, by_name: dict[str, int]) -> Work:
-        return worked(_estimates(p, count, by_name))
 
     tried = Amount(v.step_pairs, v.step_questions, 0, 0, v, _is_exact(p))
     response = worked(response_effort(tried, len(v.step_sizes)))
@@ -241,8 +253,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         "04_budget_scaling": {
             "search": search(b.questions, sum(b.rollouts)).times(b.seeds),
             "score": (
-                scored(PAIRS_A_QUESTION * b.questions, sum(b.validation))
-                + estimates(PAIRS_A_QUESTION * b.questions, b.estimators)
+                scored(each * b.questions, sum(b.validation))
+                + estimates(each * b.questions, b.estimators)
             ).times(b.seeds),
             "dpo": dpo.times(budgets),
             "evaluate": evaluation.times(budgets),
@@ -264,11 +276,14 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "evaluate": evaluation.times(retrained + f.use_seeds),
         },
         "07_sensitivity": {
-            "search": start["search"].times(t.seeds),
+            "search": sum(
+                (search(s.train_questions, guide=guide) for guide in t.guide), start["search"]
+            ).times(t.seeds),
             "sft": start["sft"].times(t.seeds),
+            # Of all pairs: the upper half is taken after each filter.
             "score": (
-                scored(pairs, max([*t.validation, v.validation_questions]))
-                + scored(pairs, v.validation_questions).times(len(t.step))
+                scored(all_pairs, max([*t.validation, v.validation_questions]))
+                + scored(all_pairs, v.validation_questions).times(len(t.step))
             ).times(t.seeds),
             "dpo": dpo.times(changes),
             "evaluate": evaluation.times(changes),
@@ -277,11 +292,16 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
     }
 
 
+def pairs_a_question(params: Params) -> float:
+    """Pairs that a searched question gives, as assumed in `ASSUMED`."""
+    return PAIRS_A_QUESTION / 2 if params.pairs.upper_half else PAIRS_A_QUESTION
+
+
 def _estimates(params: Params, pairs: float, by_name: dict[str, int]) -> Effort:
     """Scores of the pairs by each estimator, on the validation questions that are named for it."""
     rollouts, total = params.search.repetitions * params.search.rollouts, Effort()
     for name, count in by_name.items():
-        searched = pairs / PAIRS_A_QUESTION
+        searched = pairs / pairs_a_question(params)
         amount = Amount(pairs, count, searched, rollouts, params.influence, _is_exact(params))
         total += ESTIMATORS[name].takes(amount)
     return total
@@ -374,7 +394,7 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
     scored = max(
-        max(part.scoring.pairs, PAIRS_A_QUESTION * part.sizes.train_questions)
+        max(part.scoring.pairs, pairs_a_question(part) * part.sizes.train_questions)
         for part in params.parts()
     )
     holds_all = ESTIMATORS[params.influence.estimator].holds_all_gradients
@@ -390,6 +410,8 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
     speaking = (
         m.memory * machine.memory if m.engine == "vllm" else 2 * width * size.parameters
     ) + width * judge
+    if m.engine == "transformers" and params.search.fluency_weight:
+        speaking += width * size.parameters  # the initial model, beside the policy
     if m.engine == "vllm" and m.cache_gb is not None:
         # The last 2 GB are CUDA's own.
         speaking = (
