@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..agents import ChatTemplateError, message_ids
-from .base import Engine, Request, Rows
+from .base import Engine, LoRAStack, Request, Rows
 from .files import ModelError
 from .lora import fresh_a
 from .seeds import derive_seed
@@ -61,7 +61,8 @@ def check_conformance(engine: TransformersEngine, name: str) -> None:
         ModelError: telling what differs, and by how much.
     """
     rows = _played(engine, name)
-    expected = [_own_logprobs(engine, prompt, reply) for prompt, reply in rows]
+    with torch.inference_mode():
+        expected = [_own_logprobs(engine, *row).tolist() for row in rows]
     tolerance = _TOLERANCE.get(engine.model.dtype, _COARSE)
     usage = engine.snapshot()
     for what, found in (
@@ -140,12 +141,11 @@ def _played(engine: TransformersEngine, name: str) -> Rows:
     ]
 
 
-@torch.inference_mode()
-def _own_logprobs(engine: TransformersEngine, prompt, reply) -> list[float]:
-    """Log probabilities of a reply by the model's own forward pass on this row alone."""
+def _own_logprobs(engine: TransformersEngine, prompt, reply) -> torch.Tensor:
+    """Log probabilities of a reply, [tokens], by the model's own forward pass on this row alone."""
     ids = torch.tensor([[*prompt, *reply]], device=engine.device)
     logits = engine.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    return logits.log_softmax(1).gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
+    return logits.log_softmax(1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
 @torch.inference_mode()
@@ -185,10 +185,7 @@ def _difference(expected: list[list[float]], found: list[list[float]]) -> float:
 def _gradient_difference(engine: TransformersEngine, row) -> float:
     """Relative difference between an adapter's gradient at B = 0, `scaling * G A^T`, and that which
     follows from the gradient G of the weight by the model's own forward pass."""
-    from .base import LoRAStack
-
     name, module = next(iter(engine.lora.modules.items()))
-    prompt, reply = row
     a = fresh_a(engine.model, {name: module}, 4, 0)[name]
     b = torch.zeros(1, module.out_features, 4, device=engine.device, requires_grad=True)
     index = torch.zeros(1, dtype=torch.long, device=engine.device)
@@ -196,10 +193,7 @@ def _gradient_difference(engine: TransformersEngine, row) -> float:
     (found,) = torch.autograd.grad(score, [b])
     held = module.weight.requires_grad
     module.weight.requires_grad_(True)
-    ids = torch.tensor([[*prompt, *reply]], device=engine.device)
-    logits = engine.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    own = logits.log_softmax(1).gather(1, ids[0, len(prompt) :, None]).sum()
-    (weight,) = torch.autograd.grad(own, [module.weight])
+    (weight,) = torch.autograd.grad(_own_logprobs(engine, *row).sum(), [module.weight])
     module.weight.requires_grad_(held)
     wanted = weight.float() @ a.T
     return float((found[0] - wanted).norm() / wanted.norm().clamp(min=1e-12))
