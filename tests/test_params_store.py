@@ -567,8 +567,8 @@ def test_own_questions_are_counted_before_anything_runs(own_questions, tmp_path)
     assert (
         done.returncode == 2
         and "own.jsonl: too few questions for the parameters, add some or lower the keys: "
-        "train: 8 of 214 questions = sizes.sft_questions 60 + sizes.train_questions 64 + "
-        "iterations.rounds 3 * iterations.questions 30 (05_iterations)"
+        "train: 8 of 180 questions = sizes.sft_questions 60 + sizes.train_questions 48 + "
+        "iterations.rounds 3 * iterations.questions 24 (05_iterations)"
         in done.stderr.strip().splitlines()[-1]
     )
 
