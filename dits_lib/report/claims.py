@@ -296,10 +296,10 @@ def claim_text(number: str, comparisons: Sequence[Comparison], note: str = "") -
 
 def _found(comparison: Comparison, level: float) -> str:
     """Interval, verdict, and what could have been seen."""
-    parts = [comparison.text(level)]
-    if comparison.has_value:
-        parts[0] += f", {comparison.verdict(level)}"
-        seen = comparison.detectable(level=level)
-        if not math.isnan(seen):
-            parts.append(f"detectable at 80 % power: {seen:.3f}")
+    if not comparison.has_value:
+        return NO_VALUE
+    parts = [f"{comparison.text(level)}, {comparison.verdict(level)}"]
+    seen = comparison.detectable(level=level)
+    if not math.isnan(seen):
+        parts.append(f"detectable at 80 % power: {seen:.3f}")
     return "; ".join(parts + ([comparison.noisy] if comparison.noisy else []))

@@ -128,7 +128,7 @@ def claim_tables(
 def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
     found = evidence.comparison
     bounds = found.interval(level)
-    noisy = f" ({found.noisy})" if found.noisy else ""
+    noisy = f" ({found.noisy})" if found.noisy and found.has_value else ""
     return {
         **({"results": evidence.results} if by_results else {}),
         "notebook": evidence.notebook,

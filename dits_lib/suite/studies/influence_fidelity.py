@@ -423,7 +423,7 @@ def lds_comparison(
     predicted = [scores[t["kept"]].mean() for t in halves]
     again = correlation(task, "repeatability", odd, even).interval(0.95)
     noisy = "" if again["low"] > 0 else "the metric of the halves does not repeat"
-    name = f"{estimator} of a half with the metric after training on it (LDS)"
+    name = f"mean {estimator} of a half with the metric after training on it (LDS)"
     bounds = {"lower": lower, "upper": upper, "noisy": noisy}
     return correlation(task, name, predicted, measured, **bounds)
 
