@@ -684,6 +684,15 @@ def test_the_plan_counts_tokens_and_refuses_what_cannot_fit(capsys):
     assert doubled.loc[score, "written_with_adapters"] == pytest.approx(
         2 * work.loc[score, "written_with_adapters"]
     )
+    # A warm-up is one more training before each scoring's pairs are scored.
+    warmed = count_work(load_params("micro", ["influence.warmup_steps=10"]))
+    warmed = warmed.set_index(["notebook", "stage"])
+    more = warmed.loc[score] - work.loc[score]
+    part = params.parts()[0]
+    read = sum(lengths(part, task).row for task in part.tasks) * params.ablation.seeds
+    assert more["models"] == len(part.tasks) * params.ablation.seeds
+    # Ten steps, of both replies of each pair, and the reference's forward pass.
+    assert more["trained"] == pytest.approx(10 * params.dpo.batch * 2 * read * 4 / 3)
     assert main(["--profile", "micro"]) == 0 and "peak memory" in capsys.readouterr().out
     size = replace(model_size(str(MODEL)), parameters=80_000_000_000, layers=80, hidden=8192)
     assert (

@@ -271,7 +271,7 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "sft": (sft + warm).times(1 + f.use_seeds),
             "score": estimates(f.pairs, f.validation).times(2)
             + scored(f.race_pairs, f.race_questions)
-            + estimates(pairs, f.use).times(f.use_seeds),
+            + (estimates(pairs, f.use) + warmed).times(f.use_seeds),
             "dpo": dpo.times(retrained),
             "evaluate": evaluation.times(retrained + f.use_seeds),
         },
