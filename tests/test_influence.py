@@ -411,7 +411,7 @@ def test_more_draws_than_questions_are_refused(engine, pairs):
 @pytest.mark.parametrize("nll_weight", [0.0, 0.5])
 def test_a_group_of_pairs_takes_one_step_and_shares_its_score(engine, pairs, nll_weight):
     """Against the gradient of the mean loss of the batch, merged into one adapter."""
-    questions, some = make_questions("exchange", "validation", 4, 0), pairs["exchange"][:7]
+    questions, some = make_questions("exchange", "validation", 8, 0), pairs["exchange"][:7]
     loss = DPOLoss(0.3, nll_weight)
     config = CONFIG.changed(options={"one_step": {"group": 3}}, gradient_block=4)
     context = ScoringContext(engine, SYSTEMS["exchange"], 1.0, config, lora_seed=5, loss=loss)
