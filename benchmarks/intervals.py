@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from dits_lib.report import markdown_table
-from dits_lib.report.stats import half_width, paired_effect
+from dits_lib.report.stats import detectable_distance, half_width, joint_level, paired_effect
 
 LEVELS = (0.95, 0.99)
 SEEDS = (3, 4, 5, 7, 10)
@@ -96,6 +96,23 @@ def _shared_row(
     return {f"{name}, {level:.0%}": hit / runs for (name, level), hit in hits.items()}
 
 
+def detectable_effects() -> pd.DataFrame:
+    """Smallest effects that are decided in 80 % of the runs, in standard deviations of a seed's
+    mean difference, where so many comparisons hold together at 95 %."""
+    return pd.DataFrame(
+        {
+            "seeds": seeds,
+            **{
+                f"{count} comparisons": detectable_distance(
+                    0.8, joint_level(count), stderr=1 / np.sqrt(seeds), df=seeds - 1
+                )
+                for count in (1, 2, 4, 8, 16, 32)
+            },
+        }
+        for seeds in (3, 4, 5, 6, 8, 10, 15, 20)
+    )
+
+
 TEXT = """# Intervals for paired differences over seeds and questions
 
 Written by `python -m benchmarks.intervals`; do not edit. Each number is the share of runs whose
@@ -124,6 +141,13 @@ a larger one. That T is at least v, which is all that the answers to single ques
 out no larger variance, and so changes nothing. What gives power is more seeds (t falls from
 {t3:.1f} with 3 seeds to {t5:.1f} with 5 and {t10:.1f} with 10; at 99 % from {u3:.1f} to {u5:.1f}
 and {u10:.1f}), and more questions and more runs of a seed, which lower T.
+
+### What can be detected
+
+The smallest effect that is decided in 80 % of the runs, in standard deviations of one seed's mean
+difference, by the number of comparisons whose intervals hold together.
+
+{detectable}
 
 ## Seeds that share questions ({few:,} runs each)
 
@@ -154,6 +178,7 @@ def main() -> int:
         few=2000,
         own=markdown_table(_shown(own)),
         shared=markdown_table(_shown(shared)),
+        detectable=markdown_table(_shown(detectable_effects())),
         **quantiles,
     )
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
@@ -166,6 +191,8 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     for column in shown.columns:
         if "%" in column:
             shown[column] = shown[column].map(lambda x: f"{x:.3f}")
+        elif "comparisons" in column:
+            shown[column] = shown[column].map(lambda x: f"{x:.2f}")
         elif column == "between seeds":
             shown[column] = shown[column].map(lambda x: f"{x:g}")
     return shown.astype(str)
