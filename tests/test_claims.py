@@ -506,3 +506,17 @@ def test_the_mean_correlation_of_seeds_is_one_on_fishers_scale():
     expected = {"low": math.tanh(reference.low), "high": math.tanh(reference.high)}
     assert found.interval(0.95) == pytest.approx(expected)
     assert mean_correlation("debate", "x", [0.1, NAN]).verdict(0.95) == NO_VALUE
+
+
+def test_the_command_writes_the_page_or_names_the_damaged_file(results, monkeypatch, capsys):
+    import dits_lib.commands.claims as command
+
+    folder, report = results
+    monkeypatch.setattr(command, "OUTPUT", folder)
+    report("results/a", "03_x").claim("2", [effect(0.1)])
+    assert command.main([]) == 0
+    assert (folder / "results" / "README.md").read_text() == claims_page(folder / "results")
+    (folder / "results" / "a" / "index" / "03_x.json").write_text("{")
+    assert command.main([]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "03_x.json: damaged" in said and "\n" not in said

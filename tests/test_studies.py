@@ -14,7 +14,7 @@ from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.studies import iterations, selection_ablation
 from dits_lib.suite.studies.budget_scaling import at_budget
-from dits_lib.suite.studies.common import epoch_steps, sft_stage
+from dits_lib.suite.studies.common import asked, epoch_steps, sft_stage
 from dits_lib.suite.studies.iterations import iterations_job
 from dits_lib.suite.studies.rollout import selection_row
 from dits_lib.suite.studies.scoring import correlation_row, gain_of_v, with_influence
@@ -200,3 +200,14 @@ def test_the_gain_of_v_is_that_of_the_correlations():
     assert found.verdict(0.95) == "supported" and found.count == 60 and found.df == 59
     few = {k: v[:6] if isinstance(v, list) else v for k, v in job.items()}
     assert gain_of_v(few, 4, 20).verdict(0.95) == "no value"
+
+
+def test_seeds_share_the_questions_of_the_micro_web_and_not_those_of_the_micro_world():
+    params = load_params("micro", ["sizes.test_questions=60"])
+    ids = {task: asked(params, task, 2, first=5) for task in ("exchange", "debate", "deep_search")}
+    shared = {task: len(set(first) & set(second)) for task, (first, second) in ids.items()}
+    assert shared["exchange"] == shared["debate"] == 0 and 0 < shared["deep_search"] < 60
+    pipeline = Pipeline(params, "deep_search")
+    first, second = ({q.text for q in pipeline.questions("test", 60, seed)} for seed in (5, 6))
+    assert shared["deep_search"] == len(first & second)
+    assert all(len(own) == 60 for pair in ids.values() for own in pair)
