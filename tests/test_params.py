@@ -178,13 +178,14 @@ KEYS = keys_of(load_params("micro").model_dump())
 TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meaning
     "None": "agents.exchange agents.debate data.data_dir model.cache_gb world.questions web.model "
     "web.cache web.search_engine web.calls web.nesting web.tokens web.max_new_tokens "
-    "web.page_characters web.snippet_words web.judge_url web.judge_model",
+    "web.page_characters web.snippet_words web.judge_url web.judge_model influence.lora_seed",
     "{}": "agents.exchange agents.debate "
     + " ".join(".".join(place) for place, value in KEYS.items() if isinstance(value, dict)),
     "0": "seed sft.lora_rank dpo.lora_rank sft.min_reward pairs.min_value pairs.min_gap "
     "influence.temperature search.token_weight search.fluency_weight search.candidate_distance "
     "search.merge_distance world.harmful.share dpo.nll_weight iterations.gamma fidelity.subsets "
-    "fidelity.race_pairs fidelity.use_seeds fidelity.first_use_seed web.snippet_words",
+    "fidelity.race_pairs fidelity.use_seeds fidelity.first_use_seed web.snippet_words "
+    "influence.lora_seed influence.warmup_steps",
     "-1": "search.token_weight search.fluency_weight pairs.min_value sft.min_reward",
     "True": "model.eager model.compile pairs.upper_half sft.gradient_checkpointing "
     "dpo.gradient_checkpointing web.replay",
