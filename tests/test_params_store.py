@@ -666,8 +666,8 @@ def test_greedy_validation_is_refused_for_estimators_that_compare_samples(change
     ("changes", "key"),
     [
         (["influence.lora_draws=30"], "influence.validation_questions is 20"),
-        (["influence.lora_draws=20", "scoring.retest_questions=19"], "scoring.retest_questions"),
-        (["influence.lora_draws=20", "scoring.noise={likelihood: 3}"], "scoring.noise.likelihood"),
+        (["influence.lora_draws=5", "scoring.retest_questions=4"], "scoring.retest_questions"),
+        (["influence.lora_draws=5", "scoring.noise={likelihood: 3}"], "scoring.noise.likelihood"),
         (["influence.lora_draws=9", "budget.validation=[8, 20]"], "budget.validation is 8"),
     ],
 )
@@ -677,4 +677,4 @@ def test_more_draws_of_a_than_questions_are_refused(changes, key):
     ) as told:
         load_params("micro", changes)
     assert len(str(told.value).splitlines()) == 1
-    assert load_params("micro", ["influence.lora_draws=20"]).influence.lora_draws == 20
+    assert load_params("micro", ["influence.lora_draws=5"]).influence.lora_draws == 5
