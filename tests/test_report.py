@@ -256,8 +256,8 @@ STALE = {
     "sensitivity",
     "smollm2",
 }
-"""Results that were made by earlier notebooks (docs/log.md, 2026-11-26). Their numbers stand; the
-issue "The method as published" makes them again. Nothing is to be added here."""
+"""Results of the search and the studies of before 2026-11-26 (docs/log.md). They are to be made
+again; nothing is to be added here."""
 
 
 def cells_of(notebook):
