@@ -402,29 +402,34 @@ def _q_values(tree: Tree) -> np.ndarray:
     return np.array([node.q for node in tree.nodes])
 
 
+def _centred(values: list[float]) -> np.ndarray:
+    """Deviations from the mean."""
+    return np.array(values) - np.mean(values) if values else np.zeros(0)
+
+
 def _guiding_values(
     trees: list[Tree], settings: SearchSettings, scorer: NodeScorer | None
 ) -> list[np.ndarray]:
     """What steers the selection, [nodes] of each tree: Q-values, influence, or both.
 
-    Influence is put on the scale of the Q-values: standardised, times their standard deviation over
-    the same nodes, those of all trees that have a score. So one `softmax_temperature` means the
-    same for each guide. Of both it is the sum over sqrt(2), which keeps that scale where they do
-    not correlate. Without a scorer, before the first dialogues, all values are Q.
+    Influence is put on the scale of the Q-values: its deviations from the mean of a tree get the
+    spread that those of the Q-values of the same nodes have, over all trees, since a softmax is
+    drawn within one tree and a shift of it changes nothing. So one `softmax_temperature` means the
+    same for each guide; nodes without a score count as their tree's mean. Of both it is the sum
+    over sqrt(2), which keeps that scale where they do not correlate. Without a scorer, before the
+    first dialogues, all values are Q.
     """
     q = [_q_values(tree) for tree in trees]
     if settings.guide == "q" or scorer is None:
         return q
     scored = scorer(trees)
-    known = np.array([score for scores in scored for score in scores.values()])
-    theirs = np.array([v[i] for v, scores in zip(q, scored, strict=True) for i in scores])
-    mean, scale = 0.0, 0.0
-    if len(known) and known.std() > 0:
-        mean, scale = known.mean(), theirs.std() / known.std()
-    influence = [
-        np.array([(scores.get(i, mean) - mean) * scale for i in range(len(values))])
-        for scores, values in zip(scored, q, strict=True)
-    ]
+    own = [_centred(list(scores.values())) for scores in scored]
+    theirs = [_centred([v[i] for i in scores]) for v, scores in zip(q, scored, strict=True)]
+    every, of_q = np.concatenate(own), np.concatenate(theirs)
+    scale = of_q.std() / every.std() if every.any() else 0.0
+    influence = [np.zeros(len(values)) for values in q]
+    for values, scores, deviations in zip(influence, scored, own, strict=True):
+        values[list(scores)] = scale * deviations
     if settings.guide == "influence":
         return influence
     return [(i + values) / np.sqrt(2) for i, values in zip(influence, q, strict=True)]

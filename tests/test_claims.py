@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,16 @@ def test_a_detectable_effect_is_seen_in_four_runs_of_five():
     runs = rng.normal(size, 0.02 * np.sqrt(5), size=(4000, 5))
     verdicts = [paired("exchange", "x", run, np.zeros(5)).verdict(0.95) for run in runs]
     assert np.mean([v == SUPPORTED for v in verdicts]) == pytest.approx(0.8, abs=0.02)
+
+
+def test_between_two_bounds_what_lies_beyond_them_is_detectable():
+    found = effect(0.0, 0.1, INF, scale="correlation", lower=-0.2, upper=0.2)
+    beyond = math.tanh(math.atanh(0.2) + (1.959964 + 0.841621) * 0.1) - 0.2
+    assert found.detectable() == pytest.approx(beyond, abs=1e-4)
+    true = math.atanh(0.2 + found.detectable())
+    seen = np.tanh(true + 0.1 * np.random.default_rng(0).normal(size=4000))
+    decided = [replace(found, estimate=float(rho)).verdict(0.95) for rho in seen]
+    assert np.mean([v == CONTRADICTED for v in decided]) == pytest.approx(0.8, abs=0.02)
 
 
 def test_a_detectable_correlation_lies_beyond_its_bound():

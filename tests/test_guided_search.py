@@ -34,8 +34,8 @@ def random_trees(rng):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("unit", [1e-4, 1.0, 50.0])
 def test_guides_are_on_the_scale_of_the_q_values(seed, unit):
-    """Whatever the unit of influence, its spread over the scored nodes of all trees is that of the
-    Q-values of these nodes, so that one temperature of the softmax fits all guides."""
+    """Whatever the unit of influence, its spread within trees, over the scored nodes, is that of
+    the Q-values of these nodes, so that one temperature of the softmax fits all guides."""
     rng = np.random.default_rng(seed)
     trees = random_trees(rng)
     scores = [{i: float(unit * rng.normal(3.0)) for i in (0, 1, 2)} for _ in trees]
@@ -44,22 +44,18 @@ def test_guides_are_on_the_scale_of_the_q_values(seed, unit):
         for guide in ("influence", "both")
     }
     own = {
-        "influence": np.array([scores[t][i] for t in range(3) for i in scores[t]]),
-        "q": np.array([trees[t].nodes[i].q for t in range(3) for i in scores[t]]),
+        "influence": np.array([[scores[t][i] for i in (0, 1, 2)] for t in range(3)]),
+        "q": np.array([[trees[t].nodes[i].q for i in (0, 1, 2)] for t in range(3)]),
     }
-    z = {name: (values - values.mean()) / values.std() for name, values in own.items()}
-    expected = {
-        "influence": own["q"].std() * z["influence"],
-        "both": own["q"].std() * (z["influence"] + z["q"]) / np.sqrt(2),
-    }
+    # A constant on all nodes of a tree changes no softmax.
+    within = {name: values - values.mean(1, keepdims=True) for name, values in own.items()}
+    spread = {name: np.sqrt((values**2).mean()) for name, values in within.items()}
+    scaled = within["influence"] * spread["q"] / spread["influence"]
+    expected = {"influence": scaled, "both": (scaled + within["q"]) / np.sqrt(2)}
     for guide, values in found.items():
-        scored = np.array([values[t][i] for t in range(3) for i in scores[t]])
-        # A constant on all nodes changes no softmax.
-        assert scored - scored.mean() == pytest.approx(expected[guide], abs=1e-9)
-    assert found["influence"][0][3:] == pytest.approx(0.0)  # unscored: the mean
-    assert np.std([v[i] for v in found["influence"] for i in (0, 1, 2)]) == pytest.approx(
-        own["q"].std()
-    )
+        scored = np.array([values[t][:3] for t in range(3)])
+        assert scored - scored.mean(1, keepdims=True) == pytest.approx(expected[guide], abs=1e-9)
+    assert found["influence"][0][3:] == pytest.approx(0.0)  # unscored: the mean of the tree
     plain = _guiding_values(trees, CONFIG, None)
     assert [v.tolist() for v in plain] == [[node.q for node in tree.nodes] for tree in trees]
 

@@ -238,7 +238,7 @@ def test_classic_influence_is_the_first_order_change_of_the_loss(engine, some):
             drop = float((np.log(2) - dpo_losses(engine, validation, repeated, LOSS)).mean())
         assert drop == pytest.approx(scores.value[i], rel=0.08, abs=2e-6)
     assert scores.value == pytest.approx(scores.per_question.mean(1), abs=1e-9)
-    with pytest.raises(ValueError, match="no validation pairs"):
+    with pytest.raises(ScoreError, match="no validation pairs"):
         dpo_loss_influence(engine, candidates, [], size, CONFIG, 7, loss=LOSS)
 
 

@@ -14,7 +14,7 @@ from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.studies import iterations, selection_ablation
 from dits_lib.suite.studies.budget_scaling import at_budget
-from dits_lib.suite.studies.common import asked, epoch_steps, sft_stage
+from dits_lib.suite.studies.common import asked, epochs_of, sft_stage, steps_of
 from dits_lib.suite.studies.iterations import iterations_job
 from dits_lib.suite.studies.rollout import selection_row
 from dits_lib.suite.studies.scoring import correlation_row, gain_of_v, with_influence
@@ -77,9 +77,10 @@ def test_an_arm_without_scores_has_no_value_and_is_not_a_random_half(nothing, mo
 
 
 def test_steps_for_equal_epochs():
-    # 30 steps of 8 pairs are 2.4 epochs of 100 pairs; so are 15 of 50 and 3 of 10.
-    assert [epoch_steps(30, kept, 100) for kept in (100, 50, 10, 1)] == [30, 15, 3, 1]
-    assert epoch_steps(30, 0, 0) == 30
+    # An epoch of 100 pairs is 13 steps of 8, the last one of 4 pairs: 30 steps are 2.31 epochs.
+    whole = epochs_of(30, 100, 8)
+    assert whole == 30 / 13 and [steps_of(whole, n, 8) for n in (100, 50, 10, 1)] == [30, 16, 5, 2]
+    assert epochs_of(30, 0, 8) == 0 and steps_of(whole, 0, 8) == 0
 
 
 def test_the_loss_on_validation_pairs_is_held_against_the_metric_of_each_model():

@@ -28,15 +28,15 @@ from .running import command
 pd = lazy_loader.load("pandas")
 
 ARMS = {
-    "gamma_0": "one_step",
+    "gamma_0": "gamma_0",
     "one_step": "one_step",
     "policy_gradient": "policy_gradient",
     "q_value": "q_value",
     "full": "full",
     "sound alone": "sound alone",
 }
-"""Arms that are shown, by their name in a table; notebook 03's gamma_0 is the half by one-step
-influence."""
+"""Arms that are shown, by their name in a table; notebook 03's gamma_0 is the half by the
+estimator of the parameters, whose name it is shown under."""
 
 
 def regime_of(params: dict, task: str) -> str:
@@ -72,12 +72,13 @@ def regimes(results: Path) -> pd.DataFrame:
             use = (
                 params["fidelity"]["use"]
                 if name.startswith("06")
-                else {"one_step": params["influence"]["validation_questions"]}
+                else {params["influence"]["estimator"]: params["influence"]["validation_questions"]}
             )
             table = pd.read_csv(file)
             for row in table.assign(task=table.get("task", "deep_search")).itertuples():
                 if row.arm in ARMS and row.minus in ("random", "q_value", "full"):
                     arm = ARMS[row.arm]
+                    arm = params["influence"]["estimator"] if arm == "gamma_0" else arm
                     decided = (
                         "better" if row.low > 0 else "worse" if row.high < 0 else "not decided"
                     )

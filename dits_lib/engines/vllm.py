@@ -342,15 +342,16 @@ _ADAPTERS = "dits-adapters-"
 def adapter_folder(root: Path) -> tuple[Path, FileLock]:
     """A folder below `root` for the adapters of one engine, and the lock that says that it is in
     use. What engines of killed processes left there, in memory, is removed: their locks are
-    free."""
-    for left in root.glob(f"{_ADAPTERS}*"):
-        with suppress(Timeout, OSError):
-            if (left / ".lock").is_file():
-                with FileLock(left / ".lock", timeout=0):
-                    shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_ADAPTERS, dir=root))
-    lock = FileLock(folder / ".lock")
-    lock.acquire()
+    free. One process at a time, since a new folder has no lock for a moment."""
+    with FileLock(root / f".{_ADAPTERS}lock"):
+        for left in root.glob(f"{_ADAPTERS}*"):
+            with suppress(Timeout, OSError):
+                if (left / ".lock").is_file():
+                    with FileLock(left / ".lock", timeout=0):
+                        shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=_ADAPTERS, dir=root))
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
     return folder, lock
 
 

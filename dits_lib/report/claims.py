@@ -83,14 +83,17 @@ class Comparison:
         return {"low": self._back(middle - half), "high": self._back(middle + half)}
 
     def detectable(self, power: float = 0.8, level: float = 0.95) -> float:
-        """The smallest distance from the bound (`lower`, or `upper` where that is the only one) at
-        which a true effect is seen, on the claim's side, by an interval of this level in this share
-        of the runs; NaN without a value, and where no effect within the scale would be."""
+        """The smallest distance from the bound at which a true effect is seen, by an interval of
+        this level in this share of the runs: on the claim's side, and where the claim is one
+        between two bounds, beyond the upper. NaN without a value, and where no effect within the
+        scale would be."""
         if not self.has_value or self.stderr == 0:
             return math.nan
         far = detectable_distance(power, level, **self._error())
         if math.isinf(self.lower):
             return self.upper - self._back(self._to(self.upper) - far)
+        if math.isfinite(self.upper):
+            return self._back(self._to(self.upper) + far) - self.upper
         return self._back(self._to(self.lower) + far) - self.lower
 
     def count_needed(self, power: float = 0.8, level: float = 0.95) -> float:

@@ -24,7 +24,8 @@ LEGEND = (
     "size*; a task, and all tasks together, are contradicted where one comparison is, and "
     "supported where all are. The intervals of one claim in these tables hold together at 95 % "
     "(Bonferroni). *Detectable*: how far from its bound a true effect must lie to be decided in "
-    "80 % of such runs. *n*: seeds; of a rank correlation the questions, or the trained models. "
+    "80 % of such runs (beyond the upper one, where it is claimed to lie between two). "
+    "*n*: seeds; of rank correlations over pairs the questions, over halves the trained models. "
     "*n needed*: with how many the effect, were it truly as estimated, would be decided in 80 % of "
     "the runs, all else as it is."
 )

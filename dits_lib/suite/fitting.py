@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 def check_fit(p: Params) -> None:
     """Raises ValueError with the first that does not."""
-    checks = _check_tasks, _check_worlds, _check_pages, _check_influence, _check_vllm, _check_tests
+    checks = (
+        _check_tasks,
+        _check_worlds,
+        _check_pages,
+        _check_shares,
+        _check_influence,
+        _check_vllm,
+        _check_tests,
+    )
     for check in checks:
         check(p)
 
@@ -85,6 +93,15 @@ def _check_pages(p: Params) -> None:
         raise ValueError(
             f"data.deep_search is {data}, but web.site is micro: set it to live, or to a folder "
             "of its pages"
+        )
+
+
+def _check_shares(p: Params) -> None:
+    s = p.selection
+    if s.small_alpha >= s.alpha:
+        raise ValueError(
+            f"selection.small_alpha is {s.small_alpha}, but selection.alpha is {s.alpha}: it must "
+            "be the smaller"
         )
 
 

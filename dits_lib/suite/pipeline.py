@@ -535,12 +535,14 @@ class Pipeline:
 
         return np.array(self.store.get("logprobs", spec, make).json("logprobs.json"))
 
-    def validation_loss(self, model: ModelRef, reference: ModelRef, searched: Artifact) -> float:
-        """Mean DPO loss (Rafailov et al., 2023, eq. 7) of a model on the pairs of a search, against
-        the reference that it was trained from."""
+    def validation_losses(
+        self, model: ModelRef, reference: ModelRef, searched: Artifact
+    ) -> np.ndarray:
+        """DPO loss (Rafailov et al., 2023, eq. 7) of a model on each pair of a search, [n_pairs],
+        against the reference that it was trained from."""
         ratio = self.reply_logprobs(model, searched) - self.reply_logprobs(reference, searched)
         margin = self.params.dpo.beta * (ratio[:, 0] - ratio[:, 1])
-        return float(np.logaddexp(0.0, -margin).mean())
+        return np.logaddexp(0.0, -margin)
 
     def evaluate(self, model: ModelRef, seed: int, temperature: float | None = None) -> np.ndarray:
         """Metric of each test question, [test_questions]; equal seeds ask the same questions under

@@ -145,8 +145,9 @@ class WorldSettings(Settings):
 
 class Influence(InfluenceSettings):
     """The influence step and its validation questions: `validation_questions`, V; `estimator`,
-    that of notebooks 03 to 05; `step_sizes` that are tried on `step_questions` with `step_pairs`,
-    of which the one is taken that changes a share of dialogues nearest to `target_changed`."""
+    that of notebooks 03 to 05 and 08; `step_sizes` that are tried on `step_questions` with
+    `step_pairs`, of which the one is taken that changes a share of dialogues nearest to
+    `target_changed`."""
 
     validation_questions: AtLeastTwo
     estimator: EstimatorName

@@ -22,6 +22,7 @@ from ..base import (
     Effort,
     Estimator,
     InfluenceSettings,
+    ScoreError,
     Scores,
     ScoringContext,
 )
@@ -45,10 +46,10 @@ def dpo_loss_influence(
         loss: of the pairs; None: that of params/micro.yaml.
 
     Raises:
-        ValueError: without validation pairs.
+        ScoreError: without validation pairs.
     """
     if not validation:
-        raise ValueError("no validation pairs: the search on the validation questions gave none")
+        raise ScoreError("no validation pairs: the search on the validation questions gave none")
     before, loss, parts = engine.snapshot(), loss or DPOLoss(), []
     if lora_seed is None:
         fixed = settings.lora_seed

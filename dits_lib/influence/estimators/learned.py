@@ -18,7 +18,7 @@ from pydantic import Field
 from ...engines import derive_seed
 from ...pairs import Pair
 from ...tasks import Question
-from ..base import Amount, Effort, Estimator, Options, Scores, ScoringContext
+from ..base import Amount, Effort, Estimator, Options, ScoreError, Scores, ScoringContext
 from .one_step import one_step
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def learned(
     cross-validated rank correlation with the scores that were measured.
 
     Raises:
-        ValueError: with fewer than 10 pairs to learn from, or from one question only.
+        ScoreError: with fewer than 10 pairs to learn from, or from one question only.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -55,9 +55,9 @@ def learned(
     )
     groups = np.array([pair.question_id for pair in pairs])
     if len(known) < 10 or len(set(groups[known])) < 2:
-        raise ValueError(
-            f"share leaves {len(known)} pairs of {len(set(groups[known]))} questions to learn "
-            "from; it takes 10 of 2"
+        raise ScoreError(
+            f"learned: share leaves {len(known)} pairs of {len(set(groups[known]))} questions to "
+            "learn from; it takes 10 of 2"
         )
     measured = one_step(context, [pairs[i] for i in known], questions, seed)
     with context.engine.learning() as learner:

@@ -61,7 +61,7 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
         ]
         return trained + [(temperatures.temperature_job, key) for key in keys(params)]
     if job is iterations.iterations_job:
-        # Both methods begin alike; side by side one would wait for the other.
+        # The methods begin alike; side by side one would wait for the other.
         return [
             (job, key) for method in iterations.METHODS for key in keys(params) if key[1] == method
         ]

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...selection import top_share
+from ...selection import drawn_share, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline
 from ..store import Artifact
 from .common import (
-    epoch_steps,
+    epochs_of,
     influence_values,
     measured,
     q_values,
     sft_stage,
     step_size_of,
+    steps_of,
     task_and_seed_keys,
 )
 from .selection_ablation import EPOCHS, STEPS
@@ -40,8 +41,11 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
     searches = {d: _searched(pipeline, model, d, seed) for d in budget.rollouts}
     reference = len(q_values(searches[fewest]))
 
-    def rows(label: str, d: int, v: int, kept: np.ndarray, tokens: int) -> list[dict]:
+    def rows(
+        label: str, d: int, v: int, kept: np.ndarray, tokens: int, drawn: float = 0.0
+    ) -> list[dict]:
         spent = {"spent_on": label, "rollouts": d, "V": v, "generated_tokens": tokens}
+        spent["drawn"] = drawn  # share of the kept pairs that a draw among ties decided
         return [
             _row(pipeline, spent, model, searches[d], kept, seed, equal, reference)
             for equal in ((STEPS,) if label == Q_HALF else (STEPS, EPOCHS))
@@ -52,7 +56,7 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
         q_value, tokens = q_values(searched), _tokens(searched)
         half = top_share(q_value, alpha, np.random.default_rng([seed, d]))
         found += rows(ALL, d, 0, np.arange(len(q_value)), tokens)
-        found += rows(Q_HALF, d, 0, half, tokens)
+        found += rows(Q_HALF, d, 0, half, tokens, drawn_share(q_value, alpha))
     searched, (size, _) = searches[fewest], step_size_of(pipeline)
     scorings = [(INFLUENCE, None, v, [seed, v]) for v in budget.validation]
     scorings += [
@@ -66,7 +70,7 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
             scored = pipeline.score(model, searched, size, v, seed, estimator=estimator)
             tokens += _tokens(scored)
         kept = top_share(value, alpha, np.random.default_rng(ties)) if len(value) else value
-        found += rows(label, fewest, v, kept, tokens)
+        found += rows(label, fewest, v, kept, tokens, drawn_share(value, alpha))
     return found
 
 
@@ -94,9 +98,11 @@ def _row(
 ) -> dict:
     """One trained model; equal epochs are those of all pairs of the smallest search, `reference`
     in number."""
-    steps = pipeline.params.dpo.steps
+    settings = pipeline.params.dpo
+    steps = settings.steps if len(kept) else 0
     if equal == EPOCHS:
-        steps = epoch_steps(steps, len(kept), reference)
+        whole = epochs_of(settings.steps, reference, settings.batch)
+        steps = steps_of(whole, len(kept), settings.batch)
     trained = pipeline.dpo(model, searched, kept, seed, steps)
     return {
         "task": pipeline.task,
@@ -105,6 +111,7 @@ def _row(
         "equal": equal,
         "pairs": len(kept),
         "steps": steps,
+        "epochs": epochs_of(steps, len(kept), settings.batch),
         **measured(pipeline, trained, seed),
     }
 

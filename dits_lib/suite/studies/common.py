@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,10 +124,15 @@ def asked(params: Params, task: str, seeds: int, first: int | None = None) -> li
     ]
 
 
-def epoch_steps(steps: int, kept: int, of: int) -> int:
-    """Optimiser steps on `kept` pairs that make as many epochs as `steps` make on `of`; one at
-    least."""
-    return max(1, round(steps * kept / of)) if of else steps
+def epochs_of(steps: int, kept: int, batch: int) -> float:
+    """Epochs that so many optimiser steps make on `kept` pairs: the last batch of an epoch may be
+    small, but it is a step (TRL's trainers drop none)."""
+    return steps / math.ceil(kept / batch) if kept else 0.0
+
+
+def steps_of(epochs: float, kept: int, batch: int) -> int:
+    """Optimiser steps of so many epochs on `kept` pairs, one at least; 0 without pairs."""
+    return max(1, round(epochs * math.ceil(kept / batch))) if kept else 0
 
 
 def measured(pipeline: Pipeline, model: ModelRef, seed: int) -> dict:

@@ -6,11 +6,19 @@ from __future__ import annotations
 import numpy as np
 
 from ...influence import ESTIMATORS
-from ...selection import combined_score, top_share
+from ...selection import combined_score, drawn_share, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline
 from ..store import Artifact
-from .common import influence_values, measured, q_values, seeds_of, sft_stage, step_size_of
+from .common import (
+    influence_values,
+    measured,
+    q_values,
+    seeds_of,
+    sft_stage,
+    step_size_of,
+    steps_of,
+)
 
 DITS, OPTIMA, Q_HALF = "DITS-iSFT-DPO", "Optima-iSFT-DPO", "Q-value half"
 METHODS = (DITS, OPTIMA, Q_HALF)
@@ -57,7 +65,8 @@ def iterations_job(params: Params, task: str, method: str, seed: int) -> list[di
         if method != OPTIMA:
             ties = np.random.default_rng([seed, number])
             kept = top_share(score, params.selection.alpha, ties)
-        steps = max(1, round(p.epochs * len(kept) / params.dpo.batch)) if len(kept) else 0
+            row["drawn"] = drawn_share(score, params.selection.alpha)
+        steps = steps_of(p.epochs, len(kept), params.dpo.batch)
         policy = pipeline.dpo(start, searched, kept, seed, steps)
         row |= {"kept": len(kept), "steps": steps}
         rows.append(row | measured(pipeline, policy, seed))

@@ -12,7 +12,7 @@ import scipy
 
 from ...engines import derive_seed
 from ...influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
-from ...report import Comparison, correlation
+from ...report import Comparison, correlation, joint_level
 from ...selection import drawn_share
 from ..params import Params
 from ..pipeline import Pipeline, read_scores
@@ -141,29 +141,37 @@ def reliability_rows(job: dict, counts: list[int], alpha: float) -> list[dict]:
 
 def gain_of_v(job: dict, small: int, large: int, resamples: int = 500) -> Comparison:
     """Test-retest rank correlation at V = `large` minus that at V = `small` (0 where a side does
-    not vary), with the standard deviation of a bootstrap over the questions; no value for less
-    than four of them."""
+    not vary), with the standard deviation of a bootstrap over the searched and the validation
+    questions; no value for less than four searched ones."""
     tables = [np.array(job["first"]), np.array(job["second"])]
-    means = {v: [table[:, :v].mean(axis=1) for table in tables] for v in (small, large)}
 
     def correlated(a: np.ndarray, b: np.ndarray) -> float:
         varied = a.std() and b.std()
         return scipy.stats.spearmanr(a, b).statistic if varied else 0.0
 
-    def gain(rows: np.ndarray) -> float:
-        # Rows are whole questions' pairs, as in the other intervals.
-        rho = {v: correlated(a[rows], b[rows]) for v, (a, b) in means.items()}
-        return float(rho[large] - rho[small])
+    def gain(rows: np.ndarray, columns: list[np.ndarray]) -> float:
+        def rho(v: int) -> float:
+            means = [
+                t[rows][:, own[:v]].mean(axis=1) for t, own in zip(tables, columns, strict=True)
+            ]
+            return correlated(*means)
+
+        return float(rho(large) - rho(small))
+
+    def drawn() -> float:
+        # Rows are whole questions' pairs, as in the other intervals; a validation question that is
+        # drawn stands for another that could have been asked.
+        columns = [rng.integers(table.shape[1], size=table.shape[1]) for table in tables]
+        return gain(resampled_rows(questions, rng), columns)
 
     rng, questions = np.random.default_rng(0), np.array(job["question"])
     count = len(np.unique(questions))
     name = f"test-retest correlation at V = {large} minus V = {small}"
     if count < 4:
         return Comparison(job["task"], name, math.nan, math.nan, math.nan, count=count)
-    stderr = float(np.std([gain(resampled_rows(questions, rng)) for _ in range(resamples)], ddof=1))
-    return Comparison(
-        job["task"], name, gain(np.arange(len(questions))), stderr, count - 1, count=count
-    )
+    stderr = float(np.std([drawn() for _ in range(resamples)], ddof=1))
+    found = gain(np.arange(len(questions)), [np.arange(table.shape[1]) for table in tables])
+    return Comparison(job["task"], name, found, stderr, count - 1, count=count)
 
 
 def with_influence(
@@ -175,7 +183,7 @@ def with_influence(
     Noise shrinks a correlation. With a test-retest correlation r of the halves, the mean of both
     halves correlates by sqrt(2 r / (1 + r)) of what it would without noise; a correlation that
     small supports the claim only if it lies within the bounds times this, at the lower end of r's
-    95 % interval.
+    95 % interval, at the level of four comparisons that hold together.
     """
     task, questions = job["task"], job["question"]
     means = [np.array(job[half]).mean(axis=1) for half in ("first", "second")]
@@ -185,7 +193,7 @@ def with_influence(
     found = correlation(task, name, value, np.array(job[against]), questions, **bounds)
     if not repeated > 0:
         return dataclasses.replace(found, noisy="the influence does not repeat")
-    seen, reach = found.interval(0.95), math.sqrt(2 * repeated / (1 + repeated))
+    seen, reach = found.interval(joint_level(4)), math.sqrt(2 * repeated / (1 + repeated))
     if seen["low"] > lower * reach and seen["high"] < upper * reach:
         return found
     return dataclasses.replace(found, noisy="noise of the influence may hide a larger one")

@@ -15,18 +15,20 @@ import scipy
 
 from ...engines import derive_seed
 from ...influence import ESTIMATORS
-from ...selection import ARMS, select_arm, top_share
+from ...report import Comparison
+from ...selection import ARMS, drawn_share, select_arm, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
 from ..store import Artifact, read_rows
 from .common import (
-    epoch_steps,
+    epochs_of,
     influence_values,
     model_row,
     pair_stage,
     q_values,
     sft_stage,
     step_size_of,
+    steps_of,
     task_and_seed_keys,
 )
 
@@ -57,7 +59,7 @@ class Run:
         arm: a name in `arms_of`.
         equal: `STEPS` or `EPOCHS`.
         half, order: number of the random half, and of the order that the pairs are trained in.
-        pairs, steps: that DPO was given; 0 for a model before DPO.
+        pairs, steps, epochs: that DPO was given; 0 for a model before DPO, or without pairs.
         model: the result.
     """
 
@@ -67,6 +69,7 @@ class Run:
     order: int
     pairs: int
     steps: int
+    epochs: float
     model: ModelRef
 
 
@@ -124,21 +127,24 @@ def trained_runs(pipeline: Pipeline, seed: int, arms: tuple[str, ...]) -> list[R
         "warm_start": lambda: pipeline.start_model(seed),
         "sft": lambda: sft_stage(pipeline, seed)[0],
     }
-    runs = [Run(arm, STEPS, 0, 0, 0, 0, before[arm]()) for arm in arms if arm in before]
+    runs = [Run(arm, STEPS, 0, 0, 0, 0, 0.0, before[arm]()) for arm in arms if arm in before]
     selecting = [arm for arm in arms if arm not in before]
     if not selecting:
         return runs
-    p = pipeline.params
+    p, batch = pipeline.params, pipeline.params.dpo.batch
     model, searched, kept = selection_stage(pipeline, seed)
+    whole = epochs_of(p.dpo.steps, len(read_pairs(searched)), batch)
     for arm in selecting:
         for equal in (STEPS, EPOCHS) if arm in BOTH_WAYS else (STEPS,):
             for half, own in enumerate(kept[arm] if equal == STEPS else kept[arm][:1]):
-                steps = p.dpo.steps
+                steps = p.dpo.steps if len(own) else 0
                 if equal == EPOCHS:
-                    steps = epoch_steps(steps, len(own), len(read_pairs(searched)))
+                    steps = steps_of(whole, len(own), batch)
+                epochs = epochs_of(steps, len(own), batch)
                 for order in range(p.ablation.dpo_seeds):
                     trained = pipeline.dpo(model, searched, own, order_seed(seed, order), steps)
-                    runs.append(Run(arm, equal, half, order, len(own), steps, trained))
+                    given = len(own), steps, epochs
+                    runs.append(Run(arm, equal, half, order, *given, trained))
     return runs
 
 
@@ -150,8 +156,10 @@ def order_seed(seed: int, order: int) -> int:
 def arm_job(params: Params, task: str, seed: int, arm: str) -> None:
     """One arm of `ablation_job`, for what is computed ahead."""
     pipeline = Pipeline(params, task)
+    sft, _ = sft_stage(pipeline, seed)
     for run in trained_runs(pipeline, seed, (arm,)):
         pipeline.evaluate(run.model, seed)
+        _validation_losses(pipeline, run, sft, seed)
 
 
 def ablation_job(params: Params, task: str, seed: int) -> dict:
@@ -167,7 +175,6 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
     runs = trained_runs(pipeline, seed, arms_of(params))
     sft = next(run.model for run in runs if run.arm == "sft")
     searched = pair_stage(pipeline, sft, seed)
-    validation = validation_search(pipeline, sft, seed)
     measured: dict[str, dict[str, list]] = {STEPS: {}, EPOCHS: {}}
     for run in runs:
         of_arm = measured[run.equal].setdefault(run.arm, [])
@@ -176,8 +183,8 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
         "task": task,
         "seed": seed,
         "pairs": len(read_pairs(searched)),
-        "model": model_row(sft, searched),
-        "runs": [_row(pipeline, run, sft, validation, seed) for run in runs],
+        "model": model_row(sft, searched) | _drawn_shares(pipeline, sft, searched, seed),
+        "runs": [_row(pipeline, run, sft, seed) for run in runs],
         "by_question": {
             equal: {arm: np.mean(values, axis=0).tolist() for arm, values in arms.items()}
             for equal, arms in measured.items()
@@ -185,15 +192,34 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
     }
 
 
-def _row(
-    pipeline: Pipeline, run: Run, sft: ModelRef, validation: Artifact, seed: int
-) -> dict[str, object]:
-    """What is told of one trained model."""
-    evaluated = pipeline.evaluation(run.model, seed)
-    loss = float("nan")
-    # Models before SFT are no steps away from the reference of the loss.
-    if run.equal == STEPS and run.pairs and read_pairs(validation):
-        loss = pipeline.validation_loss(run.model, sft, validation)
+def _drawn_shares(pipeline: Pipeline, sft: ModelRef, searched: Artifact, seed: int) -> dict:
+    """Share of the kept pairs that a draw among ties decided, by what they were ranked by."""
+    p = pipeline.params
+    size, _ = step_size_of(pipeline)
+    count = p.influence.validation_questions
+    influence = influence_values(pipeline, sft, searched, size, count, seed)
+    return {
+        "drawn_influence": drawn_share(influence, p.selection.alpha),
+        "drawn_small": drawn_share(influence, p.selection.small_alpha),
+        "drawn_q": drawn_share(q_values(searched), p.selection.alpha),
+    }
+
+
+def _validation_losses(pipeline: Pipeline, run: Run, sft: ModelRef, seed: int) -> np.ndarray:
+    """DPO loss of a model of equal steps on each validation pair; empty for others, which are not
+    compared by it, and where there are no pairs."""
+    validation = validation_search(pipeline, sft, seed)
+    if run.equal != STEPS or not run.pairs or not read_pairs(validation):
+        return np.zeros(0)
+    return pipeline.validation_losses(run.model, sft, validation)
+
+
+def _row(pipeline: Pipeline, run: Run, sft: ModelRef, seed: int) -> dict[str, object]:
+    """What is told of one trained model. `halves`: the mean metric and loss of every second test
+    question and validation pair, and of the others."""
+    evaluated, metric = pipeline.evaluation(run.model, seed), pipeline.evaluate(run.model, seed)
+    losses = _validation_losses(pipeline, run, sft, seed)
+    enough = len(losses) > 1
     return {
         "arm": run.arm,
         "equal": run.equal,
@@ -201,8 +227,13 @@ def _row(
         "order": run.order,
         "kept": run.pairs,
         "steps": run.steps,
-        "metric": float(pipeline.evaluate(run.model, seed).mean()),
-        "validation_loss": loss,
+        "epochs": run.epochs,
+        "metric": float(metric.mean()),
+        "validation_loss": float(losses.mean()) if len(losses) else float("nan"),
+        "halves": {
+            "metric": [float(metric[start::2].mean()) for start in (0, 1)] if enough else [],
+            "loss": [float(losses[start::2].mean()) for start in (0, 1)] if enough else [],
+        },
         "artifact": evaluated.name,
         "endings": pipeline.endings(run.model, seed),
         **_drift(run.model),
@@ -221,7 +252,7 @@ def run_rows(jobs: list[dict]) -> list[dict]:
     comes from. The manifest there names the model and the questions."""
     return [
         {"task": job["task"], "seed": job["seed"]}
-        | {name: value for name, value in run.items() if name != "endings"}
+        | {name: value for name, value in run.items() if name not in ("endings", "halves")}
         for job in jobs
         for run in job["runs"]
     ]
@@ -243,11 +274,48 @@ def loss_correlations(jobs: list[dict], task: str) -> np.ndarray:
     """Rank correlation, for each seed, between minus the DPO loss on validation pairs and the test
     metric over the trained models of that seed, [seeds]; NaN where there are fewer than four, or
     one of the two does not vary."""
-    found = []
-    for job in sorted((job for job in jobs if job["task"] == task), key=lambda job: job["seed"]):
-        rows = [run for run in job["runs"] if not np.isnan(run["validation_loss"])]
-        loss = np.array([-run["validation_loss"] for run in rows])
-        metric = np.array([run["metric"] for run in rows])
-        varied = len(rows) >= 4 and np.ptp(loss) > 0 and np.ptp(metric) > 0
-        found.append(scipy.stats.spearmanr(loss, metric).statistic if varied else np.nan)
-    return np.array(found)
+    return np.array(
+        [
+            _rank_correlation([-r["validation_loss"] for r in rows], [r["metric"] for r in rows])
+            for rows in _compared_by_loss(jobs, task)
+        ]
+    )
+
+
+def loss_reach(jobs: list[dict], task: str) -> float:
+    """How much of a rank correlation between loss and metric the noise of both leaves to be seen,
+    0 to 1: the root of the product of their reliabilities.
+
+    The reliability of each is the rank correlation of its two halves over the models of a seed
+    (mean over seeds), stepped up to the whole (Spearman and Brown: 2 r / (1 + r)). 0 where a half
+    does not repeat.
+    """
+    product = 1.0
+    for name in ("metric", "loss"):
+        halves = [[r["halves"][name] for r in rows] for rows in _compared_by_loss(jobs, task)]
+        repeated = [
+            _rank_correlation(*zip(*own, strict=True)) for own in halves if own and all(own)
+        ]
+        known = [r for r in repeated if not np.isnan(r)]
+        mean = float(np.mean(known)) if known else 0.0
+        product *= 2 * mean / (1 + mean) if mean > 0 else 0.0
+    return float(np.sqrt(product))
+
+
+def hidden_by_noise(found: Comparison, reach: float) -> str:
+    """Why a correlation below its upper bound may be noise; empty where a correlation at the bound,
+    shrunk to `reach` of itself, would lie above the 95 % interval."""
+    high = found.interval(0.95)["high"]
+    return "" if high < found.upper * reach else "noise of loss and metric may hide a larger one"
+
+
+def _compared_by_loss(jobs: list[dict], task: str) -> list[list[dict]]:
+    """The runs of each seed that have a loss on validation pairs."""
+    own = sorted((job for job in jobs if job["task"] == task), key=lambda job: job["seed"])
+    return [[run for run in job["runs"] if not np.isnan(run["validation_loss"])] for job in own]
+
+
+def _rank_correlation(a, b) -> float:
+    """Spearman's; NaN for fewer than four, or where a side does not vary."""
+    varied = len(a) >= 4 and np.ptp(a) > 0 and np.ptp(b) > 0
+    return float(scipy.stats.spearmanr(a, b).statistic) if varied else float("nan")
