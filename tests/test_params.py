@@ -66,6 +66,10 @@ def test_yaml_with_two_meanings_is_refused_with_its_line(tmp_path, name):
         ("sizes: {test_questions: 100000000}", "must be less than or equal to 10000000"),
         ("web: {seconds: 1e10}", "web.seconds = 10000000000.0: must be less than or equal to 3600"),
         ("dpo: {beta: 1e9}", "dpo.beta = 1000000000.0: must be less than or equal to 1000"),
+        (
+            "selection: {small_alpha: 0.5}",
+            "selection.small_alpha is 0.5, but selection.alpha is 0.5: it must be the smaller",
+        ),
         ("budget: {rollouts: [12, 3]}", "budget.rollouts = [12, 3]: must rise: [3, 12]"),
         ("influence: {step_sizes: [1.0, 1]}", "must not repeat a value, but 1.0 stands there"),
         ("sensitivity: {gamma: []}", "sensitivity.gamma = []"),

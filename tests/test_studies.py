@@ -1,12 +1,16 @@
 """Studies where a search finds nothing, as a weak model's may: such a seed changes nothing and ends
 no run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from dits_lib.engines import derive_seed
 from dits_lib.influence import rank_correlation
+from dits_lib.report import mean_correlation
+from dits_lib.report.claims import OPEN, SUPPORTED
 from dits_lib.report.stats import mean_interval
 from dits_lib.search import Tree
 from dits_lib.selection import combined_score, select_arm, top_share
@@ -23,7 +27,9 @@ from dits_lib.suite.studies.selection_ablation import (
     arm_job,
     arms_of,
     by_seed,
+    hidden_by_noise,
     loss_correlations,
+    loss_reach,
 )
 from dits_lib.suite.studies.temperatures import SHOWN, temperature_job
 from dits_lib.tasks import DataError, Question
@@ -90,6 +96,47 @@ def test_the_loss_on_validation_pairs_is_held_against_the_metric_of_each_model()
     found = loss_correlations([few, {"task": "debate", "seed": 0, "runs": rows}], "debate")
     # Ranks of -loss: 2, 3, 4, 1; of the metric: 2, 4, 3, 1; sum of squared differences 2.
     assert found[0] == pytest.approx(1 - 6 * 2 / (4 * 15)) and np.isnan(found[1])
+
+
+def noisy_jobs(rng, seeds=5, models=9, true=0.9, noise=0.0):
+    """Jobs whose models' loss and metric correlate by about `true`, seen through noise."""
+    jobs = []
+    for seed in range(seeds):
+        rows = []
+        for _ in range(models):
+            metric = rng.normal()
+            loss = -true * metric + np.sqrt(1 - true**2) * rng.normal()
+            halves = {
+                name: [value + noise * rng.normal() for _ in range(2)]
+                for name, value in (("metric", metric), ("loss", loss))
+            }
+            means = {name: float(np.mean(values)) for name, values in halves.items()}
+            rows.append(
+                {"validation_loss": means["loss"], "metric": means["metric"], "halves": halves}
+            )
+        jobs.append({"task": "debate", "seed": seed, "runs": rows})
+    return jobs
+
+
+def test_noise_of_loss_and_metric_bounds_the_correlation_that_can_be_seen():
+    exact = noisy_jobs(np.random.default_rng(0))
+    assert loss_reach(exact, "debate") == pytest.approx(1.0)
+    # Noise of the variance of the models themselves: a half has the reliability 1/2, the mean of
+    # two 2/3 by Spearman and Brown, so loss and metric together leave sqrt(2/3 * 2/3).
+    many = noisy_jobs(np.random.default_rng(1), seeds=40, models=60, noise=1.0)
+    assert loss_reach(many, "debate") == pytest.approx(2 / 3, abs=0.03)
+    seen = np.mean(loss_correlations(many, "debate"))
+    clean = np.mean(loss_correlations(noisy_jobs(np.random.default_rng(1), 40, 60), "debate"))
+    assert seen == pytest.approx(clean * 2 / 3, abs=0.04)
+
+
+def test_a_correlation_that_noise_may_hide_supports_no_bound_above_it():
+    found = mean_correlation("debate", "x", [0.02, 0.0, 0.04, 0.01], lower=-np.inf, upper=0.2)
+    high = found.interval(0.95)["high"]
+    assert hidden_by_noise(found, 1.0) == "" and high < 0.2
+    assert hidden_by_noise(found, 0.9 * high / 0.2) and hidden_by_noise(found, 0.0)
+    hidden = replace(found, noisy=hidden_by_noise(found, 0.0))
+    assert (found.verdict(0.95), hidden.verdict(0.95)) == (SUPPORTED, OPEN)
 
 
 def test_search_for_as_many_tokens_is_interpolated_by_question():
