@@ -13,6 +13,7 @@ from dits_lib.influence import (
     ESTIMATORS,
     DPOLoss,
     InfluenceSettings,
+    ScoreError,
     ScoringContext,
     dpo_gradients,
     evaluate_adapters,
@@ -264,7 +265,7 @@ def test_learned_scores_predict_what_was_not_scored(engine, pairs, questions):
     setting = setting_of(engine, options={"learned": {"share": 0.5}})
     scores = ESTIMATORS["learned"](setting, some, questions, 0)
     assert scores.value.shape == (24,) and scores.cost["learned_from"] == 12
-    with pytest.raises(ValueError, match="share leaves 4 pairs"):
+    with pytest.raises(ScoreError, match="share leaves 4 pairs"):
         ESTIMATORS["learned"](setting, some[:8], questions, 0)
 
 
