@@ -175,9 +175,11 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         own = played(effort.dialogues) + played(effort.stepped_dialogues, adapters=True)
         return own + Work(trained=rows * row)
 
-    warmed = Work()
-    if v.warmup_steps:
-        warmed = Work(trained=v.warmup_steps * p.dpo.batch * 2 * row * 4 / 3, models=1)
+    def pairs_trained(count: float, models: int) -> Work:
+        """DPO on so many pairs, repeats counted; the reference takes a forward pass too."""
+        return Work(trained=count * 2 * row * 4 / 3, models=models)
+
+    warmed = pairs_trained(v.warmup_steps * p.dpo.batch, 1) if v.warmup_steps else Work()
 
     def estimates(count: float, by_name: dict[str, int]) -> Work:
         return worked(_estimates(p, count, by_name))
@@ -191,10 +193,6 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         if p.sft.warm_start != "none"
         else Work()
     )
-
-    def pairs_trained(count: float, models: int) -> Work:
-        """DPO on so many pairs, repeats counted; the reference takes a forward pass too."""
-        return Work(trained=count * 2 * row * 4 / 3, models=models)
 
     dpo = pairs_trained(p.dpo.steps * p.dpo.batch, 1)
     evaluation = played(s.test_questions * (s.test_samples if p.testing.temperatures[0] else 1))
