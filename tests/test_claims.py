@@ -90,10 +90,20 @@ def test_a_verdict_follows_from_the_interval_and_what_is_claimed(estimate, bound
 
 def test_noise_bars_support_alone():
     """It only shrinks a correlation: one that is surely above 0.2 contradicts "below 0.2"."""
-    kind = {"scale": "correlation", "lower": -0.2, "upper": 0.2, "noisy": "it does not repeat"}
+    kind = {"scale": "correlation", "lower": -0.2, "upper": 0.2, "reach": 0.4}
     assert effect(0.0, 0.05, INF, **kind).verdict(0.95) == OPEN
     assert effect(0.416, 0.09, INF, **kind).verdict(0.95) == CONTRADICTED
-    assert effect(0.0, 0.05, INF, **(kind | {"noisy": ""})).verdict(0.95) == SUPPORTED
+    assert effect(0.0, 0.05, INF, **(kind | {"reach": 1.0})).verdict(0.95) == SUPPORTED
+    # 0.05 of Fisher's z: an interval of +-0.098, so that 0.6 of 0.2 is enough and 0.4 is not.
+    assert effect(0.0, 0.05, INF, **(kind | {"reach": 0.6})).verdict(0.95) == SUPPORTED
+    # At a stricter level the interval is wider, and the same noise bars the claim.
+    joint = effect(0.0, 0.05, INF, **(kind | {"reach": 0.6}))
+    assert joint.verdict(0.99) == OPEN and joint.barred(0.99).startswith("noise leaves 0.60")
+    assert (
+        joint.barred(0.95) == ""
+        and effect(0.0, 0.2, INF, **(kind | {"reach": 1.0})).barred(0.95) == ""
+    )
+    assert effect(0.0, 0.05, INF, **(kind | {"reach": 0.0})).verdict(0.95) == OPEN
 
 
 def test_without_a_value_there_is_no_verdict():
@@ -210,7 +220,7 @@ def test_seeds_needed_are_those_at_which_power_is_reached():
     assert math.isnan(effect(0.03, 0.02, 4.0).count_needed())
     shared = effect(0.03, 0.02, 4.0, count=5, shared=0.02, shared_df=99.0)
     assert math.isinf(shared.count_needed())  # more questions are wanted, not more seeds
-    within = {"lower": -0.2, "upper": 0.2, "noisy": "it does not repeat", "count": 5}
+    within = {"lower": -0.2, "upper": 0.2, "reach": 0.1, "count": 5}
     assert math.isinf(effect(0.03, 0.02, 4.0, **within).count_needed())
 
 
@@ -348,13 +358,13 @@ def test_a_task_has_a_verdict_of_its_own():
 
 
 def test_the_text_of_a_claim_names_verdicts_joint_intervals_and_power():
-    comparisons = [effect(0.03), effect(0.02, noisy="noise"), effect(NAN)]
+    comparisons = [effect(0.03), effect(0.02, reach=0.5), effect(NAN)]
     text = claim_text("2", comparisons, "A note.")
     level = joint_level(3)
     assert comparisons[0].verdict(0.95) == SUPPORTED and comparisons[0].verdict(level) == OPEN
     found = comparisons[0].interval(level)
     assert f"+0.030 [{found['low']:+.3f}, {found['high']:+.3f}], {OPEN}; detectable" in text
-    assert f"{comparisons[0].detectable(level=level):.3f}" in text and "; noise" in text
+    assert f"{comparisons[0].detectable(level=level):.3f}" in text and "; noise leaves 0.50" in text
     assert text.endswith("A note.") and "over all: not decided at this size" in text
     assert text.count("no value") == 1
     assert claim_text("2", []).endswith("over all: no value")
@@ -380,7 +390,7 @@ def test_what_is_stored_comes_back(results):
     folder, report = results
     comparisons = [
         effect(0.1, 0.02, 3.7, count=5, shared=0.01, shared_df=99.0),
-        effect(0.1, 0.02, INF, scale="correlation", lower=-INF, upper=0.2, noisy="why"),
+        effect(0.1, 0.02, INF, scale="correlation", lower=-INF, upper=0.2, reach=0.7),
         effect(NAN, NAN, NAN),
     ]
     report("micro", "03_x").claim("2", comparisons, "A note.")

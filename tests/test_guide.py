@@ -197,8 +197,10 @@ def test_the_loop_of_the_readme_learns(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", loop], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    accuracy = dict(re.findall(r"(\w+): accuracy ([\d.]+)", done.stdout))
-    assert float(accuracy["DITS"]) > float(accuracy["base"]) + 0.1
+    found = re.findall(r"(\w+): accuracy ([\d.]+)", done.stdout)
+    accuracy = {name: float(value) for name, value in found}
+    # Two standard errors of the difference of two accuracies, each on 400 questions.
+    assert accuracy["DITS"] > accuracy["base"] + 2 * (2 * 0.25 / 400) ** 0.5
 
 
 def test_rows_of_an_artifact_are_read_once(tmp_path, monkeypatch):

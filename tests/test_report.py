@@ -213,6 +213,16 @@ def test_imports_run_one_way(path):
             assert order.index(name) <= order.index(own), f"{path} imports {name}"
 
 
+def test_no_module_is_loaded_late_as_an_object():
+    """Python 3.12.3, that of Ubuntu 24.04, runs such a module again while it is being run (CPython
+    issue 117178), which torch does not survive. An import in a function is safe, and so are names
+    that `lazy_loader.attach` puts off."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            assert name not in ("lazy_loader.load", "importlib.util.LazyLoader"), path
+
+
 @pytest.mark.parametrize("name", ["run", "estimators", "gpu", "faults", "intervals"])
 def test_benchmarks_can_be_imported(name):
     """They are run by hand, so that nothing else would notice a name that moved."""

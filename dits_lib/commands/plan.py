@@ -13,8 +13,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import lazy_loader
-
 from ..report.markdown import markdown_table
 from ..settings import OUTPUT, ROOT
 from ..suite.checks import check_data_and_models, check_words
@@ -31,8 +29,6 @@ from ..suite.planning import (
     peak_memory,
 )
 from .running import command
-
-pd = lazy_loader.load("pandas")
 
 
 @command("nothing was written")
@@ -60,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
     """Print the plan; tells whether it fits, as an exit status. `judge`: parameters of the model
     that judges in this process."""
+    import pandas as pd
+
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":

@@ -15,8 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-import lazy_loader
+from typing import TYPE_CHECKING
 
 from ..agents import TASKS
 from ..report.markdown import markdown_table
@@ -25,7 +24,8 @@ from ..settings.files import write_file
 from ..suite.results import is_of_changes
 from .running import command
 
-pd = lazy_loader.load("pandas")
+if TYPE_CHECKING:
+    import pandas as pd
 
 ARMS = {
     "gamma_0": "gamma_0",
@@ -60,6 +60,8 @@ def regime_of(params: dict, task: str) -> str:
 def regimes(results: Path) -> pd.DataFrame:
     """Columns task, regime, results (the folder), arm, V (of the arm's scores), equal (steps or
     epochs), minus, mean, low, high, n, decided."""
+    import pandas as pd
+
     rows = []
     for folder in sorted(path.parent for path in results.glob("*/params.yaml")):
         if is_of_changes(folder):
@@ -152,6 +154,8 @@ def regime_figure(rows: pd.DataFrame):
 @command("run again")
 def main(arguments: list[str] | None = None) -> int:
     """Write `results/regimes`."""
+    import pandas as pd
+
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
     from ..report.book import drawn
 

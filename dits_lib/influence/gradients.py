@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
 from ..engines import LoRAStack
 from ..pairs import Pair
 from .base import DPOLoss, InfluenceSettings, ScoringContext
 
 if TYPE_CHECKING:
-    from ..engines import TransformersEngine
+    import torch
 
-torch = lazy_loader.load("torch")
+    from ..engines import TransformersEngine
 
 
 def fresh_stack(
     engine: TransformersEngine, count: int, rank: int, scaling: float, seed: int
 ) -> LoRAStack:
     """`count` fresh adapters that share A [rank, in]; B [count, out, rank] is zero."""
+    import torch
+
     from ..engines.lora import fresh_a
 
     a = fresh_a(engine.model, engine.lora.modules, rank, seed)
@@ -56,6 +56,8 @@ def dpo_losses(
     Raises:
         KeyError: for a pair that the loss's reference does not hold.
     """
+    import torch
+
     rows = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [
         (p.prompt_ids, p.rejected_ids) for p in pairs
     ]
@@ -80,6 +82,8 @@ def dpo_losses(
 
 def mean_lengths(pairs: list[Pair], owners: torch.Tensor) -> torch.Tensor:
     """[n] mean number of chosen tokens over the pairs of the same owner [n]: see `dpo_losses`."""
+    import torch
+
     tokens = torch.tensor([float(len(pair.chosen_ids)) for pair in pairs])
     total = torch.zeros(int(owners.max()) + 1).index_add_(0, owners, tokens)
     return (total / owners.bincount().clamp(min=1))[owners]
@@ -103,6 +107,8 @@ def dpo_gradients(
         rows: pairs that share a forward and backward pass.
         lengths: as in `dpo_losses`.
     """
+    import torch
+
     stack = fresh_stack(engine, len(pairs), rank, scaling, seed)
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt_ids))
     for start in range(0, len(order), rows):
@@ -120,6 +126,8 @@ def dpo_gradients(
 
 def flatten(stack: LoRAStack) -> torch.Tensor:
     """All B matrices of each adapter as one row: [n, parameters]."""
+    import torch
+
     return torch.cat([b.flatten(1) for _, b in stack.weights.values()], dim=1)
 
 
@@ -157,6 +165,8 @@ def mean_by(stack: LoRAStack, owners: torch.Tensor) -> LoRAStack:
 
 def take(stack: LoRAStack, indices) -> LoRAStack:
     """The adapters of these indices."""
+    import torch
+
     chosen = torch.as_tensor(indices)
     return LoRAStack(
         {name: (a, b[chosen.to(b.device)]) for name, (a, b) in stack.weights.items()}, stack.scaling
@@ -177,6 +187,8 @@ def zero_steps(stack: LoRAStack, count: int) -> LoRAStack:
 
 def with_zero_step(stack: LoRAStack) -> LoRAStack:
     """A stack with one more adapter, last, that changes nothing."""
+    import torch
+
     zero, weights = zero_steps(stack, 1).weights, {}
     for name, (a, b) in stack.weights.items():
         own = a if a.dim() == 2 else torch.cat([a, a[:1]])

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import lazy_loader
 import numpy as np
 
 from ..agents import Dialogue, System
@@ -19,8 +18,6 @@ from .gradients import dpo_gradients, flatten, fresh_stack, gradient_options
 
 if TYPE_CHECKING:
     from ..engines import TransformersEngine
-
-torch = lazy_loader.load("torch")
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]
 """(prompt ids, reply ids)"""
@@ -69,6 +66,8 @@ def logprob_gradients(
     Returns:
         A stack of `count` gradients.
     """
+    import torch
+
     total = fresh_stack(learner, count, rank, scaling, seed)
     kept = [i for i in range(len(rows)) if weights[i] != 0]
     kept.sort(key=lambda i: (len(rows[i][0]) + len(rows[i][1]), owners[i]))

@@ -6,7 +6,7 @@ import lazy_loader
 from .claims import CLAIMS, Comparison, correlation, mean_correlation, paired
 from .markdown import markdown_table
 from .paper import PAPER_COST, PAPER_MAIN, PAPER_SELECTION
-from .stats import joint_level, mean_interval, paired_interval
+from .stats import joint_level, mean_interval, paired_interval, reach_of
 
 _FIGURES = [
     "distribution_figure",
@@ -43,6 +43,7 @@ __all__ = [
     "mean_interval",
     "paired",
     "paired_interval",
+    "reach_of",
     "seed_means",
     *_FIGURES,
 ]

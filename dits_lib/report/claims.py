@@ -53,9 +53,10 @@ class Comparison:
     """Its degrees of freedom."""
     count: int = 0
     """Independent units behind the error: seeds, or questions of a rank correlation; 0: unknown."""
-    noisy: str = ""
-    """Why this comparison cannot support the claim (noise shrinks a correlation, so that a small
-    one shows nothing where a score does not repeat); it can still contradict it."""
+    reach: float = 1.0
+    """Share of a true correlation, 0 to 1, that noise leaves to be seen, at least. A small one
+    supports the claim only within the bounds times this; a large one contradicts it whatever the
+    noise, which only shrinks."""
 
     def __post_init__(self) -> None:
         if self.scale not in ("linear", "correlation"):
@@ -66,6 +67,8 @@ class Comparison:
             raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
         if math.isinf(self.lower) and math.isinf(self.upper):
             raise ValueError("lower or upper must be finite, or nothing is claimed")
+        if not 0 <= self.reach <= 1:
+            raise ValueError(f"reach {self.reach} must lie between 0 and 1")
 
     @property
     def has_value(self) -> bool:
@@ -91,7 +94,8 @@ class Comparison:
             return math.nan
         far = detectable_distance(power, level, **self._error())
         if math.isinf(self.lower):
-            return self.upper - self._back(self._to(self.upper) - far)
+            seen = self._back(self._to(self._seen(self.upper)) - far)
+            return self.upper - seen / self.reach if self.reach else math.nan
         if math.isfinite(self.upper):
             return self._back(self._to(self.upper) + far) - self.upper
         return self._back(self._to(self.lower) + far) - self.lower
@@ -100,12 +104,15 @@ class Comparison:
         """How many seeds (or questions of a correlation) would decide, whichever way, in this share
         of the runs, were the true effect as estimated: the error shrinks with the root of their
         number. It is as uncertain as the estimate. NaN where it is not known, inf where even `MOST`
-        would not do, or where `noisy` bars the verdict."""
+        would not do, or where noise (`reach`) bars the verdict."""
         if not self.has_value or self.stderr == 0 or self.count < 2:
             return math.nan
-        if self.noisy and self.lower < self.estimate < self.upper:
-            return math.inf
-        bounds = [self._to(b) for b in (self.lower, self.upper) if math.isfinite(b)]
+        bounds = [bound for bound in (self.lower, self.upper) if math.isfinite(bound)]
+        if self.lower < self.estimate < self.upper:
+            bounds = [self._seen(bound) for bound in bounds]
+            if not self._is_within(self.estimate, self.estimate):
+                return math.inf
+        bounds = [self._to(bound) for bound in bounds]
         distance = min(abs(self._to(self.estimate) - bound) for bound in bounds)
 
         def enough(count: int) -> bool:
@@ -133,8 +140,13 @@ class Comparison:
             return OPEN
         if found["high"] < self.lower or found["low"] > self.upper:
             return CONTRADICTED
-        within = self.lower < found["low"] and found["high"] < self.upper
-        return SUPPORTED if within and not self.noisy else OPEN
+        return SUPPORTED if self._is_within(**found) else OPEN
+
+    def barred(self, level: float) -> str:
+        """What noise has to do with a verdict that is open; empty where it has nothing to."""
+        if self.reach == 1 or self.verdict(level) != OPEN:
+            return ""
+        return f"noise leaves {self.reach:.2f} of a true correlation"
 
     def text(self, level: float, digits: int = 3) -> str:
         """`estimate [low, high]`, with signs; `no value` where there is none."""
@@ -151,6 +163,14 @@ class Comparison:
         return (
             f"< {self.upper:g}" if math.isinf(self.lower) else f"{self.lower:g} to {self.upper:g}"
         )
+
+    def _is_within(self, low: float, high: float) -> bool:
+        """Whether an interval lies within what is claimed, as far as noise lets it be seen."""
+        return self._seen(self.lower) < low and high < self._seen(self.upper)
+
+    def _seen(self, bound: float) -> float:
+        """What noise leaves of a correlation at a bound."""
+        return bound * self.reach if math.isfinite(bound) else bound
 
     def _error(self) -> dict[str, float]:
         names = ("stderr", "df", "shared", "shared_df")
@@ -181,7 +201,7 @@ def paired(
             under both; or for each seed a number. NaN (a run without a value) gives no value.
         questions: for each seed the ids of its questions, where seeds may share some; None: no
             two seeds do.
-        bounds: `lower`, `upper`, `noisy` of `Comparison`.
+        bounds: `lower`, `upper`, `reach` of `Comparison`.
 
     Raises:
         ValueError: when the two sides differ in shape.
@@ -208,7 +228,7 @@ def correlation(
     Args:
         a, b: [n]; NaN anywhere, less than four values or a side that does not vary give no value.
         groups: [n] labels of what belongs together (the pairs of one question); None: each alone.
-        bounds: `lower`, `upper`, `noisy` of `Comparison`.
+        bounds: `lower`, `upper`, `reach` of `Comparison`.
 
     Raises:
         ValueError: when the lengths differ.
@@ -236,7 +256,7 @@ def mean_correlation(task: str, name: str, rhos: Sequence[float], **bounds) -> C
 
     Args:
         rhos: [seeds]; a seed with NaN has no value and is left out, 1 and -1 count as 0.999.
-        bounds: `lower`, `upper`, `noisy` of `Comparison`.
+        bounds: `lower`, `upper`, `reach` of `Comparison`.
     """
     known = np.asarray(rhos, dtype=float)
     z = np.arctanh(np.clip(known[~np.isnan(known)], -0.999, 0.999))
@@ -305,4 +325,5 @@ def _found(comparison: Comparison, level: float) -> str:
     seen = comparison.detectable(level=level)
     if not math.isnan(seen):
         parts.append(f"detectable at 80 % power: {seen:.3f}")
-    return "; ".join(parts + ([comparison.noisy] if comparison.noisy else []))
+    barred = comparison.barred(level)
+    return "; ".join(parts + ([barred] if barred else []))

@@ -60,7 +60,7 @@ class StoredComparison(_Part):
     shared: Annotated[float, Field(ge=0)]
     shared_df: Annotated[float, Field(gt=0)] | None
     count: Annotated[int, Field(ge=0)]
-    noisy: str
+    reach: Annotated[float, Field(ge=0, le=1)]
 
     @model_validator(mode="after")
     def _can_be_one(self) -> StoredComparison:

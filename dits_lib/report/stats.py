@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import scipy
@@ -20,6 +21,13 @@ def mean_interval(values, level: float = 0.95) -> dict[str, float]:
         scipy.stats.t.ppf(0.5 + level / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
     )
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
+
+
+def reach_of(repeated: float) -> float:
+    """How much of a true correlation noise leaves to be seen, 0 to 1, where two halves of a
+    measurement correlate by `repeated` and their mean is used: the root of its reliability
+    2 r / (1 + r) (Spearman and Brown). 0 where the halves do not repeat, or that is not known."""
+    return math.sqrt(2 * repeated / (1 + repeated)) if repeated > 0 else 0.0
 
 
 def paired_interval(first, second, level: float = 0.95) -> dict[str, float]:

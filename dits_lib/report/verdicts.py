@@ -27,7 +27,8 @@ LEGEND = (
     "80 % of such runs (beyond the upper one, where it is claimed to lie between two). "
     "*n*: seeds; of rank correlations over pairs the questions, over halves the trained models. "
     "*n needed*: with how many the effect, were it truly as estimated, would be decided in 80 % of "
-    "the runs, all else as it is."
+    "the runs, all else as it is. Noise shrinks a correlation: a small one counts as small only "
+    "where a larger one would have shown."
 )
 
 
@@ -129,7 +130,7 @@ def claim_tables(
 def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
     found = evidence.comparison
     bounds = found.interval(level)
-    noisy = f" ({found.noisy})" if found.noisy and found.has_value else ""
+    barred = found.barred(level)
     return {
         **({"results": evidence.results} if by_results else {}),
         "notebook": evidence.notebook,
@@ -143,7 +144,7 @@ def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
         "detectable at 80 %": _plain(found.detectable(POWER, level)),
         "n": str(found.count or ""),
         "n needed": _count(found.count_needed(POWER, level)),
-        "verdict": found.verdict(level) + noisy,
+        "verdict": found.verdict(level) + (f" ({barred})" if barred else ""),
     }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import lazy_loader
+from typing import TYPE_CHECKING
 
 from .store import read_manifest
 
-pd = lazy_loader.load("pandas")
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (
     "artifacts",
@@ -40,6 +40,8 @@ def ledger(runs: Path, artifacts: list[str]) -> pd.DataFrame:
     Raises:
         StoreError: when the manifest of an artifact is damaged.
     """
+    import pandas as pd
+
     rows: dict[str, dict] = {}
     for name in sorted(set(artifacts)):
         # A notebook's results that came with the repository, its stages not computed here.

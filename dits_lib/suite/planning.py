@@ -7,8 +7,7 @@ rates below. Hours are an estimate within a factor of two or three, not a promis
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-
-import lazy_loader
+from typing import TYPE_CHECKING
 
 from ..agents import TASKS
 from ..agents.calls import CALLS_USED
@@ -23,7 +22,8 @@ from .params import Params
 from .studies.selection_ablation import BOTH_WAYS
 from .studies.temperatures import SHOWN
 
-pd = lazy_loader.load("pandas")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class Work:
 def count_work(params: Params) -> pd.DataFrame:
     """Tokens by notebook and stage, over all tasks: columns `notebook`, `stage` and the fields of
     `Work`. Stages that two notebooks share (the first seed's) are counted once."""
+    import pandas as pd
+
     total: dict[tuple[str, str], Work] = {}
     for part in params.parts():
         for task in part.tasks:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader
 import numpy as np
 from pydantic import Field
 
@@ -34,9 +33,9 @@ from ..gradients import (
 from ..validation_play import ValidationPlay
 
 if TYPE_CHECKING:
-    from ...engines import TransformersEngine
+    import torch
 
-torch = lazy_loader.load("torch")
+    from ...engines import TransformersEngine
 
 CLUSTERS = 8
 
@@ -80,6 +79,7 @@ def group_design(
 
 def gradient_clusters(gradients: torch.Tensor, seed: int) -> np.ndarray:
     """[n] cluster of each gradient [n, p], by k-means on the cosines between them."""
+    import torch
     from sklearn.cluster import KMeans
 
     unit = torch.nn.functional.normalize(gradients, dim=1)
@@ -111,6 +111,8 @@ def train_groups(
 ) -> LoRAStack:
     """`options.steps` plain gradient steps of every group at once, each on the mean loss of a batch
     of the group's pairs, of `options.rate` times the step size."""
+    import torch
+
     settings, step_size = context.settings, options.rate * context.step_size
     stack = fresh_stack(learner, len(member), settings.rank, settings.scaling, lora_seed)
     for _ in range(options.steps):

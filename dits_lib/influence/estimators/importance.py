@@ -9,7 +9,6 @@ has left the samples behind.
 
 from __future__ import annotations
 
-import lazy_loader
 import numpy as np
 
 from ...engines import derive_seed
@@ -18,8 +17,6 @@ from ...tasks import Question
 from ..base import SAMPLES_POLICY, Amount, Effort, Estimator, Scores, ScoringContext
 from ..gradients import dpo_gradients, gradient_options, part, step
 from ..validation_gradients import play_samples
-
-torch = lazy_loader.load("torch")
 
 
 def importance(
@@ -58,6 +55,8 @@ def importance(
 
 def _log_ratios(learner, steps, dialogues, temperature: float) -> np.ndarray:
     """log pi_z(d) - log pi(d), [pairs, dialogues]: summed over the replies of a dialogue."""
+    import torch
+
     rows, owner = [], []
     for index, dialogue in enumerate(dialogues):
         for turn in dialogue.turns:

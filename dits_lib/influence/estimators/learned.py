@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import lazy_loader
 import numpy as np
 import scipy
 from pydantic import Field
@@ -23,8 +22,6 @@ from .one_step import one_step
 
 if TYPE_CHECKING:
     from ...engines import TransformersEngine
-
-torch = lazy_loader.load("torch")
 
 
 class LearnedOptions(Options):
@@ -113,6 +110,8 @@ def fit_and_predict(
 
 def features(learner: TransformersEngine, pairs: list[Pair]) -> np.ndarray:
     """[pairs, features], see the module's text."""
+    import torch
+
     rows = [(p.prompt_ids, ids) for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
     states = np.zeros((len(rows), learner.model.config.hidden_size))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
@@ -131,6 +130,8 @@ def features(learner: TransformersEngine, pairs: list[Pair]) -> np.ndarray:
 
 
 def _mean_states(learner: TransformersEngine, rows) -> np.ndarray:
+    import torch
+
     width = max(len(prompt) + len(reply) for prompt, reply in rows)
     ids = torch.tensor(
         [[*p, *r] + [0] * (width - len(p) - len(r)) for p, r in rows], device=learner.device

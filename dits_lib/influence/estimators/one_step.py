@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 
-import lazy_loader
 import numpy as np
 
 from ...agents import System
@@ -33,8 +32,6 @@ from ..base import (
 )
 from ..gradients import gradients_of, mean_by, mean_lengths, step
 from ..validation_play import ValidationPlay
-
-torch = lazy_loader.load("torch")
 
 
 class OneStepOptions(Options):
@@ -76,6 +73,8 @@ def one_step(
     options: OneStepOptions | None = None,
 ) -> Scores:
     """`one_step_influence` as an estimator; options None: each pair takes a step of its own."""
+    import torch
+
     engine, settings = context.engine, context.settings
     before, lora_seed = engine.snapshot(), context.lora(seed)
     play = ValidationPlay(engine, context.system, questions, settings, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lazy_loader
 import numpy as np
 
 from ...pairs import Pair
@@ -11,13 +10,13 @@ from ..base import Amount, Effort, Estimator, Scores, ScoringContext
 from ..gradients import gradients_of, step, sum_by
 from ..validation_play import ValidationPlay
 
-torch = lazy_loader.load("torch")
-
 
 def one_step_question(
     context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
 ) -> Scores:
     """All pairs of a searched question in one step; each pair gets an equal part of the change."""
+    import torch
+
     engine, settings = context.engine, context.settings
     before, lora_seed = engine.snapshot(), context.lora(seed)
     play = ValidationPlay(engine, context.system, questions, settings, seed)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...agents import TASKS
 from ...engines import derive_seed
+from ...influence import ESTIMATORS
 from ...settings import ROOT
 from ...tasks import DataError
 from ..notebooks import questions_needed
@@ -149,6 +150,13 @@ def measured(pipeline: Pipeline, model: ModelRef, seed: int) -> dict:
 def q_values(searched: Artifact) -> np.ndarray:
     """Q of the chosen reply of every pair of a search, [n_pairs]."""
     return np.array([pair.q_chosen for pair in read_pairs(searched)])
+
+
+def scale_of(params: Params, step_size: float, estimator: str | None = None) -> dict:
+    """`scale` and `step_size` of `combined_score`, for influence by an estimator; None: that of the
+    parameters."""
+    record = ESTIMATORS[estimator or params.influence.estimator]
+    return {"scale": params.selection.scale, "step_size": record.divisor(step_size)}
 
 
 def influence_values(

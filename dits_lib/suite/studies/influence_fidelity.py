@@ -20,12 +20,12 @@ from ...influence import (
 )
 from ...influence.estimators.one_step_controlled import controlled
 from ...influence.estimators.racing import race
-from ...report import Comparison, correlation
+from ...report import Comparison, correlation, reach_of
 from ...selection import top_share
 from ..params import Params
-from ..pipeline import ModelRef, Pipeline, read_scores
+from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
 from ..store import Artifact
-from .common import pair_stage, q_values, sft_stage, step_size_of
+from .common import influence_values, pair_stage, q_values, sft_stage, step_size_of
 from .scoring import auc
 
 
@@ -397,10 +397,7 @@ def lds_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
         measured = np.array([np.mean(t["metric"]) for t in halves])
         odd, even = (np.array([np.mean(t["metric"][start::2]) for t in halves]) for start in (0, 1))
         again = rank_correlation(odd, even)
-        reach = {
-            key: float(np.sqrt(max(0.0, 2 * again[key] / (1 + again[key]))))
-            for key in ("rho", "low", "high")
-        }
+        reach = {key: reach_of(again[key]) for key in ("rho", "low", "high")}
         rows.append({"task": task, "estimator": "ceiling", **reach, "n": again["n"]})
         for name, scores in pooled_scores(jobs, task).items():
             predicted = np.array([scores.value[t["kept"]].mean() for t in halves])
@@ -412,8 +409,8 @@ def lds_comparison(
     jobs: list[dict], truths: list[dict], task: str, estimator: str, lower: float, upper: float
 ) -> Comparison:
     """The linear datamodelling score of an estimator, or of `q_value`, as a comparison, claimed to
-    lie between `lower` and `upper`. It supports nothing where the metrics themselves do not repeat
-    between the two halves of the test questions."""
+    lie between `lower` and `upper`. What noise of the metrics leaves of it is found from the two
+    halves of the test questions, at the lower end of a 95 % interval."""
     halves = [t for t in truths if t["task"] == task and t["kind"] == "half"]
     measured, odd, even = (
         [np.mean(t["metric"][start::step]) for t in halves]
@@ -422,9 +419,8 @@ def lds_comparison(
     scores = pooled_scores(jobs, task)[estimator].value
     predicted = [scores[t["kept"]].mean() for t in halves]
     again = correlation(task, "repeatability", odd, even).interval(0.95)
-    noisy = "" if again["low"] > 0 else "the metric of the halves does not repeat"
     name = f"mean {estimator} of a half with the metric after training on it (LDS)"
-    bounds = {"lower": lower, "upper": upper, "noisy": noisy}
+    bounds = {"lower": lower, "upper": upper, "reach": reach_of(again["low"])}
     return correlation(task, name, predicted, measured, **bounds)
 
 
@@ -460,19 +456,25 @@ def left_out_rows(jobs: list[dict], truths: list[dict]) -> list[dict]:
     return rows
 
 
+def _share(marked: np.ndarray) -> float:
+    """Mean of marks; NaN where there are none."""
+    return float(marked.mean()) if len(marked) else float("nan")
+
+
 def use_job(params: Params, task: str, seed: int) -> dict:
     """The metric after DPO on the half that each estimator keeps, at equal steps, for one seed:
-    search, SFT, scores, training and test questions are all the seed's own."""
+    search, SFT, scores, training and test questions are all the seed's own. Where a seed after the
+    first finds no pairs, every arm is the SFT model."""
     pipeline, use, alpha = Pipeline(params, task), params.fidelity.use, params.selection.alpha
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
     size, _ = step_size_of(pipeline)
-    pairs = pipeline.pairs(searched)
-    harmful = np.array([pair.meta["harmful"] for pair in pairs])
-    values = {}
-    for name, count in use.items():
-        scored = pipeline.score(model, searched, size, count, seed, estimator=name)
-        values[name] = read_scores(scored, searched).value
+    pairs = read_pairs(searched)
+    harmful = np.array([pair.meta["harmful"] for pair in pairs], dtype=bool)
+    values = {
+        name: influence_values(pipeline, model, searched, size, count, seed, estimator=name)
+        for name, count in use.items()
+    }
     values["q_value"] = q_values(searched)
     ties = np.random.default_rng([seed, 1])
     arms = {"full": np.arange(len(pairs)), "random": top_share(np.zeros(len(pairs)), alpha, ties)}
@@ -490,10 +492,10 @@ def use_job(params: Params, task: str, seed: int) -> dict:
         "task": task,
         "seed": seed,
         "pairs": len(pairs),
-        "harmful": float(harmful.mean()),
+        "harmful": _share(harmful),
         "metric": {name: float(values.mean()) for name, values in metric.items()},
         "by_question": {name: values.tolist() for name, values in metric.items()},
         "artifact": {name: pipeline.evaluation(m, seed).name for name, m in models.items()},
-        "harmful_kept": {name: float(harmful[kept].mean()) for name, kept in arms.items()},
+        "harmful_kept": {name: _share(harmful[kept]) for name, kept in arms.items()},
         "auc": {name: auc(value, harmful) for name, value in values.items()},
     }

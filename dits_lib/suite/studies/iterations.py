@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...influence import ESTIMATORS
 from ...selection import combined_score, drawn_share, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline
@@ -14,6 +13,7 @@ from .common import (
     influence_values,
     measured,
     q_values,
+    scale_of,
     seeds_of,
     sft_stage,
     step_size_of,
@@ -58,9 +58,7 @@ def iterations_job(params: Params, task: str, method: str, seed: int) -> list[di
         if method == DITS:
             count = params.influence.validation_questions
             influence = influence_values(pipeline, start, searched, size, count, seed)
-            divisor = ESTIMATORS[params.influence.estimator].divisor(size)
-            scale = params.selection.scale
-            score = combined_score(influence, score, p.gamma, scale, divisor)
+            score = combined_score(influence, score, p.gamma, **scale_of(params, size))
             row |= _moments(influence) | {"step_size": size}
         if method != OPTIMA:
             ties = np.random.default_rng([seed, number])

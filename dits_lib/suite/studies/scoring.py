@@ -4,7 +4,6 @@ of the random A of the LoRA step."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,10 +11,10 @@ import scipy
 
 from ...engines import derive_seed
 from ...influence import Scores, mean_and_stderr, rank_correlation, reliability, resampled_rows
-from ...report import Comparison, correlation, joint_level
+from ...report import Comparison, correlation, reach_of
 from ...selection import drawn_share
 from ..params import Params
-from ..pipeline import Pipeline, read_scores
+from ..pipeline import Pipeline, read_pairs, read_scores
 from .common import pair_stage, sft_stage, step_size_of, task_keys
 
 keys = task_keys
@@ -25,7 +24,8 @@ QUESTIONS, DRAW, BOTH = "other questions, same A", "same questions, other A", "b
 
 
 def scoring_job(params: Params, task: str) -> dict:
-    """The scores of a task, with what they are held against."""
+    """The scores of a task, with what they are held against; `classic` is None where the validation
+    questions gave no pairs."""
     pipeline, seed, scoring = Pipeline(params, task), params.seed, params.scoring
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
@@ -49,9 +49,10 @@ def scoring_job(params: Params, task: str) -> dict:
     one_step = scored("one_step", scoring.retest_questions)
     first, second = one_step["first"], one_step["second"]
     validation = pipeline.search(model, "validation", params.sizes.loss_questions, seed)
-    by_loss = pipeline.score_by_loss(model, searched, validation, size, seed)
-    classic = read_scores(by_loss, searched)
-    pairs = pipeline.pairs(searched)[: scoring.pairs]
+    pairs, classic = pipeline.pairs(searched)[: scoring.pairs], None
+    if read_pairs(validation):
+        by_loss = pipeline.score_by_loss(model, searched, validation, size, seed)
+        classic = read_scores(by_loss, searched)
     return {
         "task": task,
         "step_size": size,
@@ -63,7 +64,7 @@ def scoring_job(params: Params, task: str) -> dict:
         "influence": np.hstack([first.per_question, second.per_question]).tolist(),
         "first": first.per_question.tolist(),
         "second": second.per_question.tolist(),
-        "classic": classic.value[: len(pairs)].tolist(),
+        "classic": None if classic is None else classic.value[: len(pairs)].tolist(),
         "noise": {
             name: noise_pairs(found, count)
             for name, count, found in (
@@ -71,7 +72,7 @@ def scoring_job(params: Params, task: str) -> dict:
                 *((name, count, scored(name, count)) for name, count in scoring.noise.items()),
             )
         },
-        "cost": {"one-step": first.cost, "DPO loss": classic.cost},
+        "cost": {"one-step": first.cost} | ({} if classic is None else {"DPO loss": classic.cost}),
     }
 
 
@@ -180,23 +181,17 @@ def with_influence(
     """Rank correlation of the one-step influence (all validation questions) with `q` or `classic`,
     claimed to lie between `lower` and `upper`.
 
-    Noise shrinks a correlation. With a test-retest correlation r of the halves, the mean of both
-    halves correlates by sqrt(2 r / (1 + r)) of what it would without noise; a correlation that
-    small supports the claim only if it lies within the bounds times this, at the lower end of r's
-    95 % interval, at the level of four comparisons that hold together.
+    What noise leaves of it is found from the test-retest correlation of the two validation sets, at
+    the lower end of its 95 % interval.
     """
     task, questions = job["task"], job["question"]
     means = [np.array(job[half]).mean(axis=1) for half in ("first", "second")]
     repeated = correlation(task, "test-retest", *means, questions).interval(0.95)["low"]
     value = np.array(job["influence"]).mean(axis=1)
-    name, bounds = f"influence with {name}", {"lower": lower, "upper": upper}
-    found = correlation(task, name, value, np.array(job[against]), questions, **bounds)
-    if not repeated > 0:
-        return dataclasses.replace(found, noisy="the influence does not repeat")
-    seen, reach = found.interval(joint_level(4)), math.sqrt(2 * repeated / (1 + repeated))
-    if seen["low"] > lower * reach and seen["high"] < upper * reach:
-        return found
-    return dataclasses.replace(found, noisy="noise of the influence may hide a larger one")
+    bounds = {"lower": lower, "upper": upper, "reach": reach_of(repeated)}
+    return correlation(
+        task, f"influence with {name}", value, np.array(job[against]), questions, **bounds
+    )
 
 
 def correlation_row(job: dict, against: str) -> dict:

@@ -14,8 +14,7 @@ import numpy as np
 import scipy
 
 from ...engines import derive_seed
-from ...influence import ESTIMATORS
-from ...report import Comparison
+from ...report import reach_of
 from ...selection import ARMS, drawn_share, select_arm, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
@@ -26,6 +25,7 @@ from .common import (
     model_row,
     pair_stage,
     q_values,
+    scale_of,
     sft_stage,
     step_size_of,
     steps_of,
@@ -105,8 +105,7 @@ def selection_stage(
     influence = influence_values(pipeline, model, searched, size, count, seed)
     classic = classic_values(pipeline, model, searched, size, seed)
     q_value, kept = q_values(searched), {}
-    scale = {"scale": p.selection.scale}
-    scale["step_size"] = ESTIMATORS[p.influence.estimator].divisor(size)
+    scale = scale_of(p, size)
     for arm in ARMS:
         halves = p.ablation.random_halves if arm == "random" else 1
         if arm == "dpo_loss" and classic is None:
@@ -297,16 +296,8 @@ def loss_reach(jobs: list[dict], task: str) -> float:
             _rank_correlation(*zip(*own, strict=True)) for own in halves if own and all(own)
         ]
         known = [r for r in repeated if not np.isnan(r)]
-        mean = float(np.mean(known)) if known else 0.0
-        product *= 2 * mean / (1 + mean) if mean > 0 else 0.0
-    return float(np.sqrt(product))
-
-
-def hidden_by_noise(found: Comparison, reach: float) -> str:
-    """Why a correlation below its upper bound may be noise; empty where a correlation at the bound,
-    shrunk to `reach` of itself, would lie above the 95 % interval."""
-    high = found.interval(0.95)["high"]
-    return "" if high < found.upper * reach else "noise of loss and metric may hide a larger one"
+        product *= reach_of(float(np.mean(known)) if known else 0.0)
+    return product
 
 
 def _compared_by_loss(jobs: list[dict], task: str) -> list[list[dict]]:

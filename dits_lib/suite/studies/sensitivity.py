@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...influence import ESTIMATORS
 from ...pairs import upper_half_of
 from ...selection import combined_score, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
-from .common import measured, pair_stage, sft_stage, step_size_of, task_and_seed_keys
+from .common import measured, pair_stage, scale_of, sft_stage, step_size_of, task_and_seed_keys
 
 
 def keys(params: Params) -> list[tuple]:
@@ -23,7 +22,8 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
 
     The pairs of all filters come from one search: that of the loosest filter, of which a stricter
     one keeps a part, before the upper half of each tree is taken. What guides the search is changed
-    in searches of their own.
+    in searches of their own. Where a seed after the first finds no pairs, its model stays the SFT
+    model.
     """
     s, p = params.sensitivity, params
     pipeline = Pipeline(params, task)
@@ -36,16 +36,18 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
     size, _ = step_size_of(pipeline)
     wide = Pipeline(params.model_copy(update={"pairs": loose}), task)
     searched = pair_stage(wide, model, seed)
-    pairs, usual = wide.pairs(searched), p.influence.validation_questions
+    pairs, usual = read_pairs(searched), p.influence.validation_questions
     most = max(s.validation + [usual])
     q_value = np.array([pair.q_chosen for pair in pairs])
     gap = np.array([pair.q_chosen - pair.q_rejected for pair in pairs])
 
     def scored(step: float, count: int) -> np.ndarray:
+        if not pairs:
+            return np.zeros((0, count))
         found = wide.score(model, searched, step, count, seed, estimator="one_step")
         return read_scores(found, searched).per_question
 
-    table, divisor = scored(size, most), ESTIMATORS["one_step"].divisor(size)
+    table, scale = scored(size, most), scale_of(p, size, "one_step")
 
     def influence(v: int) -> np.ndarray:
         return table[:, :v].mean(1).round(9)
@@ -83,9 +85,7 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
     rows += [row("alpha", a, base, influence(usual), a) for a in s.alpha]
     for gamma in s.gamma:
         combined = np.zeros(len(pairs))
-        combined[base] = combined_score(
-            influence(usual)[base], q_value[base], gamma, p.selection.scale, divisor
-        )
+        combined[base] = combined_score(influence(usual)[base], q_value[base], gamma, **scale)
         rows.append(row("gamma", gamma, base, combined))
     for factor in s.step:
         other = table if factor == 1 else scored(factor * size, usual)
