@@ -205,6 +205,15 @@ def test_a_detectable_correlation_lies_beyond_its_bound():
     assert below == pytest.approx(size, abs=1e-6)
 
 
+def test_a_correlation_that_noise_leaves_too_little_of_is_not_detectable():
+    kind = {"scale": "correlation", "lower": -INF, "upper": 0.2}
+    clear, faint = (effect(0.0, 0.1, INF, **kind, reach=reach) for reach in (1.0, 0.5))
+    # Half of a correlation is left: it must lie twice as far below half the bound.
+    far = np.arctanh(0.2) - np.arctanh(0.2 - clear.detectable())
+    assert 0.2 - faint.detectable() == pytest.approx(2 * np.tanh(np.arctanh(0.1) - far))
+    assert math.isnan(effect(0.0, 0.1, INF, **kind, reach=0.2).detectable())
+
+
 def test_seeds_needed_are_those_at_which_power_is_reached():
     found = effect(0.03, 0.02, 4.0, count=5)
     count = found.count_needed(0.8, 0.95)

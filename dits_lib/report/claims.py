@@ -95,7 +95,9 @@ class Comparison:
         far = detectable_distance(power, level, **self._error())
         if math.isinf(self.lower):
             seen = self._back(self._to(self._seen(self.upper)) - far)
-            return self.upper - seen / self.reach if self.reach else math.nan
+            if self.scale == "correlation" and not -self.reach < seen:
+                return math.nan  # not even a correlation of -1 would show
+            return self.upper - seen / self.reach
         if math.isfinite(self.upper):
             return self._back(self._to(self.upper) + far) - self.upper
         return self._back(self._to(self.lower) + far) - self.lower
