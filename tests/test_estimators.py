@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from dits_lib.agents import System, Turn
-from dits_lib.engines import Request
+from dits_lib.engines import Request, derive_seed
 from dits_lib.influence import (
     ESTIMATORS,
     DPOLoss,
@@ -17,6 +17,7 @@ from dits_lib.influence import (
     ScoreError,
     Scores,
     ScoringContext,
+    Training,
     by_group,
     dpo_gradients,
     flatten,
@@ -28,6 +29,7 @@ from dits_lib.influence.base import check_scores
 from dits_lib.influence.estimators.likelihood_adam import preconditioned
 from dits_lib.influence.estimators.policy_gradient import leave_one_out_rows
 from dits_lib.influence.estimators.tree_policy_gradient import tree_rows
+from dits_lib.influence.unrolled import UnrolledDPO
 from dits_lib.influence.validation_gradients import logprob_gradients, play_samples
 from dits_lib.pairs import Pair
 from dits_lib.search import SearchSettings, tree_search
@@ -111,8 +113,6 @@ def token_pairs(engine, questions):
 
 
 def exact_change(engine, questions, pairs, size, seed):
-    from dits_lib.engines import derive_seed
-
     prompts = prompts_of(engine, questions)
     steps = step(
         dpo_gradients(
@@ -193,6 +193,34 @@ def test_policy_gradient_and_importance_are_on_the_scale_of_the_step(
             len(token_pairs),
             len(questions),
         )
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_through_training_is_what_a_weight_does_to_the_metric_at_the_end(
+    engine, questions, token_pairs, rank
+):
+    """Against the exact expected metric after whole trainings with one weight changed."""
+    training = Training(steps=5, batch=4, learning_rate=3e-3 if rank else 3e-4, lora_rank=rank)
+    config = CONFIG.changed(
+        policy_samples=250, options={"through_training": {"orders": 1, "groups": 3}}
+    )
+    context = ScoringContext(engine, OneToken(), 1.0, config, training=training)
+    scores = ESTIMATORS["through_training"](context, token_pairs, questions, 5)
+    drawn = derive_seed(5, "order", 0) % 2**31
+    run = UnrolledDPO(engine, token_pairs, context.loss, training, drawn)
+    prompts, exact = prompts_of(engine, questions), []
+
+    def at_end(weights):
+        with run.speaking(run.train(weights)[-1]) as adapter, torch.no_grad():
+            return float(expected_metric(engine, prompts, adapter).mean())
+
+    for pair in range(len(token_pairs)):
+        change = torch.zeros(len(token_pairs))
+        change[pair] = 0.3
+        exact.append((at_end(1 + change) - at_end(1 - change)) / 0.6)
+    assert spearmanr(scores.value, exact).statistic > 0.8
+    assert np.polyfit(exact, scores.value, 1)[0] == pytest.approx(1, abs=0.3)
+    assert scores.per_question.shape == (len(token_pairs), 3)
 
 
 def test_leave_one_out_advantages_by_hand():
@@ -288,6 +316,8 @@ def test_an_empty_step_scores_zero_which_is_no_ranking(engine, pairs):
     )
     questions = make_questions("exchange", "validation", 4, 0)
     for name, estimate in ESTIMATORS.items():
+        if estimate.uses_training:
+            continue  # it takes the steps of the training, whatever the size of this one
         some = pairs["exchange"][: 24 if name == "learned" else 4]
         with pytest.raises(ScoreError, match=f"{name}: all {len(some)} scores are -?0, which"):
             estimate(setting, some, questions, 0)

@@ -8,6 +8,7 @@ from .base import (
     ScoreError,
     Scores,
     ScoringContext,
+    Training,
     mean_and_stderr,
 )
 from .gradients import dpo_gradients, dpo_losses, flatten, fresh_stack, part, step
@@ -25,6 +26,7 @@ __all__ = [
     "ScoreError",
     "Scores",
     "ScoringContext",
+    "Training",
     "ValidationPlay",
     "beyond_grid",
     "by_group",

@@ -84,6 +84,28 @@ class DPOLoss:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What decides a DPO training beside its loss (section `dpo`), for the estimators that follow
+    one from its start to its end.
+
+    Attributes:
+        steps, batch: optimiser steps, and pairs of a step.
+        learning_rate: peak.
+        lora_rank: of the adapter that is trained; 0: all weights are.
+    """
+
+    steps: int = field(default_factory=lambda: defaults("dpo")["steps"])
+    batch: int = field(default_factory=lambda: defaults("dpo")["batch"])
+    learning_rate: float = field(default_factory=lambda: defaults("dpo")["learning_rate"])
+    lora_rank: int = field(default_factory=lambda: defaults("dpo")["lora_rank"])
+
+    @classmethod
+    def of(cls, settings) -> Training:
+        """From settings that have the same names, such as `DPOSettings`."""
+        return cls(**{f.name: getattr(settings, f.name) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
 class ScoringContext:
     """What every estimator is given beside pairs and questions.
 
@@ -100,6 +122,7 @@ class ScoringContext:
         loss: whose gradient is the step; by default that of params/micro.yaml.
         initial: the model before any training, for the reward of those trees where
             `search.fluency_weight` is not 0.
+        training: that the pairs are for; by default that of params/micro.yaml.
     """
 
     engine: Engine
@@ -112,6 +135,7 @@ class ScoringContext:
     alpha: float = field(default_factory=lambda: defaults("selection")["alpha"])
     loss: DPOLoss = field(default_factory=DPOLoss)
     initial: Engine | None = None
+    training: Training = field(default_factory=Training)
 
     def lora(self, seed: object) -> int:
         """The seed of A for a scoring of this seed."""
@@ -317,6 +341,7 @@ class Amount:
         rollouts: dialogues of the search of one question.
         settings: shared by estimators.
         exact: whether the engine's numbers do not depend on the batch: see `ValidationPlay`.
+        training: that the pairs are for.
     """
 
     pairs: float
@@ -325,6 +350,7 @@ class Amount:
     rollouts: float
     settings: InfluenceSettings
     exact: bool = True
+    training: Training = field(default_factory=Training)
 
     def played_under(self, candidates: float) -> Effort:
         """A `ValidationPlay` of so many candidates: their dialogues, and those of the base policy;
@@ -396,6 +422,7 @@ class Estimator:
         uses_alpha: whether `ScoringContext.alpha` decides its scores too.
         grows_trees: whether it searches the validation questions, so that the search's settings
             decide its scores too.
+        uses_training: whether `ScoringContext.training` decides its scores too.
         needs_spread: whether it compares sampled dialogues of one question, so that a temperature
             of 0 tells it nothing.
         holds_all_gradients: whether it keeps the gradients of all pairs at once (memory).
@@ -415,6 +442,7 @@ class Estimator:
     uses: tuple[str, ...] = PLAYS
     uses_alpha: bool = False
     grows_trees: bool = False
+    uses_training: bool = False
     needs_spread: bool = False
     holds_all_gradients: bool = False
     columns_are_questions: bool = True

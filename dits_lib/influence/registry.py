@@ -10,7 +10,7 @@ from ..engines import Engine
 from ..pairs import Pair
 from ..tasks import Question
 from . import estimators
-from .base import DPOLoss, Estimator, InfluenceSettings, Scores, ScoringContext
+from .base import DPOLoss, Estimator, InfluenceSettings, Scores, ScoringContext, Training
 
 
 def find_estimators() -> dict[str, Estimator]:
@@ -34,6 +34,7 @@ def score_pairs(
     estimator: str = "one_step",
     settings: InfluenceSettings | None = None,
     loss: DPOLoss | None = None,
+    training: Training | None = None,
 ) -> Scores:
     """Influence of pairs on the metric of validation questions, by an estimator.
 
@@ -44,6 +45,8 @@ def score_pairs(
         settings: shared by estimators; None: those of `params/micro.yaml`.
         loss: whose gradient is the step; None: that of `params/micro.yaml`. Give it the beta and
             the NLL weight that the pairs are trained with.
+        training: that the pairs are for, which `through_training` follows; None: that of
+            `params/micro.yaml`.
 
     Raises:
         ValueError: for an unknown estimator.
@@ -51,5 +54,6 @@ def score_pairs(
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r}; allowed: {', '.join(ESTIMATORS)}")
     settings, loss = settings or InfluenceSettings(), loss or DPOLoss()
-    context = ScoringContext(engine, system, step_size, settings, loss=loss)
+    given = {"loss": loss, "training": training or Training()}
+    context = ScoringContext(engine, system, step_size, settings, **given)
     return ESTIMATORS[estimator](context, pairs, questions, seed)

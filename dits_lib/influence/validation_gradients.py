@@ -30,14 +30,17 @@ def play_samples(
     samples: int,
     temperature: float,
     seed: object,
+    adapter: LoRAStack | None = None,
 ) -> list[list[Dialogue]]:
-    """`samples` dialogues of every question: [questions][samples]."""
+    """`samples` dialogues of every question, under the only adapter of a stack if one is given:
+    [questions][samples]."""
+    index = None if adapter is None else 0
     states = [
-        State(q, (), derive_seed(seed, q.id, sample))
+        State(q, (), derive_seed(seed, q.id, sample), index)
         for q in questions
         for sample in range(samples)
     ]
-    played = play(engine, system, states, temperature)
+    played = play(engine, system, states, temperature, adapter)
     return [played[start : start + samples] for start in range(0, len(played), samples)]
 
 

@@ -23,6 +23,7 @@ from ..influence import (
     ScoreError,
     Scores,
     ScoringContext,
+    Training,
     choose_step_size,
     step_response,
 )
@@ -71,6 +72,7 @@ class Pipeline:
     def __init__(self, params: Params, task: str, store: Store | None = None):
         self.params, self.task = params, task
         self.loss = DPOLoss(params.dpo.beta, params.dpo.nll_weight)
+        self.training = Training.of(params.dpo)
         self.store = store or Store(OUTPUT / "runs" / params.profile)
         record = TASKS[task]
         if record.on_pages:
@@ -387,6 +389,8 @@ class Pipeline:
         }
         if record.uses_alpha:
             spec["alpha"] = p.selection.alpha
+        if record.uses_training:
+            spec["training"] = asdict(self.training)
         if record.grows_trees:
             spec["trees"] = [grown.model_dump(), p.pairs.model_dump()]
         base = self.base_model()
@@ -408,6 +412,7 @@ class Pipeline:
                 p.selection.alpha,
                 loss,
                 initial,
+                self.training,
             )
             questions = self.questions("validation", count, seed, skip)
             noise = derive_seed(name, seed, skip)

@@ -6,13 +6,14 @@ rates below. Hours are an estimate within a factor of two or three, not a promis
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from ..agents import TASKS
 from ..agents.calls import CALLS_USED
 from ..engines import LORA_TARGETS
-from ..influence import ESTIMATORS
+from ..influence import ESTIMATORS, Training
 from ..influence.base import Amount, Effort
 from ..influence.step_size import response_effort
 from ..selection import ARMS
@@ -302,7 +303,8 @@ def _estimates(params: Params, pairs: float, by_name: dict[str, int]) -> Effort:
     rollouts, total = params.search.repetitions * params.search.rollouts, Effort()
     for name, count in by_name.items():
         searched = pairs / pairs_a_question(params)
-        amount = Amount(pairs, count, searched, rollouts, params.influence, _is_exact(params))
+        given = params.influence, _is_exact(params), Training.of(params.dpo)
+        amount = Amount(pairs, count, searched, rollouts, *given)
         total += ESTIMATORS[name].takes(amount)
     return total
 
@@ -397,9 +399,12 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
         max(part.scoring.pairs, pairs_a_question(part) * part.sizes.train_questions)
         for part in params.parts()
     )
-    holds_all = ESTIMATORS[params.influence.estimator].holds_all_gradients
-    block = scored if holds_all else params.influence.gradient_block
+    record = ESTIMATORS[params.influence.estimator]
+    block = scored if record.holds_all_gradients else params.influence.gradient_block
     held = 0 if params.model.engine == "vllm" else 4 * block * params.influence.rank * size.lora
+    if record.uses_training:  # about 2 * sqrt(steps) states of weights and AdamW are kept
+        trained = params.dpo.lora_rank * size.lora or size.parameters
+        states += 2 * (math.isqrt(params.dpo.steps) + 1) * 12 * trained
     learning = (
         width * (size.parameters + judge)
         + states

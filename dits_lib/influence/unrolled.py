@@ -1,0 +1,343 @@
+"""DPO training as one differentiable computation, and the way back through its steps.
+
+What a training ends with depends on the weight that each pair has in the loss. The derivative of a
+function of the trained weights with respect to all these weights follows from one sweep backwards
+through the steps (reverse-mode differentiation of the training; Engstrom et al., 2025, REPLAY and
+metagradients; Ilyas and Engstrom, 2025, MAGIC). The steps are those of `training.train_dpo`: mean
+loss of a batch, gradients clipped to a norm of 1, AdamW without decay, a linear schedule after a
+warm-up of a tenth of the steps, the same order of the pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..engines import LoRAStack
+from ..pairs import Pair
+from .base import DPOLoss, ScoreError, Training
+from .gradients import dpo_losses, fresh_stack, mean_lengths
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..engines import TransformersEngine
+
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
+"""Of AdamW, as TRL's trainers set it."""
+LARGEST_NORM = 1.0
+"""To which the norm of all gradients is clipped."""
+LORA_SCALING = 2.0
+"""Alpha by rank of the adapters that are trained."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a step begins with: weights, and AdamW's running means of gradients and their squares,
+    by name."""
+
+    weights: dict[str, torch.Tensor]
+    first: dict[str, torch.Tensor]
+    second: dict[str, torch.Tensor]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them, in one order."""
+        return [*self.weights.values(), *self.first.values(), *self.second.values()]
+
+    def detached(self, leaves: bool = False) -> TrainingState:
+        """The same numbers without their history, as leaves of a new one if asked for."""
+        parts = (self.weights, self.first, self.second)
+        return TrainingState(
+            *({name: t.detach().requires_grad_(leaves) for name, t in p.items()} for p in parts)
+        )
+
+
+def batches_of(count: int, batch: int, steps: int, seed: int) -> list[np.ndarray]:
+    """The pairs of each step, in the order in which TRL's trainers draw them: every epoch a
+    permutation of its own, whose last batch may be small."""
+    import torch
+
+    drawn: list[np.ndarray] = []
+    epoch = 0
+    while len(drawn) < steps:
+        generator = torch.Generator().manual_seed(seed + epoch)
+        order = torch.randperm(count, generator=generator).numpy()
+        drawn += [order[start : start + batch] for start in range(0, count, batch)]
+        epoch += 1
+    return drawn[:steps]
+
+
+def rates_of(steps: int, peak: float) -> list[float]:
+    """The learning rate of each step."""
+    warm = max(1, steps // 10)
+    rising = [peak * step / warm for step in range(min(warm, steps))]
+    return rising + [peak * (steps - step) / max(1, steps - warm) for step in range(warm, steps)]
+
+
+class UnrolledDPO:
+    """A DPO training of an engine's model on pairs that have weights in the loss.
+
+    The engine's own weights are not changed, but for the time within `speaking`.
+
+    Raises:
+        ScoreError: where all weights would be trained in 16 bits, whose steps are mostly rounding.
+    """
+
+    def __init__(
+        self,
+        learner: TransformersEngine,
+        pairs: list[Pair],
+        loss: DPOLoss,
+        training: Training,
+        seed: int,
+    ):
+        """
+        Args:
+            loss: its reference is by default the model that training starts from.
+            seed: of the order of the pairs, and of a LoRA's A.
+        """
+        if not training.lora_rank and not learner.exact:
+            raise ScoreError(
+                f"a training of all weights can be followed in float32 alone, and the model is "
+                f"{learner.model.dtype}; set model.dtype to float32, or dpo.lora_rank above 0"
+            )
+        self.learner, self.pairs, self.training, self.seed = learner, pairs, training, seed
+        self.loss = loss if loss.reference is not None else self._with_reference(loss)
+        self.batches = batches_of(len(pairs), training.batch, training.steps, seed)
+        self.rates = rates_of(training.steps, training.learning_rate)
+
+    def _with_reference(self, loss: DPOLoss) -> DPOLoss:
+        replies = [
+            (p.prompt_ids, ids) for p in self.pairs for ids in (p.chosen_ids, p.rejected_ids)
+        ]
+        sums = [sum(row) for row in self.learner.logprobs(replies)]
+        known = zip(sums[::2], sums[1::2], strict=True)
+        reference = dict(zip((p.id for p in self.pairs), known, strict=True))
+        return DPOLoss(loss.beta, loss.nll_weight, reference)
+
+    def start(self) -> TrainingState:
+        """The state before the first step."""
+        import torch
+
+        if self.training.lora_rank:
+            rank = self.training.lora_rank
+            fresh = fresh_stack(self.learner, 1, rank, LORA_SCALING, self.seed).weights
+            weights = {f"{name} A": a.clone() for name, (a, _) in fresh.items()}
+            weights |= {f"{name} B": b.clone() for name, (_, b) in fresh.items()}
+        else:
+            named = self.learner.model.named_parameters()
+            weights = {name: weight.detach().clone() for name, weight in named}
+        nothing = [{name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)]
+        return TrainingState(weights, *nothing)
+
+    def train(self, weights: torch.Tensor) -> list[TrainingState]:
+        """Train from the start. Returns about 2 * sqrt(steps) states: those at every `stride`-th
+        step, from the first on, and the last."""
+        state, kept = self.start(), []
+        for number in range(self.training.steps):
+            if number % self.stride == 0:
+                kept.append(state)
+            state = self.step(state.detached(leaves=True), number, weights).detached()
+        return [*kept, state]
+
+    @property
+    def stride(self) -> int:
+        """Steps between two states that are kept; those between are computed again."""
+        return max(1, math.isqrt(self.training.steps))
+
+    def step(
+        self, state: TrainingState, number: int, weights: torch.Tensor, follow: bool = False
+    ) -> TrainingState:
+        """One step of the training.
+
+        Args:
+            state: its weights must require gradients.
+            weights: [n_pairs] of the pairs in the mean loss of their batch.
+            follow: whether derivatives of the result with respect to state and weights are wanted.
+        """
+        import torch
+
+        members, names = self.batches[number], list(state.weights)
+        losses = self._losses(state.weights, members)
+        mean = (weights[torch.as_tensor(members)].to(losses) * losses).sum() / len(members)
+        gradients = torch.autograd.grad(
+            mean,
+            list(state.weights.values()),
+            create_graph=follow,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        norm = _root(sum((g**2).sum() for g in gradients))
+        clip = (LARGEST_NORM / (norm + 1e-6)).clamp(max=1.0)
+        done = TrainingState({}, {}, {})
+        corrections = 1 - FIRST_DECAY ** (number + 1), 1 - SECOND_DECAY ** (number + 1)
+        for name, gradient in zip(names, gradients, strict=True):
+            g = clip * gradient
+            first = FIRST_DECAY * state.first[name] + (1 - FIRST_DECAY) * g
+            second = SECOND_DECAY * state.second[name] + (1 - SECOND_DECAY) * g**2
+            scale = _root(second) / math.sqrt(corrections[1]) + EPSILON
+            moved = state.weights[name] - self.rates[number] / corrections[0] * first / scale
+            done.weights[name], done.first[name], done.second[name] = moved, first, second
+        return done
+
+    def back(
+        self, kept: list[TrainingState], weights: torch.Tensor, wanted: list[dict]
+    ) -> np.ndarray:
+        """Derivatives of several functions of the trained weights with respect to the weights of
+        the pairs, [n_pairs, functions], by one sweep backwards.
+
+        Args:
+            kept: of `train` with the same weights.
+            wanted: for each function its gradient at the trained weights, by name.
+        """
+        import torch
+
+        last = kept[-1]
+        back = [
+            [*(g[name] for name in last.weights), *map(torch.zeros_like, last.tensors()[len(g) :])]
+            for g in wanted
+        ]
+        found = torch.zeros(len(weights), len(wanted), dtype=torch.float64)
+        for segment in reversed(range(len(kept) - 1)):
+            numbers = range(
+                segment * self.stride, min((segment + 1) * self.stride, self.training.steps)
+            )
+            states = [kept[segment]]
+            for number in numbers[:-1]:
+                states.append(
+                    self.step(states[-1].detached(leaves=True), number, weights).detached()
+                )
+            for number, state in zip(reversed(numbers), reversed(states), strict=True):
+                leaves = state.detached(leaves=True)
+                given = weights.detach().clone().requires_grad_()
+                done = self.step(leaves, number, given, follow=True).tensors()
+                into = [*leaves.tensors(), given]
+                for which, own in enumerate(back):
+                    *earlier, of_weights = torch.autograd.grad(
+                        done,
+                        into,
+                        own,
+                        retain_graph=which + 1 < len(back),
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
+                    back[which] = earlier
+                    found[:, which] += of_weights.double().cpu()
+        return found.numpy()
+
+    def gradient(
+        self, state: TrainingState, rows: list, factors: list[float], temperature: float, batch: int
+    ) -> dict[str, torch.Tensor]:
+        """Gradient of `sum_i factors_i * log pi(reply_i | prompt_i)` at the weights of a state, by
+        name.
+
+        Args:
+            rows: (prompt ids, reply ids).
+            temperature: of log pi.
+            batch: rows of a pass.
+        """
+        import torch
+
+        leaves = state.detached(leaves=True).weights
+        total = {name: torch.zeros_like(weight) for name, weight in leaves.items()}
+        used = sorted(
+            (i for i in range(len(rows)) if factors[i]), key=lambda i: len(rows[i][0] + rows[i][1])
+        )
+        for start in range(0, len(used), batch):
+            chunk = used[start : start + batch]
+            with self._under(leaves) as adapters:
+                said = self.learner.teacher_forced(
+                    [rows[i] for i in chunk],
+                    adapters,
+                    torch.zeros(len(chunk), dtype=torch.long, device=self.learner.device),
+                    temperature,
+                ).sum(1)
+            value = (torch.tensor([factors[i] for i in chunk]).to(said) * said).sum()
+            for name, gradient in zip(
+                leaves,
+                torch.autograd.grad(
+                    value, list(leaves.values()), allow_unused=True, materialize_grads=True
+                ),
+                strict=True,
+            ):
+                total[name] += gradient
+        self.learner.usage.prompt_tokens += sum(len(rows[i][0]) + len(rows[i][1]) for i in used)
+        return total
+
+    @contextmanager
+    def speaking(self, state: TrainingState) -> Iterator[LoRAStack | None]:
+        """The engine speaks with the weights of a state: its own are changed meanwhile, or the
+        adapter is handed over, as adapter 0 of a stack."""
+        import torch
+
+        if self.training.lora_rank:
+            yield self._stack(state.weights)
+            return
+        parameters = dict(self.learner.model.named_parameters())
+        own = {name: weight.detach().clone() for name, weight in parameters.items()}
+
+        def put(weights: dict[str, torch.Tensor]) -> None:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    parameters[name].copy_(weight)
+            self.learner.prefixes.clear(None)  # they were computed with other weights
+
+        try:
+            put(state.weights)
+            yield None
+        finally:
+            put(own)
+
+    def _losses(self, weights: dict[str, torch.Tensor], members: np.ndarray) -> torch.Tensor:
+        """[members] losses whose mean is the training's."""
+        import torch
+
+        some = [self.pairs[i] for i in members]
+        together = torch.zeros(len(some), dtype=torch.long)
+        with self._under(weights) as adapters:
+            return dpo_losses(
+                self.learner,
+                some,
+                adapters,
+                self.loss,
+                owners=together,
+                lengths=mean_lengths(some, together),
+            )
+
+    @contextmanager
+    def _under(self, weights: dict[str, torch.Tensor]) -> Iterator[LoRAStack | None]:
+        """The engine reads with these weights, and gradients of gradients reach them: of the kinds
+        of attention only the plain one has them."""
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        if self.training.lora_rank:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield self._stack(weights)
+            return
+        model = self.learner.model
+        self.learner.model = lambda **inputs: torch.func.functional_call(model, weights, (), inputs)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield None
+        finally:
+            self.learner.model = model
+
+    def _stack(self, weights: dict[str, torch.Tensor]) -> LoRAStack:
+        names = [name.removesuffix(" A") for name in weights if name.endswith(" A")]
+        pairs = {name: (weights[f"{name} A"], weights[f"{name} B"]) for name in names}
+        return LoRAStack(pairs, LORA_SCALING)
+
+
+def _root(value: torch.Tensor) -> torch.Tensor:
+    """Square root whose derivative at 0 is 0: a weight that no gradient has reached does not move,
+    whatever the pairs weigh."""
+    import torch
+
+    above = value > 0
+    return torch.where(above, torch.where(above, value, 1.0).sqrt(), 0.0)
