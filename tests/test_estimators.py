@@ -221,6 +221,9 @@ def test_through_training_is_what_a_weight_does_to_the_metric_at_the_end(
     assert spearmanr(scores.value, exact).statistic > 0.8
     assert np.polyfit(exact, scores.value, 1)[0] == pytest.approx(1, abs=0.3)
     assert scores.per_question.shape == (len(token_pairs), 3)
+    along = ESTIMATORS["along_training"](context, token_pairs, questions, 5)
+    assert spearmanr(along.value, exact).statistic > 0.6  # it leaves out what later steps do
+    assert along.per_question.shape == (len(token_pairs), 4)
 
 
 def test_leave_one_out_advantages_by_hand():

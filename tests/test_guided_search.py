@@ -142,9 +142,14 @@ def test_a_guide_whose_scores_are_all_alike_is_told(engine):
 
 def test_estimators_that_score_pairs_together_guide_nothing(engine):
     together = [name for name, record in ESTIMATORS.items() if not record.scores_alone]
-    assert {"learned", "racing", "group_design", "one_step_question", "through_training"} <= set(
-        together
-    )
+    assert {
+        "learned",
+        "racing",
+        "group_design",
+        "one_step_question",
+        "through_training",
+        "along_training",
+    } <= set(together)
     with pytest.raises(ValueError, match="learned scores pairs together"):
         guide_of(engine, "learned")
     change = ["search.guide=both", "influence.estimator=learned"]

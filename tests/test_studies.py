@@ -19,6 +19,7 @@ from dits_lib.suite.pipeline import Pipeline
 from dits_lib.suite.studies import (
     influence_fidelity,
     iterations,
+    retest,
     scoring,
     selection_ablation,
     sensitivity,
@@ -45,7 +46,7 @@ def nothing(tmp_path, monkeypatch):
     """Parameters under which no reply is good enough for a pair; the first seed is another one than
     the seed that is run."""
     monkeypatch.setattr("dits_lib.suite.pipeline.OUTPUT", tmp_path)
-    for study in (selection_ablation, iterations, influence_fidelity, sensitivity):
+    for study in (selection_ablation, iterations, influence_fidelity, sensitivity, retest):
         monkeypatch.setattr(study, "step_size_of", lambda pipeline: (0.3, []))
     sizes = [f"sizes.{name}_questions=4" for name in ("test", "train", "loss", "sft")]
     changes = ["profile=nothing", "tasks=[exchange]", "seed=7", "pairs.min_value=1.0", *sizes]
@@ -99,6 +100,49 @@ def test_validation_questions_without_pairs_leave_out_the_classic_influence(tmp_
     )
     assert found["classic"] is None and list(found["cost"]) == ["one-step"]
     assert np.isfinite(found["influence"]).all()
+
+
+def test_without_pairs_nothing_is_scored_again(nothing):
+    found = retest.retest_job(nothing, "exchange", 0)
+    assert found["pairs"] == 0
+    assert np.isnan([found[name] for name in ("retest", "retest_few", "with_q")]).all()
+
+
+def test_pairs_are_scored_again_on_other_questions_under_another_a(tmp_path, monkeypatch):
+    monkeypatch.setattr("dits_lib.suite.pipeline.OUTPUT", tmp_path)
+    params, made = load_params("smoke", ["profile=again"]), []
+    score = Pipeline.score
+
+    def noted(self, *args, **options):
+        made.append(score(self, *args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(Pipeline, "score", noted)
+    found = retest.retest_job(params, "debate", 0)
+    count = params.influence.validation_questions
+    assert [artifact.manifest["spec"]["questions"][2] for artifact in made] == [0, count]
+    assert found["V"] == count == 8 and found["few"] == 2
+    values = [np.array(artifact.json("scores.json")["value"]) for artifact in made]
+    tables = [np.array(artifact.json("scores.json")["per_question"]) for artifact in made]
+    assert found["retest"] == pytest.approx(stats.spearmanr(*values).statistic)
+    parts = [table[:, :2].mean(1).round(9) for table in tables]
+    varied = all(np.ptp(part) > 0 for part in parts)
+    expected = stats.spearmanr(*parts).statistic if varied else 0.0
+    assert found["retest_few"] == pytest.approx(expected)
+
+
+def test_the_correlation_with_q_and_the_gain_of_v_are_means_over_seeds():
+    rows = [(0.5, 0.2, 0.1), (0.6, 0.1, -0.1), (0.4, np.nan, 0.0), (0.5, 0.3, np.nan)]
+    jobs = [
+        {"task": "debate", "V": 20, "few": 5, "retest": a, "retest_few": b, "with_q": c}
+        for a, b, c in rows
+    ]
+    gain = retest.gain_of_v(jobs, "debate")
+    assert gain.estimate == pytest.approx(np.mean([0.3, 0.5, 0.2])) and gain.count == 3
+    found = retest.with_q(jobs, "debate")
+    assert found.count == 3 and found.estimate == pytest.approx(0.0, abs=1e-9)
+    low = mean_correlation("debate", "x", [0.5, 0.6, 0.4, 0.5]).interval(0.95)["low"]
+    assert found.reach == pytest.approx(np.sqrt(2 * low / (1 + low)))
 
 
 def test_some_arms_are_tested_at_every_temperature(nothing):

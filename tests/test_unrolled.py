@@ -150,3 +150,20 @@ def test_a_training_in_sixteen_bits_is_refused(pairs):
     with pytest.raises(ScoreError, match="float32 alone.*bfloat16.*dpo.lora_rank"):
         UnrolledDPO(rough, pairs["exchange"][:4], DPOLoss(), Training(), 0)
     UnrolledDPO(rough, pairs["exchange"][:4], DPOLoss(), Training(lora_rank=4), 0)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_slopes_are_products_with_each_pairs_gradient(engine, pairs, rank):
+    some = pairs["debate"][:5]
+    run, _ = unrolled(engine, some, lora_rank=rank, nll_weight=0.2)
+    state = run.train(torch.ones(5))[-1].detached(leaves=True)
+    generator = torch.Generator().manual_seed(1)
+    direction = {n: torch.randn(w.shape, generator=generator) for n, w in state.weights.items()}
+    found = run.slopes(state.detached(), [direction, direction], batch=5)
+    losses = run._losses(state.weights, np.arange(5))
+    for pair in range(5):
+        gradient = torch.autograd.grad(
+            losses[pair], list(state.weights.values()), retain_graph=True
+        )
+        product = sum((g * direction[n]).sum() for n, g in zip(direction, gradient, strict=True))
+        assert found[pair] == pytest.approx([float(product)] * 2, rel=1e-3, abs=1e-4)

@@ -180,7 +180,7 @@ class UnrolledDPO:
             g = clip * gradient
             first = FIRST_DECAY * state.first[name] + (1 - FIRST_DECAY) * g
             second = SECOND_DECAY * state.second[name] + (1 - SECOND_DECAY) * g**2
-            scale = _root(second) / math.sqrt(corrections[1]) + EPSILON
+            scale = _root(second) / math.sqrt(corrections[1]) + EPSILON  # as `divisors`
             moved = state.weights[name] - self.rates[number] / corrections[0] * first / scale
             done.weights[name], done.first[name], done.second[name] = moved, first, second
         return done
@@ -230,6 +230,32 @@ class UnrolledDPO:
                     found[:, which] += of_weights.double().cpu()
         return found.numpy()
 
+    def slopes(
+        self, state: TrainingState, directions: list[dict[str, torch.Tensor]], batch: int
+    ) -> np.ndarray:
+        """Derivative of every pair's loss along directions at the weights of a state,
+        [n_pairs, directions], by forward-mode differentiation: no pair needs a gradient of its own.
+
+        Args:
+            directions: by name, as the weights.
+            batch: pairs of a pass.
+        """
+        import torch
+
+        count = len(self.pairs)
+        found = np.zeros((count, len(directions)))
+        order = sorted(range(count), key=lambda i: len(self.pairs[i].prompt_ids))
+        for start in range(0, count, batch):
+            chunk = np.array(order[start : start + batch])
+            for which, direction in enumerate(directions):
+                _, slope = torch.func.jvp(
+                    lambda weights, chunk=chunk: self._losses(weights, chunk),
+                    (state.weights,),
+                    (direction,),
+                )
+                found[chunk, which] = slope.detach().double().cpu().numpy()
+        return found
+
     def gradient(
         self, state: TrainingState, rows: list, factors: list[float], temperature: float, batch: int
     ) -> dict[str, torch.Tensor]:
@@ -268,6 +294,11 @@ class UnrolledDPO:
                 total[name] += gradient
         self.learner.usage.prompt_tokens += sum(len(rows[i][0]) + len(rows[i][1]) for i in used)
         return total
+
+    def divisors(self, state: TrainingState, steps: int) -> dict[str, torch.Tensor]:
+        """What AdamW divides a mean gradient by after so many steps, by name."""
+        correction = math.sqrt(1 - SECOND_DECAY**steps)
+        return {name: _root(v) / correction + EPSILON for name, v in state.second.items()}
 
     @contextmanager
     def speaking(self, state: TrainingState) -> Iterator[LoRAStack | None]:

@@ -111,6 +111,12 @@ def _arms(p: Params) -> dict[str, Need]:
     }
 
 
+def _selection(p: Params) -> dict[str, Need]:
+    """Those of the arms; the pairs of every seed are scored twice."""
+    twice = _of(p, "influence.validation_questions", times=2)
+    return _arms(p) | {"validation": _most(twice, _of(p, "sizes.loss_questions"))}
+
+
 def _budget(p: Params) -> dict[str, Need]:
     searched = _of(p, "sizes.sft_questions") + _of(p, "budget.questions")
     return _arms(p) | {
@@ -156,7 +162,7 @@ NOTEBOOKS: dict[str, Notebook] = {
             _dialogue,
             _scoring,
         ),
-        Notebook("03_selection_ablation", "3 Selection", _dialogue, _arms),
+        Notebook("03_selection_ablation", "3 Selection", _dialogue, _selection),
         Notebook("04_budget_scaling", "4 Budget", _dialogue, _budget),
         Notebook("05_iterations", "5 Iterations", _dialogue, _iterations),
         Notebook(

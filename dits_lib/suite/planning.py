@@ -236,6 +236,7 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         }
 
     selection = ablation(p.ablation.seeds, p.ablation.seeds - 1)
+    selection["score"] += scored(pairs, v.validation_questions).times(p.ablation.seeds)
     for temperature in p.testing.temperatures[1:]:  # greedy dialogues of a question are alike
         samples = s.test_samples if temperature > 0 else 1
         again = len(SHOWN) * p.ablation.seeds

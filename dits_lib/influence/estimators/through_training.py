@@ -20,7 +20,7 @@ from ...pairs import Pair
 from ...settings import Count
 from ...tasks import Question
 from ..base import SAMPLES_POLICY, Amount, Effort, Estimator, Options, Scores, ScoringContext
-from ..unrolled import UnrolledDPO
+from ..unrolled import TrainingState, UnrolledDPO
 from ..validation_gradients import play_samples
 from .policy_gradient import leave_one_out_rows
 
@@ -44,31 +44,43 @@ def through_training(
     """The table has a column for each order of the pairs and group of validation questions."""
     import torch
 
-    engine, settings, columns = context.engine, context.settings, []
-    before, temperature = engine.snapshot(), settings.temperature
-    groups = [questions[start :: options.groups] for start in range(options.groups)]
-    groups = [group for group in groups if group]
-    weights = torch.full((len(pairs),), options.weight)
+    engine, columns = context.engine, []
+    before, weights = engine.snapshot(), torch.full((len(pairs),), options.weight)
     with engine.learning() as learner:
         for order in range(options.orders):
             drawn = derive_seed(seed, "order", order) % 2**31
             run = UnrolledDPO(learner, pairs, context.loss, context.training, drawn)
-            kept, wanted = run.train(weights), []
-            for group in groups:
-                noise = derive_seed(seed, "through", order)
-                with run.speaking(kept[-1]) as adapter:
-                    given = settings.policy_samples, temperature, noise, adapter
-                    played = play_samples(learner, context.system, group, *given)
-                rows, factors, _ = leave_one_out_rows(played)
-                factors = [factor / len(group) for factor in factors]
-                wanted.append(
-                    run.gradient(kept[-1], rows, factors, temperature, settings.gradient_rows)
-                )
+            kept = run.train(weights)
+            wanted = ends_of(context, run, kept[-1], questions, options.groups, (seed, order))
             columns.append(run.back(kept, weights, wanted))
     table = np.concatenate(columns, axis=1)
     read = context.training.steps * context.training.batch * options.orders
     cost = engine.usage.minus(before) | {"gradients": read, "sweeps": table.shape[1]}
     return Scores.of_table("through_training", pairs, table, cost)
+
+
+def ends_of(
+    context: ScoringContext,
+    run: UnrolledDPO,
+    last: TrainingState,
+    questions: list[Question],
+    groups: int,
+    seed: object,
+) -> list[dict]:
+    """`grad E[F]` at the end of a training, by name of the weights, for each of so many groups of
+    the questions (at most as many as there are): as in `policy_gradient`, from dialogues that the
+    trained model says."""
+    settings, temperature = context.settings, context.settings.temperature
+    parts = [questions[start::groups] for start in range(min(groups, len(questions)))]
+    noise, wanted = derive_seed("ends", seed), []
+    with run.speaking(last) as adapter:
+        given = settings.policy_samples, temperature, noise, adapter
+        played = [play_samples(run.learner, context.system, part, *given) for part in parts]
+    for part, dialogues in zip(parts, played, strict=True):
+        rows, factors, _ = leave_one_out_rows(dialogues)
+        factors = [factor / len(part) for factor in factors]
+        wanted.append(run.gradient(last, rows, factors, temperature, settings.gradient_rows))
+    return wanted
 
 
 def effort(amount: Amount) -> Effort:

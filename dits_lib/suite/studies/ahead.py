@@ -9,6 +9,7 @@ from . import (
     budget_scaling,
     deep_search,
     iterations,
+    retest,
     rollout,
     scoring,
     selection_ablation,
@@ -59,7 +60,8 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
         trained = [
             (selection_ablation.arm_job, (*key, arm)) for key in keys(params) for arm in arms
         ]
-        return trained + [(temperatures.temperature_job, key) for key in keys(params)]
+        others = (temperatures.temperature_job, retest.retest_job)
+        return trained + [(other, key) for other in others for key in keys(params)]
     if job is iterations.iterations_job:
         # The methods begin alike; side by side one would wait for the other.
         return [
