@@ -236,11 +236,12 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         }
 
     selection = ablation(p.ablation.seeds, p.ablation.seeds - 1)
-    selection["score"] += scored(pairs, v.validation_questions).times(p.ablation.seeds)
+    again = estimates(pairs, {"one_step": v.validation_questions})  # each seed's pairs once more
+    selection["score"] += again.times(p.ablation.seeds)
     for temperature in p.testing.temperatures[1:]:  # greedy dialogues of a question are alike
         samples = s.test_samples if temperature > 0 else 1
-        again = len(SHOWN) * p.ablation.seeds
-        selection["evaluate"] += played(s.test_questions * samples).times(again)
+        shown = len(SHOWN) * p.ablation.seeds
+        selection["evaluate"] += played(s.test_questions * samples).times(shown)
     return {
         "01_rollout": start,
         "02_scoring": {
