@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..agents import TASKS
 from ..search import Tree
@@ -282,6 +282,7 @@ def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
         error = [part["mean"] - part["low"], part["high"] - part["mean"]]
         axis.errorbar(part["mean"], part["arm"], xerr=error, fmt="o", capsize=3)
         axis.axvline(0, color="0.4", lw=1)
+        axis.xaxis.set_major_locator(MaxNLocator(5))  # else long numbers run into each other
         axis.set(title=TASKS[task].label, xlabel=f"metric minus '{reference}' (95 % interval)")
     return figure
 
@@ -313,17 +314,26 @@ def lines_figure(
 
 
 def loss_figure(rows: pd.DataFrame) -> plt.Figure:
-    """A point for each trained model, one panel a task; columns task, seed, validation_loss,
-    metric."""
+    """A point for each trained model, a colour for each seed, one panel a task; columns task, seed,
+    validation_loss, metric. Above eight seeds, which no legend can tell apart, each has a line
+    through its points instead (least squares)."""
     tasks = list(dict.fromkeys(rows["task"]))
     figure, axes = _panels(max(1, len(tasks)))
+    many = rows["seed"].nunique() > 8
+    colours = sns.color_palette("husl", max(1, rows["seed"].nunique())) if many else None
     for axis, task in zip(axes, tasks, strict=False):
-        for seed, part in rows[rows["task"] == task].groupby("seed"):
-            axis.scatter(part["validation_loss"], part["metric"], s=22, label=f"seed {seed}")
+        for index, (seed, part) in enumerate(rows[rows["task"] == task].groupby("seed")):
+            x, y = part["validation_loss"], part["metric"]
+            own = {} if colours is None else {"color": colours[index]}
+            axis.scatter(x, y, s=22, label=f"seed {seed}", **own)
+            if many and len(part) > 2:
+                ends = np.array([x.min(), x.max()])
+                axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), lw=0.8, **own)
         axis.set(
             title=TASKS[task].label, xlabel="DPO loss on validation pairs", ylabel="test metric"
         )
-        axis.legend(fontsize=7)
+        if not many:
+            axis.legend(fontsize=7)
     return figure
 
 
