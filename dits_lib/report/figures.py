@@ -326,7 +326,7 @@ def loss_figure(rows: pd.DataFrame) -> plt.Figure:
             x, y = part["validation_loss"], part["metric"]
             own = {} if colours is None else {"color": colours[index]}
             axis.scatter(x, y, s=22, label=f"seed {seed}", **own)
-            if many and len(part) > 2:
+            if many and np.ptp(x) > 0:
                 ends = np.array([x.min(), x.max()])
                 axis.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), lw=0.8, **own)
         axis.set(
