@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,6 +79,13 @@ def rates_of(steps: int, peak: float) -> list[float]:
     return rising + [peak * (steps - step) / max(1, steps - warm) for step in range(warm, steps)]
 
 
+def divisors(second: dict[str, torch.Tensor], steps: int) -> dict[str, torch.Tensor]:
+    """What AdamW divides the mean gradients by after so many steps, from the running means of their
+    squares, by name."""
+    correction = math.sqrt(1 - SECOND_DECAY**steps)
+    return {name: _root(square) / correction + EPSILON for name, square in second.items()}
+
+
 class UnrolledDPO:
     """A DPO training of an engine's model on pairs that have weights in the loss.
 
@@ -118,7 +125,7 @@ class UnrolledDPO:
         sums = [sum(row) for row in self.learner.logprobs(replies)]
         known = zip(sums[::2], sums[1::2], strict=True)
         reference = dict(zip((p.id for p in self.pairs), known, strict=True))
-        return DPOLoss(loss.beta, loss.nll_weight, reference)
+        return replace(loss, reference=reference)
 
     def start(self) -> TrainingState:
         """The state before the first step."""
@@ -162,7 +169,7 @@ class UnrolledDPO:
         """
         import torch
 
-        members, names = self.batches[number], list(state.weights)
+        members = self.batches[number]
         losses = self._losses(state.weights, members)
         mean = (weights[torch.as_tensor(members)].to(losses) * losses).sum() / len(members)
         gradients = torch.autograd.grad(
@@ -174,16 +181,15 @@ class UnrolledDPO:
         )
         norm = _root(sum((g**2).sum() for g in gradients))
         clip = (LARGEST_NORM / (norm + 1e-6)).clamp(max=1.0)
-        done = TrainingState({}, {}, {})
-        corrections = 1 - FIRST_DECAY ** (number + 1), 1 - SECOND_DECAY ** (number + 1)
-        for name, gradient in zip(names, gradients, strict=True):
+        first, second = {}, {}
+        for name, gradient in zip(state.weights, gradients, strict=True):
             g = clip * gradient
-            first = FIRST_DECAY * state.first[name] + (1 - FIRST_DECAY) * g
-            second = SECOND_DECAY * state.second[name] + (1 - SECOND_DECAY) * g**2
-            scale = _root(second) / math.sqrt(corrections[1]) + EPSILON  # as `divisors`
-            moved = state.weights[name] - self.rates[number] / corrections[0] * first / scale
-            done.weights[name], done.first[name], done.second[name] = moved, first, second
-        return done
+            first[name] = FIRST_DECAY * state.first[name] + (1 - FIRST_DECAY) * g
+            second[name] = SECOND_DECAY * state.second[name] + (1 - SECOND_DECAY) * g**2
+        rate = self.rates[number] / (1 - FIRST_DECAY ** (number + 1))
+        scales = divisors(second, number + 1)
+        moved = {n: w - rate * first[n] / scales[n] for n, w in state.weights.items()}
+        return TrainingState(moved, first, second)
 
     def back(
         self, kept: list[TrainingState], weights: torch.Tensor, wanted: list[dict]
@@ -294,11 +300,6 @@ class UnrolledDPO:
                 total[name] += gradient
         self.learner.usage.prompt_tokens += sum(len(rows[i][0]) + len(rows[i][1]) for i in used)
         return total
-
-    def divisors(self, state: TrainingState, steps: int) -> dict[str, torch.Tensor]:
-        """What AdamW divides a mean gradient by after so many steps, by name."""
-        correction = math.sqrt(1 - SECOND_DECAY**steps)
-        return {name: _root(v) / correction + EPSILON for name, v in state.second.items()}
 
     @contextmanager
     def speaking(self, state: TrainingState) -> Iterator[LoRAStack | None]:

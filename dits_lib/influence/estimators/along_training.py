@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...engines import derive_seed
 from ...pairs import Pair
 from ...settings import Count
 from ...tasks import Question
-from ..base import SAMPLES_POLICY, Amount, Effort, Estimator, Options, Scores, ScoringContext
-from ..unrolled import UnrolledDPO
-from .through_training import ends_of
+from ..base import Amount, Effort, Estimator, Options, Scores, ScoringContext
+from ..unrolled import divisors
+from .through_training import FOLLOWS, trainings
 
 
 class AlongOptions(Options):
@@ -41,26 +40,20 @@ def along_training(
     import torch
 
     engine, columns = context.engine, []
-    before, checkpoints = engine.snapshot(), 0
-    with engine.learning() as learner:
-        for order in range(options.orders):
-            drawn = derive_seed(seed, "order", order) % 2**31
-            run = UnrolledDPO(learner, pairs, context.loss, context.training, drawn)
-            kept = run.train(torch.ones(len(pairs)))
-            wanted = ends_of(context, run, kept[-1], questions, options.groups, (seed, order))
-            table = np.zeros((len(pairs), len(wanted)))
-            for segment, state in enumerate(kept[1:]):
-                first = segment * run.stride
-                rate = sum(run.rates[first : first + run.stride]) / len(pairs)
-                steps = min(first + run.stride, context.training.steps)
-                scales = run.divisors(state, steps) if options.preconditioned else None
-                towards = [
-                    {name: g if scales is None else g / scales[name] for name, g in own.items()}
-                    for own in wanted
-                ]
-                table -= rate * run.slopes(state, towards, context.settings.gradient_rows)
-            checkpoints += len(kept) - 1
-            columns.append(table)
+    before, checkpoints, weights = engine.snapshot(), 0, torch.ones(len(pairs))
+    given = pairs, weights, questions, seed, options.orders, options.groups
+    for run, kept, wanted in trainings(context, *given):
+        table = np.zeros((len(pairs), len(wanted)))
+        for segment, state in enumerate(kept[1:]):
+            first = segment * run.stride
+            rate = sum(run.rates[first : first + run.stride]) / len(pairs)
+            towards = wanted
+            if options.preconditioned:
+                scales = divisors(state.second, min(first + run.stride, context.training.steps))
+                towards = [{n: g / scales[n] for n, g in own.items()} for own in wanted]
+            table -= rate * run.slopes(state, towards, context.settings.gradient_rows)
+        checkpoints += len(kept) - 1
+        columns.append(table)
     read = context.training.steps * context.training.batch * options.orders
     cost = {"gradients": read + checkpoints * len(pairs), "checkpoints": checkpoints}
     table = np.concatenate(columns, axis=1)
@@ -79,15 +72,4 @@ def effort(amount: Amount) -> Effort:
     return once.times(options.orders) + Effort(forward_rows=2 * amount.pairs)
 
 
-ESTIMATOR = Estimator(
-    "along_training",
-    along_training,
-    effort,
-    AlongOptions,
-    uses=SAMPLES_POLICY,
-    uses_training=True,
-    needs_spread=True,
-    columns_are_questions=False,
-    scores_alone=False,
-    unit="derivative",
-)
+ESTIMATOR = Estimator("along_training", along_training, effort, AlongOptions, **FOLLOWS)

@@ -10,7 +10,8 @@ MAGIC, who take it for a loss, which has a gradient of its own).
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -23,6 +24,9 @@ from ..base import SAMPLES_POLICY, Amount, Effort, Estimator, Options, Scores, S
 from ..unrolled import TrainingState, UnrolledDPO
 from ..validation_gradients import play_samples
 from .policy_gradient import leave_one_out_rows
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ThroughOptions(Options):
@@ -44,19 +48,33 @@ def through_training(
     """The table has a column for each order of the pairs and group of validation questions."""
     import torch
 
-    engine, columns = context.engine, []
+    engine = context.engine
     before, weights = engine.snapshot(), torch.full((len(pairs),), options.weight)
-    with engine.learning() as learner:
-        for order in range(options.orders):
-            drawn = derive_seed(seed, "order", order) % 2**31
-            run = UnrolledDPO(learner, pairs, context.loss, context.training, drawn)
-            kept = run.train(weights)
-            wanted = ends_of(context, run, kept[-1], questions, options.groups, (seed, order))
-            columns.append(run.back(kept, weights, wanted))
+    given = pairs, weights, questions, seed, options.orders, options.groups
+    columns = [run.back(kept, weights, wanted) for run, kept, wanted in trainings(context, *given)]
     table = np.concatenate(columns, axis=1)
     read = context.training.steps * context.training.batch * options.orders
     cost = engine.usage.minus(before) | {"gradients": read, "sweeps": table.shape[1]}
     return Scores.of_table("through_training", pairs, table, cost)
+
+
+def trainings(
+    context: ScoringContext,
+    pairs: list[Pair],
+    weights: torch.Tensor,
+    questions: list[Question],
+    seed: object,
+    orders: int,
+    groups: int,
+) -> Iterator[tuple[UnrolledDPO, list[TrainingState], list[dict]]]:
+    """For each order of the pairs, a training on all of them with these weights: the training, the
+    states that it keeps, and `ends_of` for the groups of the questions."""
+    with context.engine.learning() as learner:
+        for order in range(orders):
+            drawn = derive_seed(seed, "order", order) % 2**31
+            run = UnrolledDPO(learner, pairs, context.loss, context.training, drawn)
+            kept = run.train(weights)
+            yield run, kept, ends_of(context, run, kept[-1], questions, groups, (seed, order))
 
 
 def ends_of(
@@ -93,15 +111,14 @@ def effort(amount: Amount) -> Effort:
     return once.times(options.orders) + Effort(forward_rows=2 * amount.pairs)
 
 
-ESTIMATOR = Estimator(
-    "through_training",
-    through_training,
-    effort,
-    ThroughOptions,
-    uses=SAMPLES_POLICY,
-    uses_training=True,
-    needs_spread=True,
-    columns_are_questions=False,
-    scores_alone=False,
-    unit="derivative",
-)
+FOLLOWS = {
+    "uses": SAMPLES_POLICY,
+    "uses_training": True,
+    "needs_spread": True,
+    "columns_are_questions": False,
+    "scores_alone": False,
+    "unit": "derivative",
+}
+"""What is true of every estimator that follows a training."""
+
+ESTIMATOR = Estimator("through_training", through_training, effort, ThroughOptions, **FOLLOWS)

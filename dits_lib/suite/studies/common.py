@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy
 
 from ...agents import TASKS
 from ...engines import derive_seed
@@ -18,6 +19,9 @@ from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores, read_trees
 from ..store import USED, Artifact, read_rows
 from ..workers import run_jobs
+
+FEWEST = 4
+"""Values below which no rank correlation is taken."""
 
 Job = Callable[..., object]
 """(parameters, *key) -> plain numbers."""
@@ -150,6 +154,15 @@ def measured(pipeline: Pipeline, model: ModelRef, seed: int) -> dict:
 def q_values(searched: Artifact) -> np.ndarray:
     """Q of the chosen reply of every pair of a search, [n_pairs]."""
     return np.array([pair.q_chosen for pair in read_pairs(searched)])
+
+
+def spearman(a: Sequence[float], b: Sequence[float], alike: float = math.nan) -> float:
+    """Rank correlation of two sides; NaN for fewer than `FEWEST` values, `alike` where a side does
+    not vary."""
+    if len(a) < FEWEST:
+        return math.nan
+    varied = np.ptp(a) > 0 and np.ptp(b) > 0
+    return float(scipy.stats.spearmanr(a, b).statistic) if varied else alike
 
 
 def scale_of(params: Params, step_size: float, estimator: str | None = None) -> dict:

@@ -9,16 +9,12 @@ fix it); the spread over seeds then holds the noise of both.
 from __future__ import annotations
 
 import numpy as np
-import scipy
 
 from ...influence import ESTIMATORS
 from ...report import Comparison, mean_correlation, paired, reach_of
 from ..params import Params
 from ..pipeline import Pipeline, read_scores
-from .common import pair_stage, q_values, sft_stage, step_size_of
-
-FEWEST = 4
-"""Pairs of a seed below which no rank correlation is taken."""
+from .common import FEWEST, pair_stage, q_values, sft_stage, spearman, step_size_of
 
 
 def retest_job(params: Params, task: str, seed: int) -> dict:
@@ -34,23 +30,22 @@ def retest_job(params: Params, task: str, seed: int) -> dict:
     searched = pair_stage(pipeline, model, seed)
     size, _ = step_size_of(pipeline)
     q_value, few = q_values(searched), max(2, count // 4)
-    nothing = float("nan")
     found = {"task": task, "seed": seed, "pairs": len(q_value), "V": count, "few": few}
-    found |= dict.fromkeys(("retest", "retest_few", "with_q"), nothing)
+    found |= dict.fromkeys(("retest", "retest_few", "with_q"), float("nan"))
     if len(q_value) < FEWEST:
         return found
     both = [
         read_scores(pipeline.score(model, searched, size, count, seed, skip=skip), searched)
         for skip in (0, count)
     ]
-    found["retest"] = _correlated(*(scores.value for scores in both), alike=0.0)
+    found["retest"] = spearman(*(scores.value for scores in both), alike=0.0)
     tables = [scores.per_question for scores in both]
     by_question = ESTIMATORS[params.influence.estimator].columns_are_questions
     if by_question and all(table is not None and table.shape[1] == count for table in tables):
         parts = [table[:, :few].mean(axis=1).round(9) for table in tables]
-        found["retest_few"] = _correlated(*parts, alike=0.0)
+        found["retest_few"] = spearman(*parts, alike=0.0)
     mean = (both[0].value + both[1].value) / 2
-    return found | {"with_q": _correlated(mean, q_value, alike=nothing)}
+    return found | {"with_q": spearman(mean, q_value)}
 
 
 def with_q(jobs: list[dict], task: str) -> Comparison:
@@ -79,10 +74,3 @@ def gain_of_v(jobs: list[dict], task: str) -> Comparison:
 def _of(jobs: list[dict], task: str, column: str) -> np.ndarray:
     """A value of every seed, [seeds]."""
     return np.array([job[column] for job in jobs if job["task"] == task])
-
-
-def _correlated(a: np.ndarray, b: np.ndarray, alike: float) -> float:
-    """Spearman's rank correlation; `alike` where a side does not vary."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return alike
-    return float(scipy.stats.spearmanr(a, b).statistic)

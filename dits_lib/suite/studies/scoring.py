@@ -15,7 +15,7 @@ from ...report import Comparison, correlation, reach_of
 from ...selection import drawn_share
 from ..params import Params
 from ..pipeline import Pipeline, read_pairs, read_scores
-from .common import pair_stage, sft_stage, step_size_of, task_keys
+from .common import pair_stage, sft_stage, spearman, step_size_of, task_keys
 
 keys = task_keys
 
@@ -146,16 +146,12 @@ def gain_of_v(job: dict, small: int, large: int, resamples: int = 500) -> Compar
     questions; no value for less than four searched ones."""
     tables = [np.array(job["first"]), np.array(job["second"])]
 
-    def correlated(a: np.ndarray, b: np.ndarray) -> float:
-        varied = a.std() and b.std()
-        return scipy.stats.spearmanr(a, b).statistic if varied else 0.0
-
     def gain(rows: np.ndarray, columns: list[np.ndarray]) -> float:
         def rho(v: int) -> float:
             means = [
                 t[rows][:, own[:v]].mean(axis=1) for t, own in zip(tables, columns, strict=True)
             ]
-            return correlated(*means)
+            return spearman(*means, alike=0.0)
 
         return float(rho(large) - rho(small))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy
 
 from ...engines import derive_seed
 from ...report import reach_of
@@ -27,6 +26,7 @@ from .common import (
     q_values,
     scale_of,
     sft_stage,
+    spearman,
     step_size_of,
     steps_of,
     task_and_seed_keys,
@@ -275,7 +275,7 @@ def loss_correlations(jobs: list[dict], task: str) -> np.ndarray:
     one of the two does not vary."""
     return np.array(
         [
-            _rank_correlation([-r["validation_loss"] for r in rows], [r["metric"] for r in rows])
+            spearman([-r["validation_loss"] for r in rows], [r["metric"] for r in rows])
             for rows in _compared_by_loss(jobs, task)
         ]
     )
@@ -292,9 +292,7 @@ def loss_reach(jobs: list[dict], task: str) -> float:
     product = 1.0
     for name in ("metric", "loss"):
         halves = [[r["halves"][name] for r in rows] for rows in _compared_by_loss(jobs, task)]
-        repeated = [
-            _rank_correlation(*zip(*own, strict=True)) for own in halves if own and all(own)
-        ]
+        repeated = [spearman(*zip(*own, strict=True)) for own in halves if own and all(own)]
         known = [r for r in repeated if not np.isnan(r)]
         product *= reach_of(float(np.mean(known)) if known else 0.0)
     return product
@@ -304,9 +302,3 @@ def _compared_by_loss(jobs: list[dict], task: str) -> list[list[dict]]:
     """The runs of each seed that have a loss on validation pairs."""
     own = sorted((job for job in jobs if job["task"] == task), key=lambda job: job["seed"])
     return [[run for run in job["runs"] if not np.isnan(run["validation_loss"])] for job in own]
-
-
-def _rank_correlation(a, b) -> float:
-    """Spearman's; NaN for fewer than four, or where a side does not vary."""
-    varied = len(a) >= 4 and np.ptp(a) > 0 and np.ptp(b) > 0
-    return float(scipy.stats.spearmanr(a, b).statistic) if varied else float("nan")
