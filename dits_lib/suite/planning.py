@@ -118,12 +118,13 @@ def count_work(params: Params) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a dialogue: `written`; `read` as prompts; of a `row`, one prompt with its reply, in
-    training; of its `longest` prompt."""
+    """Tokens of a dialogue: `written`; `read` as prompts; of a `row`, one prompt with its `reply`,
+    in training; of its `longest` prompt."""
 
     written: float
     read: float
     row: float
+    reply: float
     longest: float
 
 
@@ -146,7 +147,7 @@ def lengths(params: Params, task: str) -> Lengths:
     aloud = min(reply, most)
     row = first + turns / 2 * (aloud + shown) + reply
     read = sum(first + turn * (aloud + shown) for turn in range(turns))
-    return Lengths(turns * reply, read, row, row + turns * (most + shown) / 2)
+    return Lengths(turns * reply, read, row, reply, row + turns * (most + shown) / 2)
 
 
 def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
@@ -388,13 +389,17 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
     """Bytes at the peak: vLLM's share, or weights, adapters' states and activations of training or
     of the gradients; and beside it the model that judges, of `judge` parameters."""
     width = 2 if params.model.dtype == "bfloat16" else 4
-    row = max(lengths(part, task).row for part in params.parts() for task in part.tasks)
-    rows = max(2 * params.dpo.batch, params.sft.batch, 2 * params.influence.gradient_rows)
-    # Bytes a token, layer and hidden unit (Korthikanti et al., 2022).
-    kept = 2 if params.dpo.gradient_checkpointing else 34
+    given = [lengths(part, task) for part in params.parts() for task in part.tasks]
+    longest = max(given, key=lambda own: own.row)
+    activations = max(
+        _kept(2 * params.dpo.batch * longest.row, size, params.dpo.gradient_checkpointing),
+        _kept(params.sft.batch * longest.row, size, params.sft.gradient_checkpointing),
+        _kept(2 * params.influence.gradient_rows * longest.row, size)
+        # Logits of the replies, their softmax and its gradient; TRL's trainers make none.
+        + 2 * params.influence.gradient_rows * longest.reply * 3 * 4 * size.vocabulary,
+    )
     if params.sft.lora_rank and not params.dpo.lora_rank:
         width = 4  # adapters are merged into float32 weights where all of them are trained
-    activations = rows * row * (size.layers * size.hidden * kept + 3 * 4 * size.vocabulary)
     rank = max(params.dpo.lora_rank, params.sft.lora_rank)
     states = 16 * (rank * size.lora if rank else size.parameters)
     scored = max(
@@ -430,6 +435,13 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
         # vLLM stays awake beside the training.
         return (learning + speaking) * (params.workers if m.device == "cuda" else 1)
     return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
+
+
+def _kept(tokens: float, size: ModelSize, checkpointing: bool = False) -> float:
+    """Bytes of the activations that a backward pass over so many tokens needs: 34 a token, layer
+    and hidden unit (Korthikanti et al., 2022); with checkpointing 2, and those of one layer."""
+    layers = 2 * size.layers + 34 if checkpointing else 34 * size.layers
+    return tokens * size.hidden * layers
 
 
 def disk_needed(params: Params, work: pd.DataFrame, size: ModelSize) -> float:

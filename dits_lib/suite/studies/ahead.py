@@ -8,6 +8,7 @@ from ..workers import run_jobs
 from . import (
     budget_scaling,
     deep_search,
+    influence_fidelity,
     iterations,
     retest,
     rollout,
@@ -21,14 +22,15 @@ from .common import Job, sft_stage, step_size_of
 STUDIES = {
     "05_iterations": (iterations.iterations_job, iterations.keys),  # the longest jobs first
     "04_budget_scaling": (budget_scaling.budget_job, budget_scaling.keys),
+    "06_influence_fidelity": (influence_fidelity.use_job, influence_fidelity.use_keys),
     "07_sensitivity": (sensitivity.sensitivity_job, sensitivity.keys),
     "08_deep_search": (deep_search.deep_search_job, deep_search.keys),
     "03_selection_ablation": (selection_ablation.ablation_job, selection_ablation.keys),
     "02_scoring": (scoring.scoring_job, scoring.keys),
     "01_rollout": (rollout.rollout_job, rollout.keys),
 }
-"""The job of each notebook and the keys it is run for; notebook 06, whose later jobs follow from
-its first, runs its own."""
+"""The job of each notebook and the keys it is run for; of notebook 06 those that follow from no
+other."""
 
 
 def run_ahead(params: Params, notebooks: list[str]) -> int:
@@ -56,12 +58,16 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
     longest job decides."""
     job, keys = STUDIES[notebook]
     if job is selection_ablation.ablation_job:
-        arms = selection_ablation.arms_of(params)
-        trained = [
-            (selection_ablation.arm_job, (*key, arm)) for key in keys(params) for arm in arms
-        ]
+        # The scores of all seeds come first, then one arm after another: side by side, the arms of
+        # one seed would wait for the same scores.
+        arms, begun = selection_ablation.arms_of(params), selection_ablation.selection_job
+        trained = [(selection_ablation.arm_job, (*k, arm)) for arm in arms for k in keys(params)]
         others = (temperatures.temperature_job, retest.retest_job)
-        return trained + [(other, key) for other in others for key in keys(params)]
+        return (
+            [(begun, key) for key in keys(params)]
+            + trained
+            + [(other, key) for other in others for key in keys(params)]
+        )
     if job is iterations.iterations_job:
         # The methods begin alike; side by side one would wait for the other.
         return [

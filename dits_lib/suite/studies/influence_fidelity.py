@@ -461,6 +461,12 @@ def _share(marked: np.ndarray) -> float:
     return float(marked.mean()) if len(marked) else float("nan")
 
 
+def use_keys(params: Params) -> list[tuple]:
+    """Keys of `use_job`: one for each seed and task."""
+    first, count = params.fidelity.first_use_seed, params.fidelity.use_seeds
+    return [(task, seed) for seed in range(first, first + count) for task in params.tasks]
+
+
 def use_job(params: Params, task: str, seed: int) -> dict:
     """The metric after DPO on the half that each estimator keeps, at equal steps, for one seed:
     search, SFT, scores, training and test questions are all the seed's own. Where a seed after the

@@ -152,6 +152,11 @@ def order_seed(seed: int, order: int) -> int:
     return seed if order == 0 else abs(derive_seed("order", seed, order)) % 2**31
 
 
+def selection_job(params: Params, task: str, seed: int) -> None:
+    """What all arms of `ablation_job` select from, for what is computed ahead."""
+    selection_stage(Pipeline(params, task), seed)
+
+
 def arm_job(params: Params, task: str, seed: int, arm: str) -> None:
     """One arm of `ablation_job`, for what is computed ahead."""
     pipeline = Pipeline(params, task)
