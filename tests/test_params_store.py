@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,15 @@ from dits_lib.suite.ledger import ledger
 from dits_lib.suite.notebooks import questions_needed
 from dits_lib.suite.params import check_params, load_params
 from dits_lib.suite.pipeline import Pipeline
-from dits_lib.suite.store import Store, StoreError, code_version, source_digest, write_json
+from dits_lib.suite.store import (
+    LEFT_OUT,
+    Artifact,
+    Store,
+    StoreError,
+    code_version,
+    source_digest,
+    write_json,
+)
 from dits_lib.suite.workers import run_jobs
 from dits_lib.tasks import DataError, make_questions
 
@@ -678,3 +687,50 @@ def test_more_draws_of_a_than_questions_are_refused(changes, key):
         load_params("micro", changes)
     assert len(str(told.value).splitlines()) == 1
     assert load_params("micro", ["influence.lora_draws=5"]).influence.lora_draws == 5
+
+
+def test_a_packed_run_is_whole_but_for_its_weights(tmp_path):
+    """What is packed on one machine is read on another as it was; weights alone may be missing, and
+    only where they were left out on purpose."""
+    from dits_lib.commands.pack import pack
+
+    def make(folder):
+        (folder / "model").mkdir()
+        (folder / "model" / "model.safetensors").write_bytes(b"weights")
+        (folder / "log.json").write_text("[1]")
+        return {"tokens": 7}
+
+    there, here = tmp_path / "there" / "runs" / "micro", tmp_path / "here"
+    made = Store(there).get("dpo", {"seed": 1}, make)
+    assert pack(there, tmp_path / "micro.tar.gz") == (1, len(b"weights"))
+    here.mkdir()
+    with tarfile.open(tmp_path / "micro.tar.gz") as archive:
+        archive.extractall(here, filter="data")
+
+    def never(folder):
+        raise AssertionError("computed again")
+
+    found = Store(here / "runs" / "micro").get("dpo", {"seed": 1}, never)
+    assert (found.key, found.manifest) == (made.key, made.manifest)
+    assert found.json("log.json") == [1]
+    left = found.path / "model" / LEFT_OUT
+    assert not left.with_name("model.safetensors").exists()
+    # The log is no weights, and weights may not go missing by themselves.
+    left.with_name("log.json").write_text("")
+    (found.path / "log.json").rename(found.path / "model" / "log.json")
+    with pytest.raises(StoreError, match="log.json: missing"):
+        Artifact.at(found.path)
+    (found.path / "model" / "log.json").rename(found.path / "log.json")
+    assert Artifact.at(found.path).key == made.key
+    left.unlink()
+    with pytest.raises(StoreError, match="model.safetensors: missing"):
+        Artifact.at(found.path)
+
+
+def test_packing_nothing_says_so(tmp_path, monkeypatch, capsys):
+    from dits_lib.commands import pack
+
+    monkeypatch.setattr(pack, "OUTPUT", tmp_path)
+    assert pack.main(["--out", str(tmp_path / "x.tar")]) == 2
+    assert "no finished stage to pack" in capsys.readouterr().err
+    assert not (tmp_path / "x.tar").exists()

@@ -129,6 +129,17 @@ def convert(gguf: Path, out: Path, dtype: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    for file in (out / "config.json", out / "generation_config.json"):
+        _without_version(file)
+
+
+def _without_version(file: Path) -> None:
+    """The release that wrote a configuration says nothing of the model, and the stages of a run
+    depend on every byte of the model's files."""
+    if file.is_file():
+        told = json.loads(file.read_text())
+        told.pop("transformers_version", None)
+        file.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 
 SAME_MATRIX = 0.2

@@ -44,6 +44,11 @@ STAGE_CODE = {
 the estimator too. Comments and docstrings do not count."""
 
 
+LEFT_OUT = "weights.left_out"
+"""Beside weights (`is_weights`) that `commands.pack` did not take along: tables and figures need
+none of them, and training on from such a model says that it has no weights."""
+
+
 class StoreError(RuntimeError):
     """An artifact that cannot be read or written. The message names the file and what to do."""
 
@@ -266,6 +271,8 @@ def _read(path: Path) -> Artifact:
         try:
             found = checksum(file)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and was_left_out(file):
+                continue
             reason = "missing" if isinstance(error, FileNotFoundError) else error.strerror
             raise StoreError(f"{file}: {reason}; {advice}") from None
         if found != expected:
@@ -273,6 +280,16 @@ def _read(path: Path) -> Artifact:
                 f"{file}: damaged or cut short (its checksum differs from manifest.json); {advice}"
             )
     return Artifact(path, path.name.split("-", 1)[1], manifest)
+
+
+def is_weights(file: Path) -> bool:
+    """Whether a file of an artifact holds a model's weights."""
+    return file.suffix == ".safetensors"
+
+
+def was_left_out(file: Path) -> bool:
+    """Whether weights are missing because they were not taken along."""
+    return is_weights(file) and file.with_name(LEFT_OUT).is_file()
 
 
 def read_manifest(path: Path) -> dict:
