@@ -60,7 +60,7 @@ def test_pairs_that_are_left_out_change_nothing(engine, pairs):
         assert torch.equal(states[-1].weights[name], weight), name
     wanted = {name: torch.ones_like(w) for name, w in expected[-1].weights.items()}
     found = run.back(states, weights, [wanted])[kept]
-    assert found == pytest.approx(alone.back(expected, torch.ones(7), [wanted]), rel=2e-2, abs=1e-3)
+    assert found == pytest.approx(alone.back(expected, torch.ones(7), [wanted]), rel=1e-3, abs=1e-4)
     assert [len(members) for members in run.batches] == [4, 3, 4, 3, 4]
     times = np.bincount(np.concatenate([*run.batches[:4], *run.guests[:4]]), minlength=11)
     assert times.tolist() == [2] * 11
@@ -121,15 +121,14 @@ KEPT = np.array([0, 2, 3, 5])
     [
         (0, None, [1.0, 0.7, 1.0, 1.3, 1.0, 1.0]),
         (4, None, [1.0, 0.7, 1.0, 1.3, 1.0, 1.0]),
-        (0, None, [1.0, 0.0, 1.0, 1.3, 0.0, 1.0]),
-        (0, KEPT, [1.0, 0.0, 0.7, 1.0, 0.0, 1.0]),
-        (4, KEPT, [1.0, 0.0, 0.7, 1.0, 0.0, 1.0]),
+        (0, KEPT, [1.0, 0.0, 0.7, 1.0, 0.1, 1.0]),
+        (4, KEPT, [1.0, 0.0, 0.7, 1.0, 0.1, 1.0]),
     ],
 )
 def test_derivatives_are_those_of_retraining_with_one_weight_changed(
     exact, pairs, rank, kept, weights
 ):
-    """Those of pairs of weight 0 too, in the batches or beside them."""
+    """Those of pairs that are left out too, at weight 0 and above."""
     some = pairs["exchange"][:6]
     run, _ = unrolled(exact, some, kept=kept, steps=5, batch=3, lora_rank=rank, nll_weight=0.2)
     begun = run.start()  # a LoRA is float32
@@ -146,9 +145,10 @@ def test_derivatives_are_those_of_retraining_with_one_weight_changed(
     assert np.array_equal(found[:, 0], found[:, 1])
     for pair in range(len(some)):
         step = torch.zeros_like(weights)
-        step[pair] = 1e-6
+        far = 1e-6 if weights[pair] else 1e-8  # at 0 AdamW's epsilon is the scale
+        step[pair] = far
         change = ends(run, weights + step, direction) - ends(run, weights - step, direction)
-        assert found[pair, 0] == pytest.approx(change / 2e-6, rel=1e-4), pair
+        assert found[pair, 0] == pytest.approx(change / (2 * far), rel=1e-4), pair
 
 
 def test_the_sweep_is_autograds_through_all_steps_at_once(exact, pairs):
@@ -190,34 +190,34 @@ def test_the_estimator_sweeps_once_an_order_and_group(engine, pairs):
 
 
 def test_a_second_round_is_a_removal_and_a_sweep_by_hand(engine, pairs):
-    some, asked = pairs["exchange"][:8], make_questions("exchange", "validation", 6, 0)
+    some, asked = pairs["exchange"][:8], make_questions("exchange", "validation", 4, 0)
 
     def scored(**options):
-        given = {"orders": 2, "groups": 2, "weight": 0.8} | options
-        settings = InfluenceSettings(policy_samples=4, options={"through_training": given})
-        training = Training(steps=4, batch=4)
+        given = {"orders": 2, "groups": 1, "weight": 0.8} | options
+        settings = InfluenceSettings(policy_samples=2, options={"through_training": given})
+        training = Training(steps=3, batch=4)
         context = ScoringContext(
             engine, SYSTEMS["exchange"], 1.0, settings, alpha=0.375, training=training
         )
         return context, ESTIMATORS["through_training"](context, some, asked, 7)
 
     context, once = scored()
-    _, twice = scored(rounds=2)
+    _, twice = scored(rounds=2, left_out=0.25)
     kept = sorted(sorted(range(8), key=lambda i: -once.value[i])[:3])
-    weights, columns = torch.tensor([0.8 if i in kept else 0.0 for i in range(8)]), []
+    weights, columns = torch.tensor([0.8 if i in kept else 0.2 for i in range(8)]), []
     for order in range(2):
         seed = ("round", 1, 7)
         drawn = derive_seed(seed, "order", order) % 2**31
         run = UnrolledDPO(engine, some, context.loss, context.training, drawn, kept=np.array(kept))
         states = run.train(weights)
-        wanted = ends_of(context, run, states[-1], asked, 2, (seed, order))
+        wanted = ends_of(context, run, states[-1], asked, 1, (seed, order))
         columns.append(run.back(states, weights, wanted))
     second = np.concatenate(columns, axis=1)
     assert twice.per_question == pytest.approx((once.per_question + second) / 2)
-    assert twice.stderr == pytest.approx(twice.per_question.std(1, ddof=1) / 2)
+    assert twice.stderr == pytest.approx(twice.per_question.std(1, ddof=1) / 2**0.5)
     # Three kept pairs are one batch, and the five others are beside each.
-    assert (once.cost["gradients"], twice.cost["gradients"]) == (32, 32 + 2 * 4 * (4 + 5))
-    assert (once.cost["sweeps"], twice.cost["sweeps"]) == (4, 8)
+    assert (once.cost["gradients"], twice.cost["gradients"]) == (24, 24 + 2 * 3 * (4 + 5))
+    assert (once.cost["sweeps"], twice.cost["sweeps"]) == (2, 4)
     for cost in ("generated_tokens", "prompt_tokens"):
         assert twice.cost[cost] > 1.5 * once.cost[cost]
 
@@ -231,8 +231,8 @@ def test_the_plan_counts_the_rounds():
     one, three = effort(orders=2, groups=3), effort(orders=2, groups=3, rounds=3)
     assert one.dialogues == 2 * 40 and three.dialogues == 3 * one.dialogues
     assert one.gradient_rows == 2 * ((1 + 1 + 6) * 60 + 40)
-    swept = (1 + 6) * 60 * (1 + 1 / 0.75 + 1 / 0.5)  # those left out are read in the sweeps
-    assert three.gradient_rows == pytest.approx(2 * (3 * 60 + swept + 3 * 40))
+    read = (1 + 1 + 6) * 60 * (1 + 1 / 0.75 + 1 / 0.5)  # those left out are read too
+    assert three.gradient_rows == pytest.approx(2 * (read + 3 * 40))
     assert one.forward_rows == three.forward_rows == 200
 
 

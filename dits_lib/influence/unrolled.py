@@ -108,8 +108,10 @@ class UnrolledDPO:
     Where some of the pairs alone are trained on (`kept`), the batches are those of a training on
     these, and the rest are its guests: as often as a kept pair is in a batch, a guest is beside
     one, its loss added with its weight and divided as the others' are, by the number of kept pairs
-    in the batch. At weight 0 a guest changes nothing, yet it has a derivative: what taking it in
-    would begin to do. (Batches of all pairs, some with weight 0, would be another training: the
+    in the batch. At weight 0 a guest changes nothing, yet it has a derivative; but it tells of
+    weights below 1e-6 or so alone, since what a guest does to a weight of the model that the others
+    hardly move is divided by next to nothing, epsilon. At a weight of 0.1 it tells of whole pairs.
+    (Batches of all pairs, some with weight 0, would be another training: the
     mean of a batch would count those of weight 0, and each kept pair would be seen as seldom as
     when all are trained on.)
 
@@ -273,6 +275,17 @@ class UnrolledDPO:
                     back[which] = earlier
                     found[:, which] += of_weights.double().cpu()
         return found.numpy()
+
+    def losses(self, state: TrainingState, batch: int) -> np.ndarray:
+        """[n_pairs] losses at the weights of a state, in nats; `batch`: pairs of a pass."""
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(self.pairs), batch):
+                chunk = np.arange(start, min(start + batch, len(self.pairs)))
+                found.append(self._losses(state.weights, chunk).double().cpu().numpy())
+        return np.concatenate(found)
 
     def slopes(
         self, state: TrainingState, directions: list[dict[str, torch.Tensor]], batch: int

@@ -10,9 +10,12 @@ MAGIC, who take it for a loss, which has a gradient of its own).
 The derivative at all pairs need not foresee what half of them do, since a weight's effect changes
 when others go. So there may be `rounds`: after each sweep the pairs with the worst score so far
 are left out of the training, in equal steps that end with the share alpha that will be kept, and
-the rest are trained on as they will be; a pair that is left out has weight 0, and a derivative
-there like every other (`UnrolledDPO`). The score of a pair is the mean of its derivatives over the
-rounds. It is a mean, and not the order in which pairs went, because
+the rest are trained on as they will be. A pair that is left out keeps a small weight beside them
+(`UnrolledDPO`), for at weight 0 AdamW is not smooth: of 20 pairs left out of 40 (exchange, 15
+steps) the derivatives at 0 spread 6 times as widely as those of the kept pairs, and go with what
+weight 1 does at a rank correlation of 0.60; at 0.1 they spread alike, and it is 0.92. The score of
+a pair is the mean of its derivatives over the rounds. It is a mean, and not the order in which
+pairs went, because
 
 - the metric's change along the way from all pairs to the half is the sum of the pairs' derivatives
   on it: their mean over points of the way ranks all pairs in one unit, and scores of a set may be
@@ -49,12 +52,13 @@ class ThroughOptions(Options):
     """`orders` of the pairs, a training each; `groups` of validation questions, a sweep each, whose
     spread is part of the standard error; `weight` of every pair in the loss of that training;
     `rounds` of trainings and sweeps, of which the last is on the share alpha of the pairs (1: on
-    all of them, once)."""
+    all of them, once); share of its weight that a pair keeps which a round has `left_out`."""
 
     orders: Count = 2
     groups: Count = 2
     weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     rounds: Annotated[int, Field(ge=1, le=100)] = 1
+    left_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 def through_training(
@@ -73,7 +77,7 @@ def through_training(
     before, tables, read, sweeps = engine.snapshot(), [], 0, 0
     for number, share in enumerate(shares_of(options.rounds, context.alpha)):
         kept = best(np.mean(tables, axis=0).mean(1), share) if tables else np.arange(everyone)
-        weights, columns = torch.zeros(everyone), []
+        weights, columns = torch.full((everyone,), options.weight * options.left_out), []
         weights[torch.as_tensor(kept)] = options.weight
         drawn = ("round", number, seed) if number else seed
         given = pairs, weights, questions, drawn, options.orders, options.groups, kept
@@ -146,15 +150,15 @@ def ends_of(
 
 def effort(amount: Amount) -> Effort:
     """For each round and order a training, each of whose steps is taken twice and differentiated
-    twice, the second time with the pairs that the round leaves out, and the dialogues that its
+    twice, with the pairs that the round leaves out beside the rest, and the dialogues that its
     model says."""
     options = ESTIMATOR.options_of(amount.settings)
     trained = 2 * amount.training.steps * amount.training.batch
     sampled = amount.questions * amount.settings.policy_samples
     total = Effort(forward_rows=2 * amount.pairs)
     for share in shares_of(options.rounds, amount.alpha):
-        swept = (1 + 2 * options.groups) * trained / share
-        once = Effort(dialogues=sampled, gradient_rows=trained + swept + sampled)
+        rows = (2 + 2 * options.groups) * trained / share
+        once = Effort(dialogues=sampled, gradient_rows=rows + sampled)
         total += once.times(options.orders)
     return total
 
