@@ -32,7 +32,7 @@ from dits_lib.search import SearchSettings, tree_search  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 TASKS, SEEDS = ("exchange", "debate"), (0, 1)
-QUESTIONS, PAIRS, STEPS = 24, 64, 20
+QUESTIONS, PAIRS, STEPS = 20, 48, 12
 SMALL, TO_HALF = 0.1, 0.5
 """h along a random direction, of variance 1, and along the one that takes half of the pairs away:
 two steps of it take a weight from 1 to 0."""

@@ -110,10 +110,9 @@ class UnrolledDPO:
     one, its loss added with its weight and divided as the others' are, by the number of kept pairs
     in the batch. At weight 0 a guest changes nothing, yet it has a derivative; but it tells of
     weights below 1e-6 or so alone, since what a guest does to a weight of the model that the others
-    hardly move is divided by next to nothing, epsilon. At a weight of 0.1 it tells of whole pairs.
-    (Batches of all pairs, some with weight 0, would be another training: the
-    mean of a batch would count those of weight 0, and each kept pair would be seen as seldom as
-    when all are trained on.)
+    hardly move is divided by next to nothing, epsilon. (Batches of all pairs, some with weight 0,
+    would be another training: the mean of a batch would count those of weight 0, and each kept pair
+    would be seen as seldom as when all are trained on.)
 
     Attributes:
         batches, guests: of each step, indices of `pairs`.
