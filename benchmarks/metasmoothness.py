@@ -4,11 +4,13 @@ Trains the micro model on PAIRS pairs of each task and development seed, at the 
 with one of them changed, at three points along two directions of the pairs' weights: a random one,
 a little way, and the one from all pairs to a random half. Reports the empirical metasmoothness
 (Engstrom et al., 2025, definition 2) and the loss that the training ends with, since a training
-that does nothing is smooth. Writes benchmarks/metasmoothness.md; takes a few minutes on one core.
+that does nothing is smooth. `--steps`: of each training. Writes benchmarks/metasmoothness.md; takes
+a few minutes on one core.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import time
@@ -32,7 +34,7 @@ from dits_lib.search import SearchSettings, tree_search  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 TASKS, SEEDS = ("exchange", "debate"), (0, 1)
-QUESTIONS, PAIRS, STEPS = 20, 48, 12
+QUESTIONS, PAIRS = 20, 48
 SMALL, TO_HALF = 0.1, 0.5
 """h along a random direction, of variance 1, and along the one that takes half of the pairs away:
 two steps of it take a weight from 1 to 0."""
@@ -50,10 +52,8 @@ class Setting:
 
 SETTINGS = {
     "as in params/micro.yaml": Setting(),
-    "learning rate 1e-4": Setting(learning_rate=1e-4),
     "learning rate 1e-3": Setting(learning_rate=1e-3),
     "warm-up 0.5": Setting(warm_up=0.5),
-    "epsilon 1e-6": Setting(epsilon=1e-6),
     "epsilon 1e-4": Setting(epsilon=1e-4),
     "batch 16": Setting(batch=16),
 }
@@ -75,12 +75,17 @@ def directions_of(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measured(
-    model_engine: TransformersEngine, pairs: list[Pair], loss: DPOLoss, setting: Setting, seed: int
+    model_engine: TransformersEngine,
+    pairs: list[Pair],
+    loss: DPOLoss,
+    setting: Setting,
+    steps: int,
+    seed: int,
 ) -> dict[str, float]:
     """Metasmoothness along both directions, and the mean loss after training on all pairs."""
-    training = Training(STEPS, setting.batch, setting.learning_rate, 0)
+    training = Training(steps, setting.batch, setting.learning_rate, 0)
     run = UnrolledDPO(model_engine, pairs, loss, training, seed)
-    run.rates = rates_of(STEPS, setting.learning_rate, setting.warm_up)
+    run.rates = rates_of(steps, setting.learning_rate, setting.warm_up)
     run.epsilon = setting.epsilon
     ends: dict[tuple, dict[str, torch.Tensor]] = {}
 
@@ -101,7 +106,7 @@ def measured(
     }
 
 
-def rows() -> Iterator[tuple[str, str, list[dict[str, float]]]]:
+def rows(steps: int) -> Iterator[tuple[str, str, list[dict[str, float]]]]:
     """For every task and setting what was measured with each seed."""
     model_engine = engine()
     for task in TASKS:
@@ -114,25 +119,33 @@ def rows() -> Iterator[tuple[str, str, list[dict[str, float]]]]:
             yield (
                 task,
                 name,
-                [measured(model_engine, pairs, loss, setting, seed) for pairs, loss, seed in given],
+                [
+                    measured(model_engine, pairs, loss, setting, steps, seed)
+                    for pairs, loss, seed in given
+                ],
             )
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20, help="of each training, >= 1")
+    steps = parser.parse_args().steps
+    if steps < 1:
+        parser.error(f"--steps is {steps}; allowed: 1 or more")
     torch.set_num_threads(1)
     start, table = time.perf_counter(), []
-    for task, name, found in rows():
+    for task, name, found in rows(steps):
         cells = [", ".join(f"{one[key]:.3f}" for one in found) for key in ("small", "half", "loss")]
         table.append(f"| {task} | {name} | {cells[0]} | {cells[1]} | {cells[2]} |")
         print(table[-1], flush=True)
     lines = [
         "# Where DPO is smooth in the weights of its pairs",
         "",
-        "Written by `python -m benchmarks.metasmoothness`; one process, one thread, one run of "
-        f"{time.perf_counter() - start:.0f} s.",
+        f"Written by `python -m benchmarks.metasmoothness --steps {steps}`; one process, one "
+        f"thread, one run of {time.perf_counter() - start:.0f} s.",
         "",
         f"Machine: {platform.machine()}, {processor()}, {os.cpu_count()} cores; torch "
-        f"{torch.__version__}. The micro base model, at most {PAIRS} pairs, {STEPS} steps, all "
+        f"{torch.__version__}. The micro base model, at most {PAIRS} pairs, {steps} steps, all "
         "weights; every cell: development seeds " + " and ".join(map(str, SEEDS)) + ". Empirical "
         "metasmoothness (Engstrom et al., 2025, arXiv 2503.13751, definition 2): 1 where every "
         "trained weight goes on in a second step of the pairs' weights as in the first, 0 for "
