@@ -11,11 +11,10 @@ The derivative at all pairs need not foresee what half of them do, since a weigh
 when others go. So there may be `rounds`: after each sweep the pairs with the worst score so far
 are left out of the training, in equal steps that end with the share alpha that will be kept, and
 the rest are trained on as they will be. A pair that is left out keeps a small weight beside them
-(`UnrolledDPO`), for at weight 0 AdamW is not smooth: of 20 pairs left out of 40 (exchange, 15
-steps) the derivatives at 0 spread 6 times as widely as those of the kept pairs, and go with what
-weight 1 does at a rank correlation of 0.60; at 0.1 they spread alike, and it is 0.92. The score of
-a pair is the mean of its derivatives over the rounds. It is a mean, and not the order in which
-pairs went, because
+(`UnrolledDPO`), for at weight 0 AdamW is hardly smooth: derivatives there are several times as
+large as those of the kept pairs, and foresee less of what the whole pair does than those at a
+tenth of its weight. The score of a pair is the mean of its derivatives over the rounds. It is a
+mean, and not the order in which pairs went, because
 
 - the metric's change along the way from all pairs to the half is the sum of the pairs' derivatives
   on it: their mean over points of the way ranks all pairs in one unit, and scores of a set may be
