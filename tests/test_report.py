@@ -223,7 +223,9 @@ def test_no_module_is_loaded_late_as_an_object():
             assert name not in ("lazy_loader.load", "importlib.util.LazyLoader"), path
 
 
-@pytest.mark.parametrize("name", ["run", "estimators", "gpu", "faults", "intervals"])
+@pytest.mark.parametrize(
+    "name", ["run", "estimators", "gpu", "faults", "intervals", "metasmoothness"]
+)
 def test_benchmarks_can_be_imported(name):
     """They are run by hand, so that nothing else would notice a name that moved."""
     command = [sys.executable, "-c", f"import benchmarks.{name}"]

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.llama import modeling_llama
 
-from dits_lib.engines import TransformersEngine, load_tokenizer
+from dits_lib.engines import TransformersEngine, derive_seed, load_tokenizer
 from dits_lib.influence import (
     ESTIMATORS,
     DPOLoss,
@@ -17,17 +17,19 @@ from dits_lib.influence import (
     ScoringContext,
     Training,
 )
-from dits_lib.influence.unrolled import TrainingState, UnrolledDPO, rates_of
+from dits_lib.influence.base import Amount
+from dits_lib.influence.estimators.through_training import ends_of
+from dits_lib.influence.unrolled import TrainingState, UnrolledDPO, guests_of, rates_of
 from dits_lib.tasks import make_questions
 from dits_lib.training import DPOSettings, train_dpo
 
 from .conftest import MODEL, SYSTEMS
 
 
-def unrolled(engine, some, seed=3, **changes):
+def unrolled(engine, some, seed=3, kept=None, **changes):
     settings = DPOSettings(**({"steps": 5, "batch": 4} | changes))
     loss = DPOLoss(settings.beta, settings.nll_weight)
-    return UnrolledDPO(engine, some, loss, Training.of(settings), seed), settings
+    return UnrolledDPO(engine, some, loss, Training.of(settings), seed, kept), settings
 
 
 @pytest.mark.parametrize("nll_weight", [0.0, 0.3])
@@ -43,6 +45,32 @@ def test_it_trains_as_trl_does(engine, pairs, tmp_path, nll_weight):
         moved = weight - before[name]
         assert float(moved.abs().max()) > 1e-5 or not last.weights[name].sub(before[name]).any()
         assert torch.allclose(last.weights[name] - before[name], moved, atol=5e-6), name
+
+
+def test_pairs_that_are_left_out_change_nothing(engine, pairs):
+    """A training on some of the pairs, with the rest as guests, is the training on these alone, and
+    as often as one of these is read, a guest is."""
+    some, kept = pairs["debate"][:11], np.array([0, 1, 3, 4, 7, 8, 10])
+    run, _ = unrolled(engine, some, kept=kept, nll_weight=0.3)
+    alone, _ = unrolled(engine, [some[i] for i in kept], nll_weight=0.3)
+    weights = torch.zeros(11)
+    weights[kept] = 1.0
+    states, expected = run.train(weights), alone.train(torch.ones(7))
+    for name, weight in expected[-1].weights.items():
+        assert torch.equal(states[-1].weights[name], weight), name
+    wanted = {name: torch.ones_like(w) for name, w in expected[-1].weights.items()}
+    found = run.back(states, weights, [wanted])[kept]
+    assert found == pytest.approx(alone.back(expected, torch.ones(7), [wanted]), rel=1e-3, abs=1e-4)
+    assert [len(members) for members in run.batches] == [4, 3, 4, 3, 4]
+    times = np.bincount(np.concatenate([*run.batches[:4], *run.guests[:4]]), minlength=11)
+    assert times.tolist() == [2] * 11
+
+
+def test_guests_come_once_a_pass():
+    drawn = guests_of(np.array([2, 5, 6, 9, 11]), 3, 8, 0)
+    assert [len(some) for some in drawn] == [2, 2, 1, 2, 2, 1, 2, 2]
+    orders = [np.concatenate(drawn[start : start + 3]).tolist() for start in (0, 3)]
+    assert sorted(orders[0]) == sorted(orders[1]) == [2, 5, 6, 9, 11] and orders[0] != orders[1]
 
 
 def test_the_rates_are_those_of_the_schedule():
@@ -85,10 +113,24 @@ def ends(run, weights, direction):
     return float(sum((last[name] * d).sum() for name, d in direction.items()))
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_derivatives_are_those_of_retraining_with_one_weight_changed(exact, pairs, rank):
+KEPT = np.array([0, 2, 3, 5])
+
+
+@pytest.mark.parametrize(
+    "rank, kept, weights",
+    [
+        (0, None, [1.0, 0.7, 1.0, 1.3, 1.0, 1.0]),
+        (4, None, [1.0, 0.7, 1.0, 1.3, 1.0, 1.0]),
+        (0, KEPT, [1.0, 0.0, 0.7, 1.0, 0.1, 1.0]),
+        (4, KEPT, [1.0, 0.0, 0.7, 1.0, 0.1, 1.0]),
+    ],
+)
+def test_derivatives_are_those_of_retraining_with_one_weight_changed(
+    exact, pairs, rank, kept, weights
+):
+    """Those of pairs that are left out too, at weight 0 and above."""
     some = pairs["exchange"][:6]
-    run, _ = unrolled(exact, some, steps=5, batch=3, lora_rank=rank)
+    run, _ = unrolled(exact, some, kept=kept, steps=5, batch=3, lora_rank=rank, nll_weight=0.2)
     begun = run.start()  # a LoRA is float32
     doubled = [{n: t.double() for n, t in part.items()} for part in vars(begun).values()]
     run.start = lambda: TrainingState(*doubled)
@@ -97,14 +139,16 @@ def test_derivatives_are_those_of_retraining_with_one_weight_changed(exact, pair
         name: torch.randn(w.shape, generator=generator, dtype=torch.float64)
         for name, w in begun.weights.items()
     }
-    weights = torch.tensor([1.0, 0.7, 1.0, 1.3, 1.0, 1.0], dtype=torch.float64)
+    weights = torch.tensor(weights, dtype=torch.float64)
     found = run.back(run.train(weights), weights, [direction, direction])
+    assert np.abs(found).min() > 0
     assert np.array_equal(found[:, 0], found[:, 1])
     for pair in range(len(some)):
         step = torch.zeros_like(weights)
-        step[pair] = 1e-6
+        far = 1e-6 if weights[pair] else 1e-8  # at 0 AdamW's epsilon is the scale
+        step[pair] = far
         change = ends(run, weights + step, direction) - ends(run, weights - step, direction)
-        assert found[pair, 0] == pytest.approx(change / 2e-6, rel=1e-4), pair
+        assert found[pair, 0] == pytest.approx(change / (2 * far), rel=1e-4), pair
 
 
 def test_the_sweep_is_autograds_through_all_steps_at_once(exact, pairs):
@@ -143,6 +187,53 @@ def test_the_estimator_sweeps_once_an_order_and_group(engine, pairs):
     longer = replace(context, training=Training(steps=6, batch=4))
     other = ESTIMATORS["through_training"](longer, some, asked, 0)
     assert not np.array_equal(scores.value, other.value)
+
+
+def test_a_second_round_is_a_removal_and_a_sweep_by_hand(engine, pairs):
+    some, asked = pairs["exchange"][:8], make_questions("exchange", "validation", 4, 0)
+
+    def scored(**options):
+        given = {"orders": 2, "groups": 1, "weight": 0.8} | options
+        settings = InfluenceSettings(policy_samples=2, options={"through_training": given})
+        training = Training(steps=3, batch=4)
+        context = ScoringContext(
+            engine, SYSTEMS["exchange"], 1.0, settings, alpha=0.375, training=training
+        )
+        return context, ESTIMATORS["through_training"](context, some, asked, 7)
+
+    context, once = scored()
+    _, twice = scored(rounds=2, left_out=0.25)
+    kept = sorted(sorted(range(8), key=lambda i: -once.value[i])[:3])
+    weights, columns = torch.tensor([0.8 if i in kept else 0.2 for i in range(8)]), []
+    for order in range(2):
+        seed = ("round", 1, 7)
+        drawn = derive_seed(seed, "order", order) % 2**31
+        run = UnrolledDPO(engine, some, context.loss, context.training, drawn, kept=np.array(kept))
+        states = run.train(weights)
+        wanted = ends_of(context, run, states[-1], asked, 1, (seed, order))
+        columns.append(run.back(states, weights, wanted))
+    second = np.concatenate(columns, axis=1)
+    assert twice.per_question == pytest.approx((once.per_question + second) / 2)
+    assert twice.stderr == pytest.approx(twice.per_question.std(1, ddof=1) / 2**0.5)
+    # Three kept pairs are one batch, and the five others are beside each.
+    assert (once.cost["gradients"], twice.cost["gradients"]) == (24, 24 + 2 * 3 * (4 + 5))
+    assert (once.cost["sweeps"], twice.cost["sweeps"]) == (2, 4)
+    for cost in ("generated_tokens", "prompt_tokens"):
+        assert twice.cost[cost] > 1.5 * once.cost[cost]
+
+
+def test_the_plan_counts_the_rounds():
+    def effort(**options):
+        settings = InfluenceSettings(policy_samples=4, options={"through_training": options})
+        amount = Amount(100, 10, 1, 1, settings, training=Training(steps=6, batch=5), alpha=0.5)
+        return ESTIMATORS["through_training"].takes(amount)
+
+    one, three = effort(orders=2, groups=3), effort(orders=2, groups=3, rounds=3)
+    assert one.dialogues == 2 * 40 and three.dialogues == 3 * one.dialogues
+    assert one.gradient_rows == 2 * ((1 + 1 + 6) * 60 + 40)
+    read = (1 + 1 + 6) * 60 * (1 + 1 / 0.75 + 1 / 0.5)  # those left out are read too
+    assert three.gradient_rows == pytest.approx(2 * (read + 3 * 40))
+    assert one.forward_rows == three.forward_rows == 200
 
 
 def test_a_training_in_sixteen_bits_is_refused(pairs):

@@ -342,6 +342,7 @@ class Amount:
         settings: shared by estimators.
         exact: whether the engine's numbers do not depend on the batch: see `ValidationPlay`.
         training: that the pairs are for.
+        alpha: share of the pairs that will be kept.
     """
 
     pairs: float
@@ -351,6 +352,7 @@ class Amount:
     settings: InfluenceSettings
     exact: bool = True
     training: Training = field(default_factory=Training)
+    alpha: float = field(default_factory=lambda: defaults("selection")["alpha"])
 
     def played_under(self, candidates: float) -> Effort:
         """A `ValidationPlay` of so many candidates: their dialogues, and those of the base policy;

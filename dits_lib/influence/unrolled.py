@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
 """Of AdamW, as TRL's trainers set it."""
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises, as in `training.train_dpo`."""
 LARGEST_NORM = 1.0
 """To which the norm of all gradients is clipped."""
 LORA_SCALING = 2.0
@@ -72,24 +74,50 @@ def batches_of(count: int, batch: int, steps: int, seed: int) -> list[np.ndarray
     return drawn[:steps]
 
 
-def rates_of(steps: int, peak: float) -> list[float]:
-    """The learning rate of each step."""
-    warm = max(1, steps // 10)
+def guests_of(guests: np.ndarray, passes: int, steps: int, seed: int) -> list[np.ndarray]:
+    """The pairs beside the batch of each step: in every pass over the pairs that are trained on,
+    which takes `passes` steps, each guest once, in an order drawn anew."""
+    drawn: list[np.ndarray] = []
+    rng = np.random.default_rng([seed, 1])
+    while len(drawn) < steps:
+        drawn += np.array_split(rng.permutation(guests), passes)
+    return drawn[:steps]
+
+
+def rates_of(steps: int, peak: float, warm_up: float = WARM_UP) -> list[float]:
+    """The learning rate of each step; `warm_up`: share of the steps in which it rises."""
+    warm = max(1, int(steps * warm_up))
     rising = [peak * step / warm for step in range(min(warm, steps))]
     return rising + [peak * (steps - step) / max(1, steps - warm) for step in range(warm, steps)]
 
 
-def divisors(second: dict[str, torch.Tensor], steps: int) -> dict[str, torch.Tensor]:
+def divisors(
+    second: dict[str, torch.Tensor], steps: int, epsilon: float = EPSILON
+) -> dict[str, torch.Tensor]:
     """What AdamW divides the mean gradients by after so many steps, from the running means of their
     squares, by name."""
     correction = math.sqrt(1 - SECOND_DECAY**steps)
-    return {name: _root(square) / correction + EPSILON for name, square in second.items()}
+    return {name: _root(square) / correction + epsilon for name, square in second.items()}
 
 
 class UnrolledDPO:
     """A DPO training of an engine's model on pairs that have weights in the loss.
 
     The engine's own weights are not changed, but for the time within `speaking`.
+
+    Where some of the pairs alone are trained on (`kept`), the batches are those of a training on
+    these, and the rest are its guests: as often as a kept pair is in a batch, a guest is beside
+    one, its loss added with its weight and divided as the others' are, by the number of kept pairs
+    in the batch. At weight 0 a guest changes nothing, yet it has a derivative; but it tells of
+    weights below 1e-6 or so alone, since what a guest does to a weight of the model that the others
+    hardly move is divided by next to nothing, epsilon. (Batches of all pairs, some with weight 0,
+    would be another training: the mean of a batch would count those of weight 0, and each kept pair
+    would be seen as seldom as when all are trained on.)
+
+    Attributes:
+        batches, guests: of each step, indices of `pairs`.
+        rates: the learning rate of each step.
+        epsilon: of AdamW.
 
     Raises:
         ScoreError: where all weights would be trained in 16 bits, whose steps are mostly rounding.
@@ -102,11 +130,13 @@ class UnrolledDPO:
         loss: DPOLoss,
         training: Training,
         seed: int,
+        kept: np.ndarray | None = None,
     ):
         """
         Args:
             loss: its reference is by default the model that training starts from.
             seed: of the order of the pairs, and of a LoRA's A.
+            kept: indices of the pairs that are trained on, ascending; None: all.
         """
         if not training.lora_rank and not learner.exact:
             raise ScoreError(
@@ -115,8 +145,13 @@ class UnrolledDPO:
             )
         self.learner, self.pairs, self.training, self.seed = learner, pairs, training, seed
         self.loss = loss if loss.reference is not None else self._with_reference(loss)
-        self.batches = batches_of(len(pairs), training.batch, training.steps, seed)
+        kept = np.arange(len(pairs)) if kept is None else kept
+        others, passes = np.setdiff1d(np.arange(len(pairs)), kept), -(-len(kept) // training.batch)
+        drawn = batches_of(len(kept), training.batch, training.steps, seed)
+        self.batches = [kept[own] for own in drawn]
+        self.guests = guests_of(others, passes, training.steps, seed)
         self.rates = rates_of(training.steps, training.learning_rate)
+        self.epsilon = EPSILON
 
     def _with_reference(self, loss: DPOLoss) -> DPOLoss:
         replies = [
@@ -166,12 +201,16 @@ class UnrolledDPO:
             state: its weights must require gradients.
             weights: [n_pairs] of the pairs in the mean loss of their batch.
             follow: whether derivatives of the result with respect to state and weights are wanted.
+                Without them guests of weight 0 are not read.
         """
         import torch
 
-        members = self.batches[number]
-        losses = self._losses(state.weights, members)
-        mean = (weights[torch.as_tensor(members)].to(losses) * losses).sum() / len(members)
+        members, guests = self.batches[number], self.guests[number]
+        count = len(members)
+        if follow or bool(weights[torch.as_tensor(guests)].any()):
+            members = np.concatenate([members, guests])
+        losses = self._losses(state.weights, members, count)
+        mean = (weights[torch.as_tensor(members)].to(losses) * losses).sum() / count
         gradients = torch.autograd.grad(
             mean,
             list(state.weights.values()),
@@ -187,7 +226,7 @@ class UnrolledDPO:
             first[name] = FIRST_DECAY * state.first[name] + (1 - FIRST_DECAY) * g
             second[name] = SECOND_DECAY * state.second[name] + (1 - SECOND_DECAY) * g**2
         rate = self.rates[number] / (1 - FIRST_DECAY ** (number + 1))
-        scales = divisors(second, number + 1)
+        scales = divisors(second, number + 1, self.epsilon)
         moved = {n: w - rate * first[n] / scales[n] for n, w in state.weights.items()}
         return TrainingState(moved, first, second)
 
@@ -235,6 +274,17 @@ class UnrolledDPO:
                     back[which] = earlier
                     found[:, which] += of_weights.double().cpu()
         return found.numpy()
+
+    def losses(self, state: TrainingState, batch: int) -> np.ndarray:
+        """[n_pairs] losses at the weights of a state, in nats; `batch`: pairs of a pass."""
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(self.pairs), batch):
+                chunk = np.arange(start, min(start + batch, len(self.pairs)))
+                found.append(self._losses(state.weights, chunk).double().cpu().numpy())
+        return np.concatenate(found)
 
     def slopes(
         self, state: TrainingState, directions: list[dict[str, torch.Tensor]], batch: int
@@ -325,12 +375,15 @@ class UnrolledDPO:
         finally:
             put(own)
 
-    def _losses(self, weights: dict[str, torch.Tensor], members: np.ndarray) -> torch.Tensor:
-        """[members] losses whose mean is the training's."""
+    def _losses(
+        self, weights: dict[str, torch.Tensor], members: np.ndarray, count: int | None = None
+    ) -> torch.Tensor:
+        """[members] losses; the mean of the first `count` (by default of all) is the training's."""
         import torch
 
         some = [self.pairs[i] for i in members]
         together = torch.zeros(len(some), dtype=torch.long)
+        length = mean_lengths(some[:count], together[:count])[:1]
         with self._under(weights) as adapters:
             return dpo_losses(
                 self.learner,
@@ -338,7 +391,7 @@ class UnrolledDPO:
                 adapters,
                 self.loss,
                 owners=together,
-                lengths=mean_lengths(some, together),
+                lengths=length.expand(len(some)),
             )
 
     @contextmanager

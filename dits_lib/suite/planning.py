@@ -306,7 +306,7 @@ def _estimates(params: Params, pairs: float, by_name: dict[str, int]) -> Effort:
     rollouts, total = params.search.repetitions * params.search.rollouts, Effort()
     for name, count in by_name.items():
         searched = pairs / pairs_a_question(params)
-        given = params.influence, _is_exact(params), Training.of(params.dpo)
+        given = params.influence, _is_exact(params), Training.of(params.dpo), params.selection.alpha
         amount = Amount(pairs, count, searched, rollouts, *given)
         total += ESTIMATORS[name].takes(amount)
     return total
