@@ -47,12 +47,12 @@ class PeerEstimator(Estimator):
         """What to run where bergson is not installed; None where it is."""
         if find_spec("bergson") is not None:
             return None
-        return f"{self.name} needs the package bergson; run make setup PEERS=1"
+        return f"{self.name}, which needs the package bergson: run make setup PEERS=1"
 
     def score(self, *given):
         """Raises ScoreError also where bergson is not installed."""
         if self.missing:
-            raise ScoreError(self.missing)
+            raise ScoreError(f"the estimator is {self.missing}")
         return super().score(*given)
 
 
