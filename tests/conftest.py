@@ -11,12 +11,23 @@ import pytest  # noqa: E402
 
 from dits_lib.agents import make_system  # noqa: E402
 from dits_lib.engines import TransformersEngine  # noqa: E402
+from dits_lib.influence.peers import PeerEstimator  # noqa: E402
+from dits_lib.influence.registry import ESTIMATORS  # noqa: E402
 from dits_lib.pairs import extract_pairs  # noqa: E402
 from dits_lib.search import SearchSettings, tree_search  # noqa: E402
 from dits_lib.settings import ROOT  # noqa: E402
 from dits_lib.tasks import make_questions  # noqa: E402
 
 MODEL = ROOT / "models" / "micro"
+needs_bergson = pytest.mark.skipif(
+    any(getattr(record, "missing", None) for record in ESTIMATORS.values()),
+    reason="bergson is not installed; make test PEERS=1 installs it",
+)
+ESTIMATOR_NAMES = [
+    pytest.param(name, marks=needs_bergson if isinstance(record, PeerEstimator) else ())
+    for name, record in ESTIMATORS.items()
+]
+"""All estimators; those that need bergson are skipped where it is not installed."""
 SYSTEMS = {task: make_system(task) for task in ("exchange", "debate")}
 
 

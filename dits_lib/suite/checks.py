@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..agents import ChatTemplateError
 from ..engines import ModelError, check_model_folder
-from ..influence import ScoreError
+from ..influence import ESTIMATORS, ScoreError
+from ..influence.peers import PeerEstimator
 from ..settings import OUTPUT, ParamsError
 from ..settings.files import FileError
 from ..tasks import DataError
@@ -12,6 +13,7 @@ from ..tasks.judge import JudgeError
 from ..tools import CacheError, PageError
 from ..training import TrainingError
 from .deep_search import check_web
+from .fitting import estimators_named
 from .model_checks import check_models
 from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
@@ -77,6 +79,7 @@ def check_inputs(params: Params, names: list[str]) -> None:
     every = [*params.notebooks, *(name for name in names if name not in params.notebooks)]
     counted = every if holds_questions_back(params) else names
     params = params.model_copy(update={"notebooks": counted})
+    check_peers(params)
     try:
         check_data_and_models(params)
         if params.model.device == "cuda":
@@ -86,6 +89,15 @@ def check_inputs(params: Params, names: list[str]) -> None:
         check_words(params)
     except (ModelError, PageError, CacheError, JudgeError) as error:
         raise InputError(str(error)) from None
+
+
+def check_peers(params: Params) -> None:
+    """Raises InputError where an estimator is named whose package is not installed."""
+    for key, names in estimators_named(params).items():
+        for name in names:
+            record = ESTIMATORS[name]
+            if isinstance(record, PeerEstimator) and record.missing:
+                raise InputError(f"{key} names {record.missing}, or leave it out")
 
 
 def check_data_and_models(params: Params) -> None:

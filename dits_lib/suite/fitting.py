@@ -113,7 +113,7 @@ def _check_influence(p: Params) -> None:
     _check_draws(p)
     if p.influence.temperature > 0:
         return
-    for key, names in _estimators_named(p).items():
+    for key, names in estimators_named(p).items():
         for name in names:
             if ESTIMATORS[name].needs_spread:
                 raise ValueError(
@@ -157,7 +157,7 @@ def _questions_scored(p: Params) -> dict[str, int]:
 
 def _check_nucleus(p: Params) -> None:
     """The gradient of a search's dialogues is that of the whole softmax."""
-    for key, names in _estimators_named(p).items():
+    for key, names in estimators_named(p).items():
         if p.search.top_p < 1 and "tree_policy_gradient" in names:
             raise ValueError(
                 f"{key} names tree_policy_gradient, whose dialogues must be sampled from all "
@@ -187,7 +187,7 @@ def _check_guide(p: Params) -> None:
         )
 
 
-def _estimators_named(p: Params) -> dict[str, list[str]]:
+def estimators_named(p: Params) -> dict[str, list[str]]:
     """The estimators that the notebooks of a profile use, by the key that names them."""
     named = {"influence.estimator": [p.influence.estimator]}
     if "04_budget_scaling" in p.notebooks:
