@@ -25,7 +25,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..pairs import Pair
-from .base import DPOLoss, Estimator, ScoreError
+from ..tasks import Question
+from .base import DPOLoss, Estimator, ScoreError, Scores, ScoringContext
 from .validation_gradients import Row
 
 if TYPE_CHECKING:
@@ -49,11 +50,17 @@ class PeerEstimator(Estimator):
             return None
         return f"{self.name}, which needs the package bergson: run make setup PEERS=1"
 
-    def score(self, *given):
-        """Raises ScoreError also where bergson is not installed."""
+    def score(
+        self, context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
+    ) -> Scores:
+        """As `Estimator.score`.
+
+        Raises:
+            ScoreError: also where bergson is not installed.
+        """
         if self.missing:
             raise ScoreError(f"the estimator is {self.missing}")
-        return super().score(*given)
+        return super().score(context, pairs, questions, seed)
 
 
 def pair_rows(learner: TransformersEngine, pairs: list[Pair], loss: DPOLoss) -> Rows:
