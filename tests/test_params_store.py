@@ -1,5 +1,6 @@
 """Bad input gives one clear line; artifacts are whole or absent, and damage is named."""
 
+import ast
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ import yaml
 from dits_lib.engines import ModelError
 from dits_lib.rollout import sample_dialogues
 from dits_lib.settings import ROOT, ParamsError
+from dits_lib.suite import store
 from dits_lib.suite.checks import check_models
 from dits_lib.suite.ledger import ledger
 from dits_lib.suite.notebooks import questions_needed
@@ -382,6 +384,19 @@ def test_code_is_part_of_the_key_but_comments_are_not():
     )
     assert source_digest(source) != source_digest(source.replace("+ 1", "+ 2"))
     assert len({code_version(stage) for stage in ("search", "dpo", "evaluate")}) == 3
+
+
+def test_the_key_of_code_is_that_of_any_python():
+    """Python 3.12 gave functions and classes a list of type parameters, which is empty in code that
+    older ones read; a constant None is no empty field."""
+    source = "def f(a, b=None):\n    return [a, b, None, '']\n\n\nclass C:\n    x: int = 0\n"
+    tree = ast.parse(source)
+    for node in tree.body:
+        node._fields, node.type_params = (*node._fields, "type_params"), []
+    newer = store._dumped(tree)
+    assert newer == store._dumped(ast.parse(source))
+    digests = [source_digest(s) for s in ("f(None)", "f('')", "f()", "f([])", "f(0)", "f(*[])")]
+    assert len(set(digests)) == len(digests)
 
 
 def test_the_ledger_adds_up(tmp_path):

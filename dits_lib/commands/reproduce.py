@@ -49,6 +49,9 @@ PACKAGES = (
 )
 """Whose versions stand in the results."""
 
+FEW_WORKERS = 4
+"""With no more, the notebooks run their own jobs."""
+
 
 @command("finished stages are kept, run again")
 def main(arguments: list[str] | None = None) -> int:
@@ -85,10 +88,11 @@ def _reports_in(folder: Path) -> Iterator[None]:
 
 
 def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
-    """With vLLM, which takes a minute to start, compute what the notebooks ask for on one set of
-    processes, so that they find it in the store. Notebooks that are up to date ask for nothing.
-    What fails here fails again in its notebook, which tells it."""
-    if params.model.engine != "vllm":
+    """With vLLM, which takes a minute to start, or on many processes, which would wait for each
+    other at every cell, compute what the notebooks ask for on one set of processes, so that they
+    find it in the store. Notebooks that are up to date ask for nothing. What fails here fails again
+    in its notebook, which tells it."""
+    if params.model.engine != "vllm" and params.workers <= FEW_WORKERS:
         return
     from ..suite.studies.ahead import run_ahead
 

@@ -395,4 +395,15 @@ def source_digest(source: str) -> str:
             and ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(_dumped(tree).encode()).hexdigest()
+
+
+def _dumped(value: object) -> str:
+    """A syntax tree as text, without what is empty: releases of Python add fields to their trees,
+    and what one machine has computed is to be found on another."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_dumped, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    fields = [(n, v) for n, v in ast.iter_fields(value) if v is not None and v != []]
+    return f"{type(value).__name__}({','.join(f'{n}={_dumped(v)}' for n, v in fields)})"

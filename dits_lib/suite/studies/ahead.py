@@ -29,14 +29,14 @@ STUDIES = {
     "02_scoring": (scoring.scoring_job, scoring.keys),
     "01_rollout": (rollout.rollout_job, rollout.keys),
 }
-"""The job of each notebook and the keys it is run for; of notebook 06 those that follow from no
-other."""
+"""The job of each notebook and the keys it is run for; of notebook 06, the one whose keys are
+seeds."""
 
 
 def run_ahead(params: Params, notebooks: list[str]) -> int:
-    """Compute what several notebooks of one part of a profile (`Params.parts`) ask for: a model
+    """Compute what several notebooks of one part of a profile (`Params.parts`) ask for. A model
     that is slow to start, as in vLLM, then starts once in each process, not again in every
-    notebook.
+    notebook; and many processes need not wait for the last job of each cell of a notebook.
 
     Returns how many jobs failed; the notebook of each meets the same error and tells it.
     """
@@ -48,6 +48,8 @@ def run_ahead(params: Params, notebooks: list[str]) -> int:
     shared = [(start_job, (task, seed)) for seed in seeds for task in params.tasks]
     # Processes that would only wait meanwhile start their engine.
     idle = [(engine_job, (params.tasks[0],))] * max(0, params.workers - len(shared))
+    if "06_influence_fidelity" in notebooks:
+        wanted = _fidelity_ahead(params) + wanted
     jobs = [(job, params, *key) for job, key in [*shared, *idle, *wanted]]
     done = run_jobs(_attempted, jobs, params.workers, "all notebooks", apart=True)
     return done.count(False)
@@ -57,12 +59,14 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
     """(job, key) of a notebook, cut finer where that makes no stage twice: on many processes the
     longest job decides."""
     job, keys = STUDIES[notebook]
-    if job is selection_ablation.ablation_job:
+    if job in (selection_ablation.ablation_job, deep_search.deep_search_job):
         # The scores of all seeds come first, then one arm after another: side by side, the arms of
         # one seed would wait for the same scores.
         arms, begun = selection_ablation.arms_of(params), selection_ablation.selection_job
         trained = [(selection_ablation.arm_job, (*k, arm)) for arm in arms for k in keys(params)]
-        others = (temperatures.temperature_job, retest.retest_job)
+        others = [temperatures.temperature_job, retest.retest_job]
+        if job is deep_search.deep_search_job:
+            others = [job]
         return (
             [(begun, key) for key in keys(params)]
             + trained
@@ -74,6 +78,13 @@ def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
             (job, key) for method in iterations.METHODS for key in keys(params) if key[1] == method
         ]
     return [(job, key) for key in keys(params)]
+
+
+def _fidelity_ahead(params: Params) -> list[tuple[Job, tuple]]:
+    """(job, key) of the first cells of notebook 06: the scores, and the halves to train on."""
+    scored = [(influence_fidelity.fidelity_job, key) for key in influence_fidelity.keys(params)]
+    halves = [(influence_fidelity.truth_job, key) for key in influence_fidelity.half_keys(params)]
+    return scored + halves
 
 
 def _attempted(job: Job, params: Params, *key) -> bool:

@@ -60,6 +60,12 @@ def _scored(
     return searched, scored, size
 
 
+def keys(params: Params) -> list[tuple]:
+    """Keys of `fidelity_job`: one for each estimator, task and validation set."""
+    names = params.fidelity.validation
+    return [(task, name, side) for name in names for task in params.tasks for side in (0, 1)]
+
+
 def fidelity_job(params: Params, task: str, estimator: str, side: int) -> dict:
     """Notebook 06: one estimator's scores of the first seed's pairs on one of two disjoint
     validation sets."""
@@ -378,6 +384,13 @@ def truth_job(params: Params, task: str, kind: str, index: int) -> dict:
         "metric": metric.tolist(),
         "left_out": names[index] if kind == "without" else "",
     }
+
+
+def half_keys(params: Params) -> list[tuple]:
+    """Keys of `truth_job` for the halves and for all pairs; none where no truth is asked for."""
+    count = params.fidelity.subsets
+    parts = [*(("half", index) for index in range(count)), ("all", 0)] if count else []
+    return [(task, *part) for task in params.tasks for part in parts]
 
 
 def families(jobs: list[dict], task: str) -> int:
