@@ -514,6 +514,20 @@ def test_the_page_over_all_results_joins_them(results):
     assert "smoke" not in text
 
 
+def test_of_one_comparison_by_one_method_the_most_seeds_speak(results):
+    """Whatever they found; another model is another method, and another comparison is kept."""
+    folder, report = results
+    for name, count, model in (("a", 5, "x"), ("b", 20, "x"), ("c", 3, "y"), ("d", 4, "x")):
+        report(name, "03_x").claim("2", [effect(0.1 * count, count=count)])
+        (folder / name / "params.yaml").write_text(f"profile: {name}\nmodel: {{path: {model}}}\n")
+    report("d", "04_x").claim("2", [effect(0.01, count=4)])
+    text = claims_page(folder)
+    shown = {(row[0], row[1]) for row in rows_of(text, "") if row[1].startswith("0")}
+    assert shown == {("b", "03_x"), ("c", "03_x"), ("d", "04_x")}
+    assert "the 3 hold together" in text
+    assert "another folder holds with more seeds: [a](a/README.md)." in text
+
+
 def test_results_of_an_earlier_version_are_shown_as_they_were_written(results):
     folder, report = results
     earlier(report("micro", "03_x"), OPEN, "exchange: +0.1 [-0.1, 0.3]")

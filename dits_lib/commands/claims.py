@@ -10,9 +10,11 @@ sampled here.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..report.index import Claim, Index, OldClaim
 from ..settings import OUTPUT
@@ -20,7 +22,23 @@ from ..settings.files import write_changed
 from ..suite.results import is_of_changes
 from .running import command
 
+if TYPE_CHECKING:
+    from ..report.verdicts import Evidence
+
 REHEARSAL = "smoke"
+METHOD = (
+    "model",
+    "agents",
+    "data",
+    "world",
+    "search",
+    "pairs",
+    "influence",
+    "selection",
+    "sft",
+    "dpo",
+)
+"""Sections of the parameters that say by what, on what and how is trained and scored."""
 
 
 @command("run again")
@@ -48,17 +66,27 @@ def claims_page(results: Path) -> str:
         for folder in sorted(path.parent for path in results.glob("*/params.yaml"))
         if folder.name != REHEARSAL and not is_of_changes(folder) and (own := indexes_of(folder))
     }
-    found, notes = evidence_of(indexes), notes_of(indexes)
+    methods = {name: method_of(results / name / "params.yaml") for name in indexes}
+    everything = evidence_of(indexes)
+    found, notes = strongest(everything, methods), notes_of(indexes)
     parts = [
         "# The paper's claims, over all results",
         "Written by `python -m dits_lib.commands.claims` from the folders here; do not edit. "
         "Each folder's own README judges its claims by its own comparisons; here those of all "
         "folders are judged together, so that intervals are wider. Folders differ in model, data, "
-        "planted harm and training: a claim may hold in one and fail in another.",
+        "planted harm and training: a claim may hold in one and fail in another. Where they differ "
+        "in none of these and hold the same comparison, the one with the most seeds speaks, "
+        "whatever it found.",
     ]
     if found or notes:
         parts += [summary_table(found, by_results=True), LEGEND] if found else []
         parts += claim_tables(found, notes, by_results=True)
+    left = dict.fromkeys(e.results for own in everything.values() for e in own)
+    for name in {e.results for own in found.values() for e in own}:
+        del left[name]
+    if left:
+        listed = ", ".join(f"[{name}]({name}/README.md)" for name in left)
+        parts.append(f"All of whose comparisons another folder holds with more seeds: {listed}.")
     old = [name for name, own in indexes.items() if _has(own, OldClaim)]
     if old:
         listed = ", ".join(f"[{name}]({name}/README.md)" for name in old)
@@ -71,6 +99,44 @@ def claims_page(results: Path) -> str:
         listed = ", ".join(f"[{name}]({name}/README.md)" for name in silent)
         parts.append(f"Without evidence on a claim: {listed}.")
     return "\n\n".join(parts) + "\n"
+
+
+def method_of(file: Path) -> str:
+    """What a folder of results was made with, as text: the sections of its parameters that decide
+    what is compared, not how often or on how many questions.
+
+    Raises:
+        ParamsError: when the file is damaged.
+    """
+    from ..settings.reading import read_yaml
+
+    raw = read_yaml(file)
+    given = raw if isinstance(raw, dict) else {}
+    return json.dumps([given.get(section) for section in METHOD], sort_keys=True)
+
+
+def strongest(
+    found: dict[str, list[Evidence]], methods: dict[str, str]
+) -> dict[str, list[Evidence]]:
+    """{claim: evidence} where, of the same comparison by the same method, the folder with the most
+    seeds speaks: what fewer seeds found adds little, and would widen every interval.
+
+    Args:
+        methods: {results folder: its method}.
+    """
+
+    def same(claim: str, e: Evidence) -> tuple:
+        return claim, methods[e.results], e.notebook, e.comparison.task, e.comparison.name
+
+    most: dict[tuple, int] = {}
+    for claim, evidence in found.items():
+        for e in evidence:
+            key = same(claim, e)
+            most[key] = max(most.get(key, 0), e.comparison.count or 0)
+    return {
+        claim: [e for e in evidence if (e.comparison.count or 0) == most[same(claim, e)]]
+        for claim, evidence in found.items()
+    }
 
 
 def _has(indexes: Sequence[Index], kind: type) -> bool:
