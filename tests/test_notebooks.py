@@ -136,23 +136,29 @@ def test_a_run_killed_in_five_places_gives_identical_tables(runs):
     assert [name for name in expected if resumed[name] != expected[name]] == []
 
 
-def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
-    """With vLLM the stages are computed before the notebooks run; here all are there already, and
-    none may be added."""
-    stages = whole[0] / "runs" / "smoke"
-    before = sorted(path.name for path in stages.glob("[a-z]*-*"))
+def computed_ahead(output, changes="[]", notebooks="part.notebooks"):
+    """Stages of the smoke profile that computing ahead adds to those that are there."""
+    stages = output / "runs" / "smoke"
+    before = {path.name for path in stages.glob("[a-z]*-*")}
     code = (
         "from dits_lib.suite.params import load_params\n"
         "from dits_lib.suite.studies.ahead import run_ahead\n"
-        "for part in load_params('smoke').parts():\n    run_ahead(part, part.notebooks)"
+        f"for part in load_params('smoke', {changes}).parts():\n"
+        f"    assert run_ahead(part, {notebooks}) == 0"
     )
     subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=os.environ | {"DITS_OUTPUT": str(whole[0])},
+        env=os.environ | {"DITS_OUTPUT": str(output)},
         check=True,
     )
-    assert sorted(path.name for path in stages.glob("[a-z]*-*")) == before
+    return {path.name for path in stages.glob("[a-z]*-*")} - before
+
+
+def test_what_is_computed_ahead_is_what_the_notebooks_ask_for(whole):
+    """With vLLM, or many processes, the stages are computed before the notebooks run; here all are
+    there already, and none may be added."""
+    assert computed_ahead(whole[0]) == set()
 
 
 def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
@@ -179,6 +185,7 @@ def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
         assert name in readme
     for name in ("06_lds", "06_left_out", "06_races", "06_controlled", "06_use_differences"):
         assert (folder / "tables" / f"{name}.csv").stat().st_size > 100
+    assert computed_ahead(output, "['tasks=[exchange]']", str(list(more))) == set()
 
 
 def test_a_fresh_seed_differs(whole, tmp_path):
