@@ -68,7 +68,7 @@ lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep
 	@mkdir -p lab; for file in notebooks/*.ipynb; do own="lab/$${file##*/}"; \
 		test -e "$$own" || cp "$$file" lab/; \
 		cmp -s "$$file" "$$own" || echo "$$own: kept as yours, and differs from $$file; delete it for a fresh copy"; done
-	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/01_rollout.ipynb
+	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/00_dits_in_one_page.ipynb
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
 	@$(RUN) -m dits_lib.commands.release_micro_model

@@ -94,7 +94,7 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     in its notebook, which tells it."""
     if params.model.engine != "vllm" and params.workers <= FEW_WORKERS:
         return
-    from ..suite.studies.ahead import run_ahead
+    from ..suite.studies.ahead import STUDIES, run_ahead
 
     stale = [
         name
@@ -102,7 +102,7 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
         if not is_current(stamp_of(name, params), notebook_key(name, params), folder)
     ]
     for part in params.parts():
-        own = [name for name in stale if name in part.notebooks]
+        own = [name for name in stale if name in part.notebooks and name in STUDIES]
         if own:
             try:
                 failed = run_ahead(part, own)

@@ -150,6 +150,8 @@ def _sensitivity(p: Params) -> dict[str, Need]:
 NOTEBOOKS: dict[str, Notebook] = {
     notebook.name: notebook
     for notebook in (
+        # The micro world's own questions, whatever the data of the profile are.
+        Notebook("00_dits_in_one_page", "0 DITS in one page", _dialogue, lambda _: {}),
         Notebook(
             "01_rollout",
             "1 Rollout: search trees and pairs",

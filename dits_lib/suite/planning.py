@@ -244,6 +244,14 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
         shown = len(SHOWN) * p.ablation.seeds
         selection["evaluate"] += played(s.test_questions * samples).times(shown)
     return {
+        # Searches, SFT and one scoring of its own, three DPO runs and five models tested.
+        "00_dits_in_one_page": start
+        | {
+            "response": response,
+            "score": scored(pairs, v.validation_questions),
+            "dpo": dpo.times(3),
+            "evaluate": evaluation.times(5),
+        },
         "01_rollout": start,
         "02_scoring": {
             "response": response,
@@ -394,7 +402,11 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
     activations = max(
         _kept(2 * params.dpo.batch * longest.row, size, params.dpo.gradient_checkpointing),
         _kept(params.sft.batch * longest.row, size, params.sft.gradient_checkpointing),
-        _kept(2 * params.influence.gradient_rows * longest.row, size)
+        _kept(
+            2 * params.influence.gradient_rows * longest.row,
+            size,
+            params.dpo.gradient_checkpointing,
+        )
         # Logits of the replies, their softmax and its gradient; TRL's trainers make none.
         + 2 * params.influence.gradient_rows * longest.reply * 3 * 4 * size.vocabulary,
     )
