@@ -81,23 +81,21 @@ def claims_page(results: Path) -> str:
     if found or notes:
         parts += [summary_table(found, by_results=True), LEGEND] if found else []
         parts += claim_tables(found, notes, by_results=True)
-    left = dict.fromkeys(e.results for own in everything.values() for e in own)
-    for name in {e.results for own in found.values() for e in own}:
-        del left[name]
+    speaking = _folders(found)
+    left = [name for name in _folders(everything) if name not in speaking]
     if left:
-        listed = ", ".join(f"[{name}]({name}/README.md)" for name in left)
-        parts.append(f"All of whose comparisons another folder holds with more seeds: {listed}.")
+        parts.append(
+            f"All of whose comparisons another folder holds with more seeds: {_links(left)}."
+        )
     old = [name for name, own in indexes.items() if _has(own, OldClaim)]
     if old:
-        listed = ", ".join(f"[{name}]({name}/README.md)" for name in old)
         parts.append(
             f"Made by an earlier version, whose claims keep no errors and so have no verdict here: "
-            f"{listed}."
+            f"{_links(old)}."
         )
     silent = [n for n, own in indexes.items() if not _has(own, Claim) and not _has(own, OldClaim)]
     if silent:
-        listed = ", ".join(f"[{name}]({name}/README.md)" for name in silent)
-        parts.append(f"Without evidence on a claim: {listed}.")
+        parts.append(f"Without evidence on a claim: {_links(silent)}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,11 +130,20 @@ def strongest(
     for claim, evidence in found.items():
         for e in evidence:
             key = same(claim, e)
-            most[key] = max(most.get(key, 0), e.comparison.count or 0)
+            most[key] = max(most.get(key, 0), e.comparison.count)
     return {
-        claim: [e for e in evidence if (e.comparison.count or 0) == most[same(claim, e)]]
+        claim: [e for e in evidence if e.comparison.count == most[same(claim, e)]]
         for claim, evidence in found.items()
     }
+
+
+def _folders(found: dict[str, list[Evidence]]) -> dict[str, None]:
+    """The results folders of evidence, each once."""
+    return dict.fromkeys(e.results for own in found.values() for e in own)
+
+
+def _links(names: Sequence[str]) -> str:
+    return ", ".join(f"[{name}]({name}/README.md)" for name in names)
 
 
 def _has(indexes: Sequence[Index], kind: type) -> bool:
