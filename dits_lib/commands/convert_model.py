@@ -124,8 +124,10 @@ def convert(gguf: Path, out: Path, dtype: str) -> None:
         if hasattr(config, name):
             delattr(config, name)
     config.tie_word_embeddings = True
-    plain = type(loaded)(config).to(kind)
-    plain.load_state_dict(_tied(loaded))
+    with torch.device("meta"):  # without drawing weights that are replaced at once
+        plain = type(loaded)(config).to(kind)
+    plain.load_state_dict(_tied(loaded), assign=True)
+    plain.tie_weights()
     out.mkdir(parents=True, exist_ok=True)
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...selection import ARMS
 from ..params import Params
 from ..pipeline import Pipeline
 from ..workers import run_jobs
@@ -33,6 +34,10 @@ STUDIES = {
 seeds."""
 
 
+Jobs = list[tuple[Job, tuple]]
+"""(job, key) each."""
+
+
 def run_ahead(params: Params, notebooks: list[str]) -> int:
     """Compute what several notebooks of one part of a profile (`Params.parts`) ask for. A model
     that is slow to start, as in vLLM, then starts once in each process, not again in every
@@ -40,7 +45,7 @@ def run_ahead(params: Params, notebooks: list[str]) -> int:
 
     Returns how many jobs failed; the notebook of each meets the same error and tells it.
     """
-    wanted = [pair for name in STUDIES if name in notebooks for pair in _jobs_ahead(name, params)]
+    wanted = _wanted(params, [name for name in STUDIES if name in notebooks])
     # What most of them begin with comes first: later jobs wait for a stage that another process is
     # making.
     numbers = [part for _, key in wanted for part in key if isinstance(part, int)]
@@ -48,43 +53,63 @@ def run_ahead(params: Params, notebooks: list[str]) -> int:
     shared = [(start_job, (task, seed)) for seed in seeds for task in params.tasks]
     # Processes that would only wait meanwhile start their engine.
     idle = [(engine_job, (params.tasks[0],))] * max(0, params.workers - len(shared))
-    if "06_influence_fidelity" in notebooks:
-        wanted = _fidelity_ahead(params) + wanted
     jobs = [(job, params, *key) for job, key in [*shared, *idle, *wanted]]
     done = run_jobs(_attempted, jobs, params.workers, "all notebooks", apart=True)
     return done.count(False)
 
 
-def _jobs_ahead(notebook: str, params: Params) -> list[tuple[Job, tuple]]:
-    """(job, key) of a notebook, cut finer where that makes no stage twice: on many processes the
-    longest job decides."""
-    job, keys = STUDIES[notebook]
-    if job in (selection_ablation.ablation_job, deep_search.deep_search_job):
-        # The scores of all seeds come first, then one arm after another: side by side, the arms of
-        # one seed would wait for the same scores.
-        arms, begun = selection_ablation.arms_of(params), selection_ablation.selection_job
-        trained = [(selection_ablation.arm_job, (*k, arm)) for arm in arms for k in keys(params)]
-        others = [temperatures.temperature_job, retest.retest_job]
-        if job is deep_search.deep_search_job:
-            others = [job]
-        return (
-            [(begun, key) for key in keys(params)]
-            + trained
-            + [(other, key) for other in others for key in keys(params)]
-        )
-    if job is iterations.iterations_job:
-        # The methods begin alike; side by side one would wait for the other.
-        return [
-            (job, key) for method in iterations.METHODS for key in keys(params) if key[1] == method
-        ]
-    return [(job, key) for key in keys(params)]
+def _wanted(params: Params, notebooks: list[str]) -> Jobs:
+    """The jobs of some notebooks, cut finer where that makes no stage twice: on many processes the
+    longest job decides.
+
+    First come models that need no scores, while one process finds the step size that all scores
+    wait for; then jobs that cannot be cut, as the longest; then all scores, before the models that
+    are trained by them: side by side, the arms of one seed would wait for the same scores.
+    """
+    unscored: Jobs = []
+    whole: Jobs = []
+    scores: Jobs = []
+    others: Jobs = []
+    for name in notebooks:
+        job, keys = STUDIES[name]
+        own = keys(params)
+        if job in (selection_ablation.ablation_job, deep_search.deep_search_job):
+            plain = [arm for arm in selection_ablation.arms_of(params) if not _scored(arm)]
+            by_scores = [arm for arm in selection_ablation.arms_of(params) if _scored(arm)]
+            unscored += _each(selection_ablation.arm_job, own, plain)
+            scores += [(selection_ablation.selection_job, key) for key in own]
+            others += _each(selection_ablation.arm_job, own, by_scores)
+            ending = [temperatures.temperature_job, retest.retest_job]
+            if job is deep_search.deep_search_job:
+                ending = [job]
+            others += [(last, key) for last in ending for key in own]
+        elif job is influence_fidelity.use_job:
+            first, halves = influence_fidelity.keys(params), influence_fidelity.half_keys(params)
+            scores += [(influence_fidelity.fidelity_job, key) for key in first]
+            scores += _each(influence_fidelity.use_score_job, own, list(params.fidelity.use))
+            others += [(influence_fidelity.truth_job, key) for key in halves]
+            others += _each(
+                influence_fidelity.use_arm_job, own, influence_fidelity.use_arms(params)
+            )
+        elif job is iterations.iterations_job:
+            # The methods begin alike; side by side one would wait for the other.
+            whole += [
+                (job, key) for method in iterations.METHODS for key in own if key[1] == method
+            ]
+        else:
+            whole += [(job, key) for key in own]
+    return unscored + whole + scores + others
 
 
-def _fidelity_ahead(params: Params) -> list[tuple[Job, tuple]]:
-    """(job, key) of the first cells of notebook 06: the scores, and the halves to train on."""
-    scored = [(influence_fidelity.fidelity_job, key) for key in influence_fidelity.keys(params)]
-    halves = [(influence_fidelity.truth_job, key) for key in influence_fidelity.half_keys(params)]
-    return scored + halves
+def _scored(arm: str) -> bool:
+    """Whether an arm of notebook 03 goes by influence."""
+    selections = (*ARMS, selection_ablation.SMALL)
+    return arm in selections and arm not in selection_ablation.UNSCORED
+
+
+def _each(job: Job, keys: list[tuple], parts: list[str]) -> Jobs:
+    """A job for each key and part, one part after another."""
+    return [(job, (*key, part)) for part in parts for key in keys]
 
 
 def _attempted(job: Job, params: Params, *key) -> bool:

@@ -28,6 +28,9 @@ from ..store import Artifact
 from .common import influence_values, pair_stage, q_values, sft_stage, step_size_of
 from .scoring import auc
 
+SOUND = "sound alone"
+"""The arm that trains on the pairs without planted harm."""
+
 
 def _fidelity_pairs(pipeline: Pipeline) -> tuple[ModelRef, Artifact]:
     """The model and the pairs that all estimators score: those of the first seed."""
@@ -480,37 +483,78 @@ def use_keys(params: Params) -> list[tuple]:
     return [(task, seed) for seed in range(first, first + count) for task in params.tasks]
 
 
-def use_job(params: Params, task: str, seed: int) -> dict:
-    """The metric after DPO on the half that each estimator keeps, at equal steps, for one seed:
-    search, SFT, scores, training and test questions are all the seed's own. Where a seed after the
-    first finds no pairs, every arm is the SFT model."""
-    pipeline, use, alpha = Pipeline(params, task), params.fidelity.use, params.selection.alpha
+def use_arms(params: Params) -> list[str]:
+    """What `use_job` compares beside the SFT model; `SOUND` only where harm was planted."""
+    estimators = list(params.fidelity.use)
+    reversed_ = [f"{name}, reversed" for name in estimators]
+    return ["full", "random", *estimators, *reversed_, "q_value", SOUND]
+
+
+def use_score_job(params: Params, task: str, seed: int, estimator: str) -> None:
+    """The scores of `use_job` by one estimator, for what is computed ahead."""
+    pipeline = Pipeline(params, task)
+    model, _ = sft_stage(pipeline, seed)
+    _use_values(pipeline, model, pair_stage(pipeline, model, seed), seed, estimator)
+
+
+def use_arm_job(params: Params, task: str, seed: int, arm: str) -> None:
+    """One of `use_arms`, trained and tested, for what is computed ahead."""
+    pipeline = Pipeline(params, task)
+    model, searched, kept, _ = _use_kept(pipeline, seed)
+    if arm in kept:
+        pipeline.evaluate(pipeline.dpo(model, searched, kept[arm], seed), seed)
+
+
+def _use_values(
+    pipeline: Pipeline, model: ModelRef, searched: Artifact, seed: int, estimator: str
+) -> np.ndarray:
+    size, _ = step_size_of(pipeline)
+    count = pipeline.params.fidelity.use[estimator]
+    return influence_values(pipeline, model, searched, size, count, seed, estimator=estimator)
+
+
+def _use_kept(
+    pipeline: Pipeline, seed: int
+) -> tuple[ModelRef, Artifact, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The SFT model, the search, the pairs that each arm keeps, and the values of every score."""
+    use, alpha = pipeline.params.fidelity.use, pipeline.params.selection.alpha
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
-    size, _ = step_size_of(pipeline)
-    pairs = read_pairs(searched)
-    harmful = np.array([pair.meta["harmful"] for pair in pairs], dtype=bool)
-    values = {
-        name: influence_values(pipeline, model, searched, size, count, seed, estimator=name)
-        for name, count in use.items()
-    }
+    harmful = _harmful(searched)
+    values = {name: _use_values(pipeline, model, searched, seed, name) for name in use}
     values["q_value"] = q_values(searched)
     ties = np.random.default_rng([seed, 1])
-    arms = {"full": np.arange(len(pairs)), "random": top_share(np.zeros(len(pairs)), alpha, ties)}
+    everything = np.arange(len(harmful))
+    arms = {"full": everything, "random": top_share(np.zeros(len(harmful)), alpha, ties)}
     for number, (name, value) in enumerate(values.items()):
         ties = np.random.default_rng([seed, 2, number])
         arms[name] = top_share(value, alpha, ties)
         if name in use:
             arms[f"{name}, reversed"] = top_share(-value, alpha, ties)
     if harmful.any():
-        arms["sound alone"] = np.flatnonzero(~harmful)
+        arms[SOUND] = np.flatnonzero(~harmful)
+    return model, searched, arms, values
+
+
+def _harmful(searched: Artifact) -> np.ndarray:
+    """Whether each pair of a search comes from a question with planted harm, [n_pairs]."""
+    return np.array([pair.meta["harmful"] for pair in read_pairs(searched)], dtype=bool)
+
+
+def use_job(params: Params, task: str, seed: int) -> dict:
+    """The metric after DPO on the half that each estimator keeps, at equal steps, for one seed:
+    search, SFT, scores, training and test questions are all the seed's own. Where a seed after the
+    first finds no pairs, every arm is the SFT model."""
+    pipeline = Pipeline(params, task)
+    model, searched, arms, values = _use_kept(pipeline, seed)
+    harmful = _harmful(searched)
     models = {"sft": model}
     models |= {name: pipeline.dpo(model, searched, kept, seed) for name, kept in arms.items()}
     metric = {name: pipeline.evaluate(m, seed) for name, m in models.items()}
     return {
         "task": task,
         "seed": seed,
-        "pairs": len(pairs),
+        "pairs": len(harmful),
         "harmful": _share(harmful),
         "metric": {name: float(values.mean()) for name, values in metric.items()},
         "by_question": {name: values.tolist() for name, values in metric.items()},

@@ -92,21 +92,34 @@ def validation_search(pipeline: Pipeline, model: ModelRef, seed: int) -> Artifac
     return pipeline.search(model, "validation", pipeline.params.sizes.loss_questions, seed)
 
 
+UNSCORED = ("full", "random", "q_value")
+"""Arms that need no influence."""
+
+
 def selection_stage(
-    pipeline: Pipeline, seed: int
+    pipeline: Pipeline, seed: int, arms: tuple[str, ...]
 ) -> tuple[ModelRef, Artifact, dict[str, list[np.ndarray]]]:
-    """The SFT model, the search that gave the pairs, and which of them each arm keeps: one set,
-    several for `random`, none for an arm that has no scores."""
+    """The SFT model, the search that gave the pairs, and which of them each of some arms keeps: one
+    set, several for `random`, none for an arm that has no scores. Pairs are scored only if one of
+    the arms goes by the scores."""
     p = pipeline.params
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
-    size, _ = step_size_of(pipeline)
-    count = p.influence.validation_questions
-    influence = influence_values(pipeline, model, searched, size, count, seed)
-    classic = classic_values(pipeline, model, searched, size, seed)
+    influence = classic = None
+    scale: dict = {}
+    if set(arms) - set(UNSCORED):
+        size, _ = step_size_of(pipeline)
+        scale, count = scale_of(p, size), p.influence.validation_questions
+        if set(arms) - {*UNSCORED, "dpo_loss"}:
+            influence = influence_values(pipeline, model, searched, size, count, seed)
+        if "dpo_loss" in arms:
+            classic = classic_values(pipeline, model, searched, size, seed)
     q_value, kept = q_values(searched), {}
-    scale = scale_of(p, size)
-    for arm in ARMS:
+    for arm in arms:
+        if arm == SMALL:
+            rng = np.random.default_rng([seed, 7])
+            kept[SMALL] = [top_share(influence, p.selection.small_alpha, rng)]
+            continue
         halves = p.ablation.random_halves if arm == "random" else 1
         if arm == "dpo_loss" and classic is None:
             halves = 0
@@ -114,7 +127,6 @@ def selection_stage(
         for half in range(halves):
             rng = np.random.default_rng([seed, len(arm), abs(derive_seed(arm)) % 2**32, half])
             kept[arm].append(select_arm(arm, p.selection.alpha, rng, *scores, **scale))
-    kept[SMALL] = [top_share(influence, p.selection.small_alpha, np.random.default_rng([seed, 7]))]
     return model, searched, kept
 
 
@@ -131,7 +143,7 @@ def trained_runs(pipeline: Pipeline, seed: int, arms: tuple[str, ...]) -> list[R
     if not selecting:
         return runs
     p, batch = pipeline.params, pipeline.params.dpo.batch
-    model, searched, kept = selection_stage(pipeline, seed)
+    model, searched, kept = selection_stage(pipeline, seed, tuple(selecting))
     whole = epochs_of(p.dpo.steps, len(read_pairs(searched)), batch)
     for arm in selecting:
         for equal in (STEPS, EPOCHS) if arm in BOTH_WAYS else (STEPS,):
@@ -154,7 +166,7 @@ def order_seed(seed: int, order: int) -> int:
 
 def selection_job(params: Params, task: str, seed: int) -> None:
     """What all arms of `ablation_job` select from, for what is computed ahead."""
-    selection_stage(Pipeline(params, task), seed)
+    selection_stage(Pipeline(params, task), seed, (*ARMS, SMALL))
 
 
 def arm_job(params: Params, task: str, seed: int, arm: str) -> None:
