@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dits_lib.engines import LoRAStack, TransformersEngine, derive_seed, load_model
+from dits_lib.engines import LoRAStack, ModelError, TransformersEngine, derive_seed, load_model
 from dits_lib.influence import (
     ESTIMATORS,
     DPOLoss,
@@ -35,7 +36,8 @@ from dits_lib.influence import (
 from dits_lib.influence.base import Amount, joined_cost, over_draws
 from dits_lib.influence.estimators.dpo_loss import dpo_loss_influence
 from dits_lib.influence.estimators.one_step import groups_of, one_step_influence
-from dits_lib.influence.gradients import mean_lengths
+from dits_lib.influence.gradients import checkpointed, mean_lengths, passes
+from dits_lib.influence.validation_gradients import logprob_gradients
 from dits_lib.tasks import make_questions
 
 from .conftest import MODEL, SYSTEMS
@@ -63,6 +65,71 @@ def test_batched_gradients_equal_one_by_one(engine, some):
     for i, pair in enumerate(some):
         alone = flatten(dpo_gradients(engine, [pair], **OPTIONS))[0]
         assert torch.allclose(together[i], alone, atol=1e-6, rtol=1e-4) and float(alone.norm()) > 0
+
+
+def test_passes_hold_so_many_rows_and_so_many_tokens():
+    """By hand: prompts of 5, 5, 5 and 20 tokens, replies of 1, 1, 4 and 1."""
+    texts = [[((0,) * p, (0,) * r)] for p, r in ((5, 1), (5, 1), (5, 4), (20, 1))]
+    order = [0, 1, 2, 3]
+    assert list(passes(texts, order, 3)) == [[0, 1, 2], [3]]
+    assert list(passes(texts, order, 9, 12)) == [[0, 1], [2], [3]]  # 2 x 6; 3 x 9 are too many
+    assert list(passes(texts, order, 9, 27)) == [[0, 1, 2], [3]]
+    assert list(passes(texts, order, 9, 95)) == [[0, 1, 2], [3]]  # 4 x (20 + 4) are 96
+    assert list(passes(texts, order, 9, 96)) == [[0, 1, 2, 3]]
+    assert list(passes(texts, order, 9, 1)) == [[0], [1], [2], [3]]
+    assert list(passes([a + b for a, b in zip(texts, texts, strict=True)], order, 9, 24)) == [
+        [0, 1],  # two texts each
+        [2],
+        [3],
+    ]
+    assert list(passes([], [], 4)) == []
+
+
+def test_gradients_do_not_depend_on_how_they_fit_into_memory(engine, some):
+    plain = flatten(dpo_gradients(engine, some, **OPTIONS))
+    least = 2 * max(len(p.prompt_ids) + len(p.chosen_ids) for p in some)
+    for fit in ({"rows": 2}, {"tokens": least}, {"tokens": 2 * least, "checkpointing": True}):
+        assert torch.allclose(
+            flatten(dpo_gradients(engine, some, **OPTIONS, **fit)), plain, atol=1e-6, rtol=1e-4
+        )
+    rows = [(p.prompt_ids, p.chosen_ids) for p in some]
+    given = engine, rows, [1.0, -0.5, 0.0] * 3, [0, 1, 2] * 3, 3
+    shared = {"rank": 4, "scaling": 2.0, "seed": 5, "temperature": 0.7}
+    wanted = flatten(logprob_gradients(*given, **shared))
+    for fit in ({"batch": 2}, {"tokens": least}, {"tokens": 2 * least, "checkpointing": True}):
+        found = flatten(logprob_gradients(*given, **shared, **fit))
+        assert torch.allclose(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_checkpointed_layers_are_computed_again_and_nothing_stays_changed(engine, some):
+    layer, runs = engine.model.model.layers[0].self_attn, []
+    hook = layer.register_forward_hook(lambda *_: runs.append(layer.training))
+    plain = flatten(dpo_gradients(engine, some, **OPTIONS))
+    once = len(runs)
+    again = flatten(dpo_gradients(engine, some, **OPTIONS, checkpointing=True))
+    hook.remove()
+    assert len(runs) == 3 * once and not any(runs)  # dropout in them would stay off
+    assert torch.equal(plain, again)
+    assert not any(module.training for module in engine.model.modules())
+    assert not engine.model.is_gradient_checkpointing
+
+
+def test_layers_without_checkpointing_are_named():
+    model = torch.nn.Linear(2, 2)
+    model.config = SimpleNamespace(model_type="odd")
+    with pytest.raises(ModelError, match="odd: its layers cannot be checkpointed"):
+        with checkpointed(model):
+            pass
+
+
+def test_how_gradients_fit_into_memory_decides_no_score():
+    other = InfluenceSettings(
+        gradient_rows=3, gradient_tokens=9, gradient_checkpointing=True, gradient_block=7
+    )
+    plain = InfluenceSettings()
+    for name, record in ESTIMATORS.items():
+        same = record.key(plain, LOSS) == record.key(other, LOSS)
+        assert same == (name != "bergson_ekfac"), name  # which draws labels batch by batch
 
 
 def test_gradients_equal_autograd_through_merged_weights(engine, some):

@@ -120,7 +120,7 @@ def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
     reasons = []
     if peak > 0.95 * machine.memory:
         reasons.append(
-            "memory: lower influence.gradient_rows, dpo.batch or sft.batch, set "
+            "memory: lower influence.gradient_rows or gradient_tokens, dpo.batch or sft.batch, set "
             "gradient_checkpointing, or use LoRA and bfloat16"
         )
     longest = max(lengths(part, task).longest for part in params.parts() for task in part.tasks)

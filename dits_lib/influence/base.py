@@ -35,7 +35,10 @@ class InfluenceSettings(Settings):
         samples: dialogues of each validation question.
         temperature: of those dialogues; 0 is greedy.
         candidates: adapters whose dialogues share a batch.
-        gradient_rows: pairs that share a forward and backward pass.
+        gradient_rows: pairs that share a forward and backward pass, at most.
+        gradient_tokens: of their prompts and replies in that pass, padding included, at most (one
+            pair is always read); None: any number.
+        gradient_checkpointing: compute activations again on the way back instead of keeping them.
         gradient_block: pairs whose gradients are held at once (some estimators hold all).
         policy_samples: dialogues of each validation question, for the estimators that do not play
             under each candidate.
@@ -53,6 +56,8 @@ class InfluenceSettings(Settings):
     warmup_steps: CountOrZero
     candidates: Count
     gradient_rows: Count
+    gradient_tokens: Count | None
+    gradient_checkpointing: bool
     gradient_block: Count
     policy_samples: AtLeastTwo
     options: dict[str, dict[str, object]]
@@ -406,7 +411,15 @@ PLAYS = ("samples", "temperature", "candidates")
 SAMPLES_POLICY = ("policy_samples", "temperature")
 """Shared settings that decide the scores of one that samples the policy's own dialogues."""
 
-_ALWAYS = ("rank", "scaling", "lora_draws", "lora_seed", "gradient_rows", "gradient_block")
+_ALWAYS = ("rank", "scaling", "lora_draws", "lora_seed")
+
+HOW_GRADIENTS_FIT = (
+    "gradient_rows",
+    "gradient_tokens",
+    "gradient_checkpointing",
+    "gradient_block",
+)
+"""Shared settings that decide no score: what is read or held at once, as `model.max_rows` is."""
 
 
 @dataclass(frozen=True)

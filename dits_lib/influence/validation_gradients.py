@@ -14,7 +14,14 @@ from ..pairs import Pair
 from ..rollout import State, play
 from ..tasks import Question
 from .base import ScoringContext
-from .gradients import dpo_gradients, flatten, fresh_stack, gradient_options
+from .gradients import (
+    dpo_gradients,
+    flatten,
+    fresh_stack,
+    gradient_by_b,
+    gradient_options,
+    passes,
+)
 
 if TYPE_CHECKING:
     from ..engines import TransformersEngine
@@ -55,6 +62,8 @@ def logprob_gradients(
     scaling: float,
     seed: int,
     batch: int = 64,
+    tokens: int | None = None,
+    checkpointing: bool = False,
     temperature: float = 1.0,
 ) -> LoRAStack:
     """For each owner, the gradient with respect to B (at B = 0) of `sum_i weights_i * log
@@ -62,6 +71,8 @@ def logprob_gradients(
 
     Args:
         owners: [rows], each in range(count): a question, or a pair.
+        batch, tokens: rows that share a pass, and their tokens; see `passes`.
+        checkpointing: see `checkpointed`.
         temperature: of log pi: that at which the replies were sampled.
         seed: of A; gradients are comparable with those of `dpo_gradients` of the same seed, rank
             and scaling.
@@ -74,18 +85,22 @@ def logprob_gradients(
     total = fresh_stack(learner, count, rank, scaling, seed)
     kept = [i for i in range(len(rows)) if weights[i] != 0]
     kept.sort(key=lambda i: (len(rows[i][0]) + len(rows[i][1]), owners[i]))
-    for start in range(0, len(kept), batch):
-        chunk = kept[start : start + batch]
+    for chunk in passes([[row] for row in rows], kept, batch, tokens):
         present = sorted({owners[i] for i in chunk})
         part = fresh_stack(learner, len(present), rank, scaling, seed)
-        leaves = [b.requires_grad_() for _, b in part.weights.values()]
         index = torch.tensor([present.index(owners[i]) for i in chunk], device=learner.device)
         weight = torch.tensor([weights[i] for i in chunk], device=learner.device)
-        value = (
-            learner.teacher_forced([rows[i] for i in chunk], part, index, temperature).sum(1)
-            * weight
-        ).sum()
-        for name, gradient in zip(part.weights, torch.autograd.grad(value, leaves), strict=True):
+        given = [rows[i] for i in chunk], part, index, temperature
+        found = gradient_by_b(
+            lambda given=given, weight=weight: (
+                learner.teacher_forced(*given).sum(1) * weight
+            ).sum(),
+            learner,
+            part,
+            index,
+            checkpointing,
+        )
+        for name, gradient in found.items():
             total.weights[name][1].index_add_(
                 0, torch.tensor(present, device=learner.device), gradient
             )
@@ -122,6 +137,8 @@ def first_order_changes(
                 scaling=settings.scaling,
                 seed=lora_seed,
                 batch=settings.gradient_rows,
+                tokens=settings.gradient_tokens,
+                checkpointing=settings.gradient_checkpointing,
                 temperature=temperature,
             )
         )

@@ -27,7 +27,7 @@ from ..influence import (
     choose_step_size,
     step_response,
 )
-from ..influence.base import check_scores, over_draws
+from ..influence.base import HOW_GRADIENTS_FIT, check_scores, over_draws
 from ..influence.estimators.dpo_loss import dpo_loss_influence
 from ..influence.guide import InfluenceGuide
 from ..pairs import Pair, best_dialogues, extract_pairs
@@ -332,7 +332,7 @@ class Pipeline:
             "model": warmed.key,
             "pairs": searched.key,
             "seed": seed,
-            "influence": p.model_dump(exclude={"options", "estimator"}),
+            "influence": p.model_dump(exclude={"options", "estimator", *HOW_GRADIENTS_FIT}),
             "loss": self.loss.key(),
             "data": self._data_key(),
         }

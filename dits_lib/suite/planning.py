@@ -399,16 +399,17 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
     width = 2 if params.model.dtype == "bfloat16" else 4
     given = [lengths(part, task) for part in params.parts() for task in part.tasks]
     longest = max(given, key=lambda own: own.row)
+    together = _rows_of_a_pass(params, longest.row)
     activations = max(
         _kept(2 * params.dpo.batch * longest.row, size, params.dpo.gradient_checkpointing),
         _kept(params.sft.batch * longest.row, size, params.sft.gradient_checkpointing),
         _kept(
-            2 * params.influence.gradient_rows * longest.row,
+            together * longest.row,
             size,
-            params.dpo.gradient_checkpointing,
+            params.influence.gradient_checkpointing,
         )
         # Logits of the replies, their softmax and its gradient; TRL's trainers make none.
-        + 2 * params.influence.gradient_rows * longest.reply * 3 * 4 * size.vocabulary,
+        + together * longest.reply * 3 * 4 * size.vocabulary,
     )
     if params.sft.lora_rank and not params.dpo.lora_rank:
         width = 4  # adapters are merged into float32 weights where all of them are trained
@@ -447,6 +448,13 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
         # vLLM stays awake beside the training.
         return (learning + speaking) * (params.workers if m.device == "cuda" else 1)
     return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
+
+
+def _rows_of_a_pass(params: Params, row: float) -> float:
+    """Replies with their prompts, of so many tokens each, whose gradients share a pass: two for a
+    pair, and both of one at least."""
+    most, tokens = 2 * params.influence.gradient_rows, params.influence.gradient_tokens
+    return most if tokens is None else max(2, min(most, tokens // row))
 
 
 def _kept(tokens: float, size: ModelSize, checkpointing: bool = False) -> float:

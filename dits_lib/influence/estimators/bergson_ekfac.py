@@ -18,8 +18,7 @@ from ...settings import Count, Positive
 from ...tasks import Question
 from ..base import SAMPLES_POLICY, Amount, Effort, Options, Scores, ScoringContext
 from ..peers import PeerEstimator, inverse_fisher, pair_rows, scored_rows, summed_gradients
-from ..validation_gradients import play_samples
-from .policy_gradient import leave_one_out_rows
+from .policy_gradient import sampled_rows
 
 if TYPE_CHECKING:
     import torch
@@ -45,10 +44,8 @@ def bergson_ekfac(
     length, so that the scores are of the size of `policy_gradient`'s."""
     engine, settings = context.engine, context.settings
     before, temperature = engine.snapshot(), settings.temperature
-    count, noise = settings.policy_samples, derive_seed(seed, "policy")
-    played = play_samples(engine, context.system, questions, count, temperature, noise)
     groups = min(options.groups, len(questions))
-    rows = grouped(leave_one_out_rows(played), len(questions), groups)
+    rows = grouped(sampled_rows(context, questions, seed), len(questions), groups)
     batch, drawn = settings.gradient_rows, derive_seed(seed, "labels") % 2**31
     with engine.learning() as learner:
         given = pair_rows(learner, pairs, context.loss)
@@ -88,7 +85,7 @@ ESTIMATOR = PeerEstimator(
     bergson_ekfac,
     effort,
     EKFACOptions,
-    uses=SAMPLES_POLICY,
+    uses=(*SAMPLES_POLICY, "gradient_rows"),  # labels are drawn batch by batch
     needs_spread=True,
     columns_are_questions=False,
     scores_alone=False,

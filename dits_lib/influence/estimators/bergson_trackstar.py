@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ...engines import derive_seed
 from ...pairs import Pair
 from ...settings import Positive
 from ...tasks import Question
 from ..base import SAMPLES_POLICY, Options, Scores, ScoringContext
 from ..peers import PeerEstimator, bergson_loaded, pair_rows, summed_gradients
-from ..validation_gradients import play_samples
-from .policy_gradient import effort, leave_one_out_rows
+from .policy_gradient import effort, sampled_rows
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +49,7 @@ def bergson_trackstar(
     so that the scores are of the size of `policy_gradient`'s."""
     engine, settings = context.engine, context.settings
     before, temperature = engine.snapshot(), settings.temperature
-    count, noise = settings.policy_samples, derive_seed(seed, "policy")
-    played = play_samples(engine, context.system, questions, count, temperature, noise)
-    rows = leave_one_out_rows(played)
+    rows = sampled_rows(context, questions, seed)
     with engine.learning() as learner:
         given = pair_rows(learner, pairs, context.loss)
         common = {"processor": processor_of(options, context.lora(seed) % 2**31)}

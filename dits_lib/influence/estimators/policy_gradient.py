@@ -26,14 +26,21 @@ def policy_gradient(
     context: ScoringContext, pairs: list[Pair], questions: list[Question], seed: object
 ) -> Scores:
     """Advantages from `policy_samples` dialogues of each question, leave-one-out."""
-    engine, settings = context.engine, context.settings
-    before, temperature = engine.snapshot(), settings.temperature
-    count, noise = settings.policy_samples, derive_seed(seed, "policy")
-    played = play_samples(engine, context.system, questions, count, temperature, noise)
-    rows = leave_one_out_rows(played)
+    before, temperature = context.engine.snapshot(), context.settings.temperature
+    rows = sampled_rows(context, questions, seed)
     return advantage_scores(
         "policy_gradient", context, pairs, len(questions), rows, before, seed, temperature
     )
+
+
+def sampled_rows(
+    context: ScoringContext, questions: list[Question], seed: object
+) -> tuple[list[Row], list[float], list[int]]:
+    """`leave_one_out_rows` of `policy_samples` dialogues of every question."""
+    settings, noise = context.settings, derive_seed(seed, "policy")
+    count, temperature = settings.policy_samples, settings.temperature
+    given = context.engine, context.system, questions, count, temperature, noise
+    return leave_one_out_rows(play_samples(*given))
 
 
 def leave_one_out_rows(played: list[list[Dialogue]]) -> tuple[list[Row], list[float], list[int]]:

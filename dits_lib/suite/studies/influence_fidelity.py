@@ -484,10 +484,10 @@ def use_keys(params: Params) -> list[tuple]:
 
 
 def use_arms(params: Params) -> list[str]:
-    """What `use_job` compares beside the SFT model; `SOUND` only where harm was planted."""
+    """What `use_job` compares; `SOUND` only where harm was planted."""
     estimators = list(params.fidelity.use)
     reversed_ = [f"{name}, reversed" for name in estimators]
-    return ["full", "random", *estimators, *reversed_, "q_value", SOUND]
+    return ["sft", "full", "random", *estimators, *reversed_, "q_value", SOUND]
 
 
 def use_score_job(params: Params, task: str, seed: int, estimator: str) -> None:
@@ -500,6 +500,9 @@ def use_score_job(params: Params, task: str, seed: int, estimator: str) -> None:
 def use_arm_job(params: Params, task: str, seed: int, arm: str) -> None:
     """One of `use_arms`, trained and tested, for what is computed ahead."""
     pipeline = Pipeline(params, task)
+    if arm == "sft":
+        pipeline.evaluate(sft_stage(pipeline, seed)[0], seed)
+        return
     model, searched, kept, _ = _use_kept(pipeline, seed)
     if arm in kept:
         pipeline.evaluate(pipeline.dpo(model, searched, kept[arm], seed), seed)
