@@ -29,7 +29,7 @@ from dits_lib.report.claims import (
     together,
 )
 from dits_lib.report.index import read_index
-from dits_lib.report.render import render_readme
+from dits_lib.report.render import PACKED, render_readme
 from dits_lib.report.stats import paired_effect, power_at
 from dits_lib.settings import ROOT
 from dits_lib.settings.files import FileError
@@ -481,6 +481,10 @@ def test_the_page_joins_the_notebooks_of_one_claim(results):
     assert len(rows_of(text, "9. ")) == 1 and text.count("### Claim 9") == 1
     order = [text.index(part) for part in ("finds them", "### Claim 2", "## 03_x", "## Versions")]
     assert order == sorted(order)
+    assert "another machine" not in text
+    versions = folder / "micro" / "versions.json"
+    versions.write_text(json.dumps(json.loads(versions.read_text()) | {PACKED: "3"}))
+    assert "these; 3 models, and most of what" in readme(folder / "micro")
 
 
 def test_a_claim_without_evidence_says_why(results):

@@ -16,11 +16,12 @@ import psutil
 import pytest
 import yaml
 
+from dits_lib.commands import reproduce
 from dits_lib.engines import ModelError
 from dits_lib.rollout import sample_dialogues
 from dits_lib.settings import ROOT, ParamsError
-from dits_lib.suite import store
-from dits_lib.suite.checks import check_models
+from dits_lib.suite import checks, store
+from dits_lib.suite.checks import InputError, check_models
 from dits_lib.suite.ledger import ledger
 from dits_lib.suite.notebooks import questions_needed
 from dits_lib.suite.params import check_params, load_params
@@ -243,6 +244,19 @@ def reproduce_mine(folder):
         env=os.environ | {"DITS_OUTPUT": str(folder)},
         check=False,
     )
+
+
+def test_what_a_gpu_computed_can_be_shown_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "sees_gpu", lambda: False)
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        checks.check_gpu(tmp_path)
+    (tmp_path / "sft-1" / "model").mkdir(parents=True)
+    (tmp_path / "sft-1" / "model" / LEFT_OUT).touch()  # as dits_lib.commands.pack leaves it
+    checks.check_gpu(tmp_path)
+    # Nothing is left to compute ahead, and no process would find a GPU.
+    monkeypatch.setattr(reproduce, "sees_gpu", lambda: False)
+    monkeypatch.setattr("dits_lib.suite.studies.ahead.run_ahead", None)
+    reproduce.compute_ahead(["01_rollout"], load_params("smoke", ["model.device=cuda"]), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,6 @@ STALE = {
     "fidelity",
     "fidelity-harm",
     "fidelity-harm-nll",
-    "fidelity-sound",
-    "fidelity-sound-nll",
     "sensitivity",
     "smollm2",
 }

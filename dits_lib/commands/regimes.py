@@ -31,6 +31,7 @@ ARMS = {
     "gamma_0": "gamma_0",
     "one_step": "one_step",
     "policy_gradient": "policy_gradient",
+    "through_training": "through_training",
     "q_value": "q_value",
     "full": "full",
     "sound alone": "sound alone",

@@ -27,11 +27,12 @@ from pathlib import Path
 from ..settings import OUTPUT, write_yaml
 from ..settings.files import write_changed
 from ..settings.places import REPORT_TO
-from ..suite.checks import InputError, check_inputs, choose_notebooks
+from ..suite.checks import InputError, check_inputs, choose_notebooks, sees_gpu
 from ..suite.execution import is_current, notebook_key, run_notebook, stamp_of
 from ..suite.notebooks import NOTEBOOKS
 from ..suite.params import Params, add_profile_options, profile_of
 from ..suite.results import results_folder, told_changes
+from ..suite.store import LEFT_OUT
 from .running import command
 
 PACKAGES = (
@@ -94,6 +95,8 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     in its notebook, which tells it."""
     if params.model.engine != "vllm" and params.workers <= FEW_WORKERS:
         return
+    if params.model.device == "cuda" and not sees_gpu():  # `check_gpu`: all is computed already
+        return
     from ..suite.studies.ahead import STUDIES, run_ahead
 
     stale = [
@@ -136,10 +139,13 @@ def prepare(params: Params) -> Path:
 
 def finish(folder: Path, params: Params) -> None:
     """Write parameters, versions and the README, where they differ from what is there."""
-    from ..report.render import artifacts_of, render_readme
+    from ..report.render import PACKED, artifacts_of, render_readme
     from ..suite.ledger import ledger
 
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    packed = sum(1 for _ in (OUTPUT / "runs" / params.profile).glob(f"*/**/{LEFT_OUT}"))
+    if packed:
+        versions[PACKED] = str(packed)
     write_changed(folder / "versions.json", json.dumps(versions, indent=1) + "\n")
     write_changed(folder / "params.yaml", write_yaml(params.model_dump()))
     costs = ledger(OUTPUT / "runs" / params.profile, artifacts_of(folder))

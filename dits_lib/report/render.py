@@ -16,6 +16,9 @@ from .index import Index, OldClaim, read_index
 from .markdown import markdown_table
 from .verdicts import LEGEND, claim_tables, evidence_of, notes_of, summary_table
 
+PACKED = "packed models"
+"""Beside the versions: how many models were trained on another machine; absent for none."""
+
 
 def artifacts_of(folder: Path) -> list[str]:
     """Names of the artifacts behind the results of a folder.
@@ -60,7 +63,13 @@ def render_readme(
         "seed).\n\n" + markdown_table(costs)
     )
     versions = json.loads(read_text(folder / "versions.json", "run again"))
+    packed = versions.pop(PACKED, None)
     listed = ", ".join(f"{name} {value}" for name, value in versions.items())
+    if packed:
+        listed += (
+            f". The notebooks ran with these; {packed} models, and most of what was computed with "
+            "them, came from another machine (`dits_lib.commands.pack`)."
+        )
     parts.append(f"## Versions\n\n{listed}")
     tables = {"ledger.csv": costs.to_csv(index=False), "ledger.md": markdown_table(costs) + "\n"}
     return "\n\n".join(parts) + "\n", tables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..agents import ChatTemplateError
 from ..engines import ModelError, check_model_folder
 from ..influence import ESTIMATORS, ScoreError
@@ -18,7 +20,7 @@ from .model_checks import check_models
 from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
 from .question_checks import check_questions, check_words
-from .store import StoreError
+from .store import LEFT_OUT, StoreError
 from .workers import WorkerError
 
 
@@ -83,7 +85,7 @@ def check_inputs(params: Params, names: list[str]) -> None:
     try:
         check_data_and_models(params)
         if params.model.device == "cuda":
-            check_gpu()
+            check_gpu(OUTPUT / "runs" / params.profile)
         if params.reads_pages:
             check_web(params, OUTPUT / "runs" / params.profile)
         check_words(params)
@@ -112,9 +114,22 @@ def check_data_and_models(params: Params) -> None:
     check_models(params)
 
 
-def check_gpu() -> None:
-    """Raises InputError when torch sees no GPU."""
+def sees_gpu() -> bool:
+    """Whether torch can use a GPU here."""
     import torch
 
-    if not torch.cuda.is_available():
-        raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+    return torch.cuda.is_available()
+
+
+def check_gpu(runs: Path) -> None:
+    """Stages that were computed elsewhere and packed without weights need no GPU to be shown.
+
+    Args:
+        runs: where the profile's stages are.
+
+    Raises:
+        InputError: when torch sees no GPU.
+    """
+    if sees_gpu() or any(runs.glob(f"*/**/{LEFT_OUT}")):
+        return
+    raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
