@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from dits_lib.engines import derive_seed
-from dits_lib.influence import rank_correlation
+from dits_lib.influence import ESTIMATORS, rank_correlation
 from dits_lib.report import mean_correlation
-from dits_lib.report.claims import OPEN, SUPPORTED
+from dits_lib.report.claims import CLAIMS, OPEN, SUPPORTED
 from dits_lib.report.stats import mean_interval
 from dits_lib.search import Tree
 from dits_lib.selection import combined_score, select_arm, top_share
@@ -342,3 +342,14 @@ def test_seeds_share_the_questions_of_the_micro_web_and_not_those_of_the_micro_w
     first, second = ({q.text for q in pipeline.questions("test", 60, seed)} for seed in (5, 6))
     assert shared["deep_search"] == len(first & second)
     assert all(len(own) == 60 for pair in ids.values() for own in pair)
+
+
+def test_each_estimator_speaks_of_its_own_claim():
+    use = "{one_step: 4, dpo_loss: 4, policy_gradient: 4, racing: 4, through_training: 4}"
+    assert influence_fidelity.used_for(load_params("micro", [f"fidelity.use={use}"])) == {
+        "2": ["one_step", "racing"],
+        "2p": ["policy_gradient"],
+        "2t": ["through_training"],
+    }
+    known = {"2", *influence_fidelity.CLAIMS_OF_USE.values()}
+    assert known <= set(CLAIMS) and set(influence_fidelity.CLAIMS_OF_USE) <= set(ESTIMATORS)

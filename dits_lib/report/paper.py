@@ -43,6 +43,8 @@ CLAIM_TEXTS = {
     "1a": "A high Q-value goes weakly with training gain (influence).",
     "1b": "Selecting the half of highest Q is worse than a random half.",
     "2": "Selecting half by influence beats the full set, a random half and the Q half.",
+    "2p": "Ours: selecting half by the policy gradient beats a random half and the Q half.",
+    "2t": "Ours: selecting half by influence through training beats a random half and the Q half.",
     "3": "For one token budget, spending more on influence than on Q-values gives the better model.",  # noqa: E501
     "4": "Over iterations the mean influence of the made data rises and its variance falls.",
     "5": "gamma = 0 is better where the metric is noisy (F1), gamma = 1 where it is stable (debate).",  # noqa: E501
@@ -51,3 +53,5 @@ CLAIM_TEXTS = {
     "8": "DPO loss correlates less than 0.2 with the metric, so classic influence by loss fails.",
     "9": "The gain holds for agents whose topology changes at run time, at 32B.",
 }
+"""The paper's claims in few words; those that begin with `Ours` say the second of other estimators
+than the paper's one step."""

@@ -483,11 +483,31 @@ def use_keys(params: Params) -> list[tuple]:
     return [(task, seed) for seed in range(first, first + count) for task in params.tasks]
 
 
+CLAIMS_OF_USE = {
+    "policy_gradient": "2p",
+    "tree_policy_gradient": "2p",
+    "bergson_trackstar": "2p",
+    "bergson_ekfac": "2p",
+    "along_training": "2t",
+    "through_training": "2t",
+}
+"""The claim that the half by an estimator speaks of, where that is not the paper's own, `2`."""
+
+
+def used_for(params: Params) -> dict[str, list[str]]:
+    """{claim: the estimators of `fidelity.use` whose halves speak of it}; the classic one's speaks
+    of none."""
+    found: dict[str, list[str]] = {}
+    for name in params.fidelity.use:
+        if name != "dpo_loss":
+            found.setdefault(CLAIMS_OF_USE.get(name, "2"), []).append(name)
+    return found
+
+
 def use_arms(params: Params) -> list[str]:
     """What `use_job` compares; `SOUND` only where harm was planted."""
-    estimators = list(params.fidelity.use)
-    reversed_ = [f"{name}, reversed" for name in estimators]
-    return ["sft", "full", "random", *estimators, *reversed_, "q_value", SOUND]
+    halves = [arm for name in params.fidelity.use for arm in (name, f"{name}, reversed")]
+    return ["sft", "full", "random", *halves, "q_value", SOUND]
 
 
 def use_score_job(params: Params, task: str, seed: int, estimator: str) -> None:
@@ -500,12 +520,29 @@ def use_score_job(params: Params, task: str, seed: int, estimator: str) -> None:
 def use_arm_job(params: Params, task: str, seed: int, arm: str) -> None:
     """One of `use_arms`, trained and tested, for what is computed ahead."""
     pipeline = Pipeline(params, task)
-    if arm == "sft":
-        pipeline.evaluate(sft_stage(pipeline, seed)[0], seed)
-        return
-    model, searched, kept, _ = _use_kept(pipeline, seed)
-    if arm in kept:
-        pipeline.evaluate(pipeline.dpo(model, searched, kept[arm], seed), seed)
+    if arm == "sft":  # without a score
+        trained = {arm: sft_stage(pipeline, seed)[0]}
+    else:
+        model, searched, kept, _ = _use_kept(pipeline, seed)
+        trained = _use_models(pipeline, seed, model, searched, kept, [arm])
+    for found in trained.values():
+        pipeline.evaluate(found, seed)
+
+
+def _use_models(
+    pipeline: Pipeline,
+    seed: int,
+    sft: ModelRef,
+    searched: Artifact,
+    kept: dict[str, np.ndarray],
+    arms: list[str],
+) -> dict[str, ModelRef]:
+    """The models of some of `use_arms`, of those that this search has."""
+    return {
+        arm: sft if arm == "sft" else pipeline.dpo(sft, searched, kept[arm], seed)
+        for arm in arms
+        if arm == "sft" or arm in kept
+    }
 
 
 def _use_values(
@@ -551,8 +588,7 @@ def use_job(params: Params, task: str, seed: int) -> dict:
     pipeline = Pipeline(params, task)
     model, searched, arms, values = _use_kept(pipeline, seed)
     harmful = _harmful(searched)
-    models = {"sft": model}
-    models |= {name: pipeline.dpo(model, searched, kept, seed) for name, kept in arms.items()}
+    models = _use_models(pipeline, seed, model, searched, arms, use_arms(params))
     metric = {name: pipeline.evaluate(m, seed) for name, m in models.items()}
     return {
         "task": task,
