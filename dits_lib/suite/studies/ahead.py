@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...selection import ARMS
 from ..params import Params
 from ..pipeline import Pipeline
@@ -66,39 +68,51 @@ def _wanted(params: Params, notebooks: list[str]) -> Jobs:
     wait for; then jobs that cannot be cut, as the longest; then all scores, before the models that
     are trained by them: side by side, the arms of one seed would wait for the same scores.
     """
-    unscored: Jobs = []
-    whole: Jobs = []
-    scores: Jobs = []
-    others: Jobs = []
-    for name in notebooks:
-        job, keys = STUDIES[name]
-        own = keys(params)
-        if job in (selection_ablation.ablation_job, deep_search.deep_search_job):
-            plain = [arm for arm in selection_ablation.arms_of(params) if not _scored(arm)]
-            by_scores = [arm for arm in selection_ablation.arms_of(params) if _scored(arm)]
-            unscored += _each(selection_ablation.arm_job, own, plain)
-            scores += [(selection_ablation.selection_job, key) for key in own]
-            others += _each(selection_ablation.arm_job, own, by_scores)
-            ending = [temperatures.temperature_job, retest.retest_job]
-            if job is deep_search.deep_search_job:
-                ending = [job]
-            others += [(last, key) for last in ending for key in own]
-        elif job is influence_fidelity.use_job:
-            first, halves = influence_fidelity.keys(params), influence_fidelity.half_keys(params)
-            scores += [(influence_fidelity.fidelity_job, key) for key in first]
-            scores += _each(influence_fidelity.use_score_job, own, list(params.fidelity.use))
-            others += [(influence_fidelity.truth_job, key) for key in halves]
-            others += _each(
-                influence_fidelity.use_arm_job, own, influence_fidelity.use_arms(params)
-            )
-        elif job is iterations.iterations_job:
-            # The methods begin alike; side by side one would wait for the other.
-            whole += [
-                (job, key) for method in iterations.METHODS for key in own if key[1] == method
-            ]
-        else:
-            whole += [(job, key) for key in own]
-    return unscored + whole + scores + others
+    cut = [_in_four(params, *STUDIES[name]) for name in notebooks]
+    return [one for turn in zip(*cut, strict=True) for jobs in turn for one in jobs]
+
+
+def _in_four(params: Params, job: Job, keys: Callable[[Params], list[tuple]]) -> list[Jobs]:
+    """The jobs of one notebook: without scores; in one piece; scores; trained by scores."""
+    own = keys(params)
+    if job in (selection_ablation.ablation_job, deep_search.deep_search_job):
+        return _of_arms(params, job, own)
+    if job is influence_fidelity.use_job:
+        return _of_fidelity(params, own)
+    if job is iterations.iterations_job:
+        # The methods begin alike; side by side one would wait for the other.
+        own = [key for method in iterations.METHODS for key in own if key[1] == method]
+    return [[], [(job, key) for key in own], [], []]
+
+
+def _of_arms(params: Params, job: Job, own: list[tuple]) -> list[Jobs]:
+    """Notebooks 03 and 08, arm by arm."""
+    arms = selection_ablation.arms_of(params)
+    plain = [arm for arm in arms if not _scored(arm)]
+    by_scores = [arm for arm in arms if _scored(arm)]
+    last = [job]
+    if job is selection_ablation.ablation_job:
+        last = [temperatures.temperature_job, retest.retest_job]
+    return [
+        _each(selection_ablation.arm_job, own, plain),
+        [],
+        [(selection_ablation.selection_job, key) for key in own],
+        _each(selection_ablation.arm_job, own, by_scores)
+        + [(other, key) for other in last for key in own],
+    ]
+
+
+def _of_fidelity(params: Params, own: list[tuple]) -> list[Jobs]:
+    """Notebook 06: its scores, the halves that say what is true, and the arms of its use."""
+    scored = [(influence_fidelity.fidelity_job, key) for key in influence_fidelity.keys(params)]
+    halves = [(influence_fidelity.truth_job, key) for key in influence_fidelity.half_keys(params)]
+    arms = influence_fidelity.use_arms(params)
+    return [
+        [],
+        [],
+        scored + _each(influence_fidelity.use_score_job, own, list(params.fidelity.use)),
+        halves + _each(influence_fidelity.use_arm_job, own, arms),
+    ]
 
 
 def _scored(arm: str) -> bool:
