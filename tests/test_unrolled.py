@@ -1,5 +1,6 @@
 """Influence through training: against TRL's own training, finite differences and autograd."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from dits_lib.influence import (
     Training,
 )
 from dits_lib.influence.base import Amount
-from dits_lib.influence.estimators.through_training import ends_of
+from dits_lib.influence.estimators.through_training import ends_of, ends_said
 from dits_lib.influence.unrolled import TrainingState, UnrolledDPO, guests_of, rates_of
 from dits_lib.tasks import make_questions
 from dits_lib.training import DPOSettings, train_dpo
@@ -26,10 +27,11 @@ from dits_lib.training import DPOSettings, train_dpo
 from .conftest import MODEL, SYSTEMS
 
 
-def unrolled(engine, some, seed=3, kept=None, **changes):
+def unrolled(engine, some, seed=3, kept=None, fit=None, **changes):
     settings = DPOSettings(**({"steps": 5, "batch": 4} | changes))
     loss = DPOLoss(settings.beta, settings.nll_weight)
-    return UnrolledDPO(engine, some, loss, Training.of(settings), seed, kept), settings
+    run = UnrolledDPO(engine, some, loss, Training.of(settings), seed, kept, **(fit or {}))
+    return run, settings
 
 
 @pytest.mark.parametrize("nll_weight", [0.0, 0.3])
@@ -113,6 +115,14 @@ def ends(run, weights, direction):
     return float(sum((last[name] * d).sum() for name, d in direction.items()))
 
 
+def doubled(run):
+    """The training begins in float64, a LoRA too, which is float32 else; its beginning."""
+    parts = vars(run.start()).values()
+    begun = TrainingState(*({n: t.double() for n, t in part.items()} for part in parts))
+    run.start = lambda: begun
+    return begun
+
+
 KEPT = np.array([0, 2, 3, 5])
 
 
@@ -131,9 +141,7 @@ def test_derivatives_are_those_of_retraining_with_one_weight_changed(
     """Those of pairs that are left out too, at weight 0 and above."""
     some = pairs["exchange"][:6]
     run, _ = unrolled(exact, some, kept=kept, steps=5, batch=3, lora_rank=rank, nll_weight=0.2)
-    begun = run.start()  # a LoRA is float32
-    doubled = [{n: t.double() for n, t in part.items()} for part in vars(begun).values()]
-    run.start = lambda: TrainingState(*doubled)
+    begun = doubled(run)
     generator = torch.Generator().manual_seed(0)
     direction = {
         name: torch.randn(w.shape, generator=generator, dtype=torch.float64)
@@ -164,6 +172,71 @@ def test_the_sweep_is_autograds_through_all_steps_at_once(exact, pairs):
     (expected,) = torch.autograd.grad(total, leaf)
     found = run.back(run.train(weights), weights, [wanted])[:, 0]
     assert found == pytest.approx(expected.numpy(), rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("fit", [{"rows": 1}, {"rows": 2}, {"tokens": 4 * 80}])
+def test_a_step_read_in_several_passes_is_the_same_step(exact, pairs, rank, fit):
+    """Also its NLL term, which is a mean over the tokens of the whole batch."""
+    some = pairs["exchange"][:6]
+    weights = torch.tensor([1.0, 0.1, 0.7, 1.0, 0.1, 1.0], dtype=torch.float64)
+    given = {"kept": KEPT, "batch": 3, "lora_rank": rank, "nll_weight": 0.3}
+    whole, _ = unrolled(exact, some, **given)
+    parts, _ = unrolled(exact, some, fit=fit, **given)
+    doubled(whole), doubled(parts)
+    assert len(whole._parts(whole._members(0, None))) == 1
+    assert len(parts._parts(parts._members(0, None))) > 1
+    states, others = whole.train(weights), parts.train(weights)
+    last = states[-1].weights
+    tight = {"rtol": 1e-9, "atol": 1e-12}
+    for name, weight in last.items():
+        assert torch.allclose(weight, others[-1].weights[name], **tight), name
+    wanted = [{name: torch.ones_like(w) for name, w in last.items()}, last]
+    expected = whole.back(states, weights, wanted)
+    assert parts.back(states, weights, wanted) == pytest.approx(expected, rel=1e-7, abs=1e-11)
+    rows = [(pair.prompt_ids, pair.chosen_ids) for pair in some]
+    asked = states[-1], rows, [1.0, -0.5, 0.0, 2.0, 1.0, 1.0], 0.7, 64
+    for name, gradient in whole.gradient(*asked).items():
+        assert torch.allclose(gradient, parts.gradient(*asked)[name], **tight), name
+
+
+class Apart:
+    """An engine that learns with another, as vLLM does."""
+
+    def __init__(self, engine):
+        self.engine, self.learned = engine, []
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    @contextmanager
+    def learning(self):
+        learner = TransformersEngine.load(MODEL)
+        learner.usage = self.engine.usage
+        self.learned.append(learner)
+        before = vars(learner.usage).copy()
+        yield learner
+        # What learns says nothing: that is for the engine that speaks.
+        assert learner.usage.requests == before["requests"]
+
+
+@pytest.mark.parametrize("name", ["through_training", "along_training"])
+def test_what_speaks_takes_the_adapter_of_what_learns(engine, pairs, name):
+    some, asked = pairs["exchange"][:6], make_questions("exchange", "validation", 4, 0)
+    settings = InfluenceSettings(policy_samples=2)
+    training = Training(steps=3, batch=4, learning_rate=1e-2, lora_rank=4)
+    apart = Apart(engine)
+    found = [
+        ESTIMATORS[name](
+            ScoringContext(own, SYSTEMS["exchange"], 1.0, settings, training=training),
+            some,
+            asked,
+            0,
+        )
+        for own in (engine, apart)
+    ]
+    assert len(apart.learned) >= 2
+    assert found[1].per_question == pytest.approx(found[0].per_question, rel=1e-4, abs=1e-7)
 
 
 def test_the_estimator_sweeps_once_an_order_and_group(engine, pairs):
@@ -210,7 +283,8 @@ def test_a_second_round_is_a_removal_and_a_sweep_by_hand(engine, pairs):
         drawn = derive_seed(seed, "order", order) % 2**31
         run = UnrolledDPO(engine, some, context.loss, context.training, drawn, kept=np.array(kept))
         states = run.train(weights)
-        wanted = ends_of(context, run, states[-1], asked, 1, (seed, order))
+        played = ends_said(context, run, engine, states[-1], [asked], (seed, order))
+        wanted = ends_of(context, run, states[-1], played)
         columns.append(run.back(states, weights, wanted))
     second = np.concatenate(columns, axis=1)
     assert twice.per_question == pytest.approx((once.per_question + second) / 2)

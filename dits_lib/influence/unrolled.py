@@ -21,7 +21,7 @@ import numpy as np
 from ..engines import LoRAStack
 from ..pairs import Pair
 from .base import DPOLoss, ScoreError, Training
-from .gradients import dpo_losses, fresh_stack, mean_lengths
+from .gradients import dpo_losses, fresh_stack, mean_lengths, passes
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +116,7 @@ class UnrolledDPO:
 
     Attributes:
         batches, guests: of each step, indices of `pairs`.
+        rows, tokens: pairs that share a pass, and their tokens (`gradients.passes`).
         rates: the learning rate of each step.
         epsilon: of AdamW.
 
@@ -131,12 +132,15 @@ class UnrolledDPO:
         training: Training,
         seed: int,
         kept: np.ndarray | None = None,
+        rows: int = 64,
+        tokens: int | None = None,
     ):
         """
         Args:
             loss: its reference is by default the model that training starts from.
             seed: of the order of the pairs, and of a LoRA's A.
             kept: indices of the pairs that are trained on, ascending; None: all.
+            rows, tokens: pairs that share a pass, and their tokens; see `gradients.passes`.
         """
         if not training.lora_rank and not learner.exact:
             raise ScoreError(
@@ -144,6 +148,7 @@ class UnrolledDPO:
                 f"{learner.model.dtype}; set model.dtype to float32, or dpo.lora_rank above 0"
             )
         self.learner, self.pairs, self.training, self.seed = learner, pairs, training, seed
+        self.rows, self.tokens = rows, tokens
         self.loss = loss if loss.reference is not None else self._with_reference(loss)
         kept = np.arange(len(pairs)) if kept is None else kept
         others, passes = np.setdiff1d(np.arange(len(pairs)), kept), -(-len(kept) // training.batch)
@@ -203,21 +208,65 @@ class UnrolledDPO:
             follow: whether derivatives of the result with respect to state and weights are wanted.
                 Without them guests of weight 0 are not read.
         """
+        members = self._members(number, None if follow else weights)
+        gradients = self._gradients(state, number, members, weights, follow)
+        return self._moved(state, number, gradients)
+
+    def _members(self, number: int, weights: torch.Tensor | None) -> np.ndarray:
+        """The pairs that a step reads, the batch first; guests unless all their weights are 0."""
         import torch
 
         members, guests = self.batches[number], self.guests[number]
-        count = len(members)
-        if follow or bool(weights[torch.as_tensor(guests)].any()):
+        if weights is None or bool(weights[torch.as_tensor(guests)].any()):
             members = np.concatenate([members, guests])
-        losses = self._losses(state.weights, members, count)
-        mean = (weights[torch.as_tensor(members)].to(losses) * losses).sum() / count
-        gradients = torch.autograd.grad(
-            mean,
-            list(state.weights.values()),
-            create_graph=follow,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        return members
+
+    def _parts(self, members: np.ndarray) -> list[np.ndarray]:
+        """Those that share a pass. The gradient of a gradient holds about four times as much as a
+        gradient, so that its passes have a quarter of the tokens."""
+        some = [self.pairs[i] for i in members]
+        texts = [[(p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)] for p in some]
+        tokens = None if self.tokens is None else max(1, self.tokens // 4)
+        places = passes(texts, [*range(len(some))], self.rows, tokens)
+        return [members[np.array(place)] for place in places]
+
+    def _gradients(
+        self,
+        state: TrainingState,
+        number: int,
+        members: np.ndarray,
+        weights: torch.Tensor,
+        follow: bool = False,
+    ) -> list[torch.Tensor]:
+        """Gradient of the weighted mean loss of these members of a step, in the order of the
+        model's weights; without `follow` it has no history."""
+        total: list[torch.Tensor] = []
+        for part in self._parts(members):
+            found = self._gradients_of(state, number, part, weights, follow)
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        return total
+
+    def _gradients_of(
+        self,
+        state: TrainingState,
+        number: int,
+        part: np.ndarray,
+        weights: torch.Tensor,
+        follow: bool,
+    ) -> list[torch.Tensor]:
+        """What some members of a step, in one pass, add to its gradient."""
+        import torch
+
+        batch = self.batches[number]
+        losses = self._losses(state.weights, part, batch)
+        mean = (weights[torch.as_tensor(part)].to(losses) * losses).sum() / len(batch)
+        options = {"create_graph": follow, "allow_unused": True, "materialize_grads": True}
+        return list(torch.autograd.grad(mean, list(state.weights.values()), **options))
+
+    def _moved(
+        self, state: TrainingState, number: int, gradients: list[torch.Tensor]
+    ) -> TrainingState:
+        """What clipping and AdamW make of the gradients of a step."""
         norm = _root(sum((g**2).sum() for g in gradients))
         clip = (LARGEST_NORM / (norm + 1e-6)).clamp(max=1.0)
         first, second = {}, {}
@@ -258,22 +307,60 @@ class UnrolledDPO:
                     self.step(states[-1].detached(leaves=True), number, weights).detached()
                 )
             for number, state in zip(reversed(numbers), reversed(states), strict=True):
-                leaves = state.detached(leaves=True)
-                given = weights.detach().clone().requires_grad_()
-                done = self.step(leaves, number, given, follow=True).tensors()
-                into = [*leaves.tensors(), given]
-                for which, own in enumerate(back):
-                    *earlier, of_weights = torch.autograd.grad(
-                        done,
-                        into,
-                        own,
-                        retain_graph=which + 1 < len(back),
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-                    back[which] = earlier
-                    found[:, which] += of_weights.double().cpu()
+                back, of_weights = self._step_back(state, number, weights, back)
+                found += of_weights
         return found.numpy()
+
+    def _step_back(
+        self,
+        state: TrainingState,
+        number: int,
+        weights: torch.Tensor,
+        back: list[list[torch.Tensor]],
+    ) -> tuple[list[list[torch.Tensor]], torch.Tensor]:
+        """From derivatives of functions with respect to the state after a step to those with
+        respect to the state before it (in the order of `TrainingState.tensors`) and to the weights
+        of the pairs, [n_pairs, functions].
+
+        First through clipping and AdamW, to the gradient of the step. That is a sum over pairs, so
+        what it depends on follows one pass after another, as the derivative of its product with
+        what came back: no more than a pass need be held, however large the batch.
+        """
+        import torch
+
+        leaves = state.detached(leaves=True)
+        given = weights.detach().clone().requires_grad_()
+        members = self._members(number, None)
+        parts = self._parts(members)
+        alone = len(parts) == 1
+        gradients = self._gradients(leaves, number, members, given, follow=alone)
+        cut = [g.detach().requires_grad_() for g in gradients]
+        done = self._moved(leaves, number, cut).tensors()
+        before, pulled = [], []
+        for which, own in enumerate(back):
+            into = [*leaves.tensors(), *cut]
+            options = {"allow_unused": True, "materialize_grads": True}
+            options["retain_graph"] = which + 1 < len(back)
+            passed = [*torch.autograd.grad(done, into, own, **options)]
+            before.append(passed[: -len(cut)])
+            pulled.append(passed[-len(cut) :])
+        found = torch.zeros(len(weights), len(back), dtype=torch.float64)
+        for part in parts:
+            if not alone:
+                gradients = self._gradients_of(leaves, number, part, given, follow=True)
+            for which, towards in enumerate(pulled):
+                product = sum((g * t).sum() for g, t in zip(gradients, towards, strict=True))
+                *of_state, of_weights = torch.autograd.grad(
+                    product,
+                    [*leaves.weights.values(), given],
+                    retain_graph=which + 1 < len(back),
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                for place, change in enumerate(of_state):
+                    before[which][place] = before[which][place] + change
+                found[:, which] += of_weights.double().cpu()
+        return before, found
 
     def losses(self, state: TrainingState, batch: int) -> np.ndarray:
         """[n_pairs] losses at the weights of a state, in nats; `batch`: pairs of a pass."""
@@ -321,7 +408,7 @@ class UnrolledDPO:
         Args:
             rows: (prompt ids, reply ids).
             temperature: of log pi.
-            batch: rows of a pass.
+            batch: rows of a pass, with no more tokens than `tokens`.
         """
         import torch
 
@@ -330,8 +417,7 @@ class UnrolledDPO:
         used = sorted(
             (i for i in range(len(rows)) if factors[i]), key=lambda i: len(rows[i][0] + rows[i][1])
         )
-        for start in range(0, len(used), batch):
-            chunk = used[start : start + batch]
+        for chunk in passes([[row] for row in rows], used, batch, self.tokens):
             with self._under(leaves) as adapters:
                 said = self.learner.teacher_forced(
                     [rows[i] for i in chunk],
@@ -376,14 +462,16 @@ class UnrolledDPO:
             put(own)
 
     def _losses(
-        self, weights: dict[str, torch.Tensor], members: np.ndarray, count: int | None = None
+        self, weights: dict[str, torch.Tensor], members: np.ndarray, batch: np.ndarray | None = None
     ) -> torch.Tensor:
-        """[members] losses; the mean of the first `count` (by default of all) is the training's."""
+        """[members] losses; the mean over a batch (by default that of the members) is the
+        training's."""
         import torch
 
-        some = [self.pairs[i] for i in members]
+        some, whole = [self.pairs[i] for i in members], members if batch is None else batch
         together = torch.zeros(len(some), dtype=torch.long)
-        length = mean_lengths(some[:count], together[:count])[:1]
+        shared = [self.pairs[i] for i in whole]
+        length = mean_lengths(shared, torch.zeros(len(shared), dtype=torch.long))[:1]
         with self._under(weights) as adapters:
             return dpo_losses(
                 self.learner,

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from ...engines import derive_seed
+from ...agents import Dialogue
+from ...engines import Engine, derive_seed
 from ...pairs import Pair
 from ...settings import Count
 from ...tasks import Question
@@ -115,35 +116,55 @@ def trainings(
     """For each order of the pairs, a training on those that are kept (by default all of them) with
     these weights: the training, the states that it keeps, and `ends_of` for the groups of the
     questions."""
-    with context.engine.learning() as learner:
-        for order in range(orders):
-            drawn = derive_seed(seed, "order", order) % 2**31
-            run = UnrolledDPO(learner, pairs, context.loss, context.training, drawn, kept)
-            states = run.train(weights)
-            yield run, states, ends_of(context, run, states[-1], questions, groups, (seed, order))
+    settings = context.settings
+    fit = {"rows": settings.gradient_rows, "tokens": settings.gradient_tokens}
+    parts = [questions[start::groups] for start in range(min(groups, len(questions)))]
+    for order in range(orders):
+        drawn = derive_seed(seed, "order", order) % 2**31
+        with context.engine.learning() as learner:
+            given = learner, pairs, context.loss, context.training, drawn, kept
+            run = UnrolledDPO(*given, **fit)
+            states, played = run.train(weights), []
+            apart = learner is not context.engine and context.training.lora_rank > 0
+            if not apart:  # all weights are trained: nothing else can speak with them
+                played = ends_said(context, run, learner, states[-1], parts, (seed, order))
+        # An engine that speaks faster than it learns takes the trained adapter.
+        if apart:
+            played = ends_said(context, run, context.engine, states[-1], parts, (seed, order))
+        with context.engine.learning() as learner:
+            run.learner = learner
+            yield run, states, ends_of(context, run, states[-1], played)
+
+
+def ends_said(
+    context: ScoringContext,
+    run: UnrolledDPO,
+    speaker: Engine,
+    last: TrainingState,
+    parts: list[list[Question]],
+    seed: object,
+) -> list[list[list[Dialogue]]]:
+    """Dialogues of the trained model on groups of questions, [groups][questions][samples]."""
+    settings, noise = context.settings, derive_seed("ends", seed)
+    with run.speaking(last) as adapter:
+        given = settings.policy_samples, settings.temperature, noise, adapter
+        return [play_samples(speaker, context.system, part, *given) for part in parts]
 
 
 def ends_of(
     context: ScoringContext,
     run: UnrolledDPO,
     last: TrainingState,
-    questions: list[Question],
-    groups: int,
-    seed: object,
+    played: list[list[list[Dialogue]]],
 ) -> list[dict]:
-    """`grad E[F]` at the end of a training, by name of the weights, for each of so many groups of
-    the questions (at most as many as there are): as in `policy_gradient`, from dialogues that the
-    trained model says."""
-    settings, temperature = context.settings, context.settings.temperature
-    parts = [questions[start::groups] for start in range(min(groups, len(questions)))]
-    noise, wanted = derive_seed("ends", seed), []
-    with run.speaking(last) as adapter:
-        given = settings.policy_samples, temperature, noise, adapter
-        played = [play_samples(run.learner, context.system, part, *given) for part in parts]
-    for part, dialogues in zip(parts, played, strict=True):
+    """`grad E[F]` at the end of a training, by name of the weights, for each group of questions: as
+    in `policy_gradient`, from dialogues that the trained model said."""
+    settings, wanted = context.settings, []
+    for dialogues in played:
         rows, factors, _ = leave_one_out_rows(dialogues)
-        factors = [factor / len(part) for factor in factors]
-        wanted.append(run.gradient(last, rows, factors, temperature, settings.gradient_rows))
+        factors = [factor / len(dialogues) for factor in factors]
+        given = last, rows, factors, settings.temperature, settings.gradient_rows
+        wanted.append(run.gradient(*given))
     return wanted
 
 
