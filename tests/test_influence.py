@@ -112,6 +112,7 @@ def test_checkpointed_layers_are_computed_again_and_nothing_stays_changed(engine
     assert torch.equal(plain, again)
     assert not any(module.training for module in engine.model.modules())
     assert not engine.model.is_gradient_checkpointing
+    assert not engine.model.get_input_embeddings()._forward_hooks
 
 
 def test_layers_without_checkpointing_are_named():

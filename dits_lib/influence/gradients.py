@@ -171,6 +171,9 @@ def checkpointed(model, on: bool = True) -> Iterator[None]:
     if not on:
         yield
         return
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -179,15 +182,16 @@ def checkpointed(model, on: bool = True) -> Iterator[None]:
             f"{model.config.model_type}: its layers cannot be checkpointed; set "
             "influence.gradient_checkpointing to false"
         )
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    for layer in layers:  # the layers alone: modules in them, such as dropout, stay as they are
-        layer.training = True
+    # The layers alone: modules in them, such as dropout, stay as they are; and transformers' own
+    # switch leaves a hook on the embeddings behind.
+    for layer in layers:
+        layer.training = layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     try:
         yield
     finally:
         for layer in layers:
-            layer.training = False
-        model.gradient_checkpointing_disable()
+            layer.training = layer.gradient_checkpointing = False
 
 
 def passes(
