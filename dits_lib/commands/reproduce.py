@@ -32,7 +32,7 @@ from ..suite.execution import is_current, notebook_key, run_notebook, stamp_of
 from ..suite.notebooks import NOTEBOOKS
 from ..suite.params import Params, add_profile_options, profile_of
 from ..suite.results import results_folder, told_changes
-from ..suite.store import LEFT_OUT
+from ..suite.store import packed_models
 from .running import command
 
 PACKAGES = (
@@ -143,8 +143,7 @@ def finish(folder: Path, params: Params) -> None:
     from ..suite.ledger import ledger
 
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    packed = sum(1 for _ in (OUTPUT / "runs" / params.profile).glob(f"*/**/{LEFT_OUT}"))
-    if packed:
+    if packed := packed_models(OUTPUT / "runs" / params.profile):
         versions[PACKED] = str(packed)
     write_changed(folder / "versions.json", json.dumps(versions, indent=1) + "\n")
     write_changed(folder / "params.yaml", write_yaml(params.model_dump()))

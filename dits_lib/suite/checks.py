@@ -20,7 +20,7 @@ from .model_checks import check_models
 from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
 from .question_checks import check_questions, check_words
-from .store import LEFT_OUT, StoreError
+from .store import StoreError, packed_models
 from .workers import WorkerError
 
 
@@ -130,6 +130,6 @@ def check_gpu(runs: Path) -> None:
     Raises:
         InputError: when torch sees no GPU.
     """
-    if sees_gpu() or any(runs.glob(f"*/**/{LEFT_OUT}")):
+    if sees_gpu() or packed_models(runs):
         return
     raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")

@@ -292,6 +292,11 @@ def was_left_out(file: Path) -> bool:
     return is_weights(file) and file.with_name(LEFT_OUT).is_file()
 
 
+def packed_models(folder: Path) -> int:
+    """How many models below a profile's folder were not taken along with their weights."""
+    return sum(1 for _ in folder.glob(f"*/**/{LEFT_OUT}"))
+
+
 def read_manifest(path: Path) -> dict:
     """The manifest of an artifact's folder: as it was written, and that of this folder.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...selection import ARMS
 from ..params import Params
 from ..pipeline import Pipeline
 from ..workers import run_jobs
@@ -88,8 +87,8 @@ def _in_four(params: Params, job: Job, keys: Callable[[Params], list[tuple]]) ->
 def _of_arms(params: Params, job: Job, own: list[tuple]) -> list[Jobs]:
     """Notebooks 03 and 08, arm by arm."""
     arms = selection_ablation.arms_of(params)
-    plain = [arm for arm in arms if not _scored(arm)]
-    by_scores = [arm for arm in arms if _scored(arm)]
+    plain = [arm for arm in arms if arm not in selection_ablation.SCORED]
+    by_scores = [arm for arm in arms if arm in selection_ablation.SCORED]
     last = [job]
     if job is selection_ablation.ablation_job:
         last = [temperatures.temperature_job, retest.retest_job]
@@ -113,12 +112,6 @@ def _of_fidelity(params: Params, own: list[tuple]) -> list[Jobs]:
         scored + _each(influence_fidelity.use_score_job, own, list(params.fidelity.use)),
         halves + _each(influence_fidelity.use_arm_job, own, arms),
     ]
-
-
-def _scored(arm: str) -> bool:
-    """Whether an arm of notebook 03 goes by influence."""
-    selections = (*ARMS, selection_ablation.SMALL)
-    return arm in selections and arm not in selection_ablation.UNSCORED
 
 
 def _each(job: Job, keys: list[tuple], parts: list[str]) -> Jobs:

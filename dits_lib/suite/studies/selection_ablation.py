@@ -34,6 +34,12 @@ from .common import (
 
 SMALL = "gamma_0_small"
 """The arm of highest influence that keeps `selection.small_alpha` of the pairs."""
+SELECTIONS = (*ARMS, SMALL)
+"""The arms that train on what they select."""
+UNSCORED = ("full", "random", "q_value")
+"""Those of them that need no influence."""
+SCORED = tuple(arm for arm in SELECTIONS if arm not in UNSCORED)
+"""Those that go by influence, of one kind or the other."""
 STEPS, EPOCHS = "steps", "epochs"
 """What is equal over sets of different size: optimiser steps, or epochs."""
 BOTH_WAYS = ("random", "gamma_0", "gamma_1", SMALL)
@@ -48,7 +54,7 @@ def keys(params: Params) -> list[tuple]:
 def arms_of(params: Params) -> tuple[str, ...]:
     """What is compared: models before DPO, then one for each selection."""
     warm = () if params.sft.warm_start == "none" else ("warm_start",)
-    return ("base", *warm, "sft", *ARMS, SMALL)
+    return ("base", *warm, "sft", *SELECTIONS)
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,6 @@ def validation_search(pipeline: Pipeline, model: ModelRef, seed: int) -> Artifac
     return pipeline.search(model, "validation", pipeline.params.sizes.loss_questions, seed)
 
 
-UNSCORED = ("full", "random", "q_value")
-"""Arms that need no influence."""
-
-
 def selection_stage(
     pipeline: Pipeline, seed: int, arms: tuple[str, ...]
 ) -> tuple[ModelRef, Artifact, dict[str, list[np.ndarray]]]:
@@ -107,12 +109,13 @@ def selection_stage(
     searched = pair_stage(pipeline, model, seed)
     influence = classic = None
     scale: dict = {}
-    if set(arms) - set(UNSCORED):
+    scored = set(arms) & set(SCORED)
+    if scored:
         size, _ = step_size_of(pipeline)
         scale, count = scale_of(p, size), p.influence.validation_questions
-        if set(arms) - {*UNSCORED, "dpo_loss"}:
+        if scored - {"dpo_loss"}:
             influence = influence_values(pipeline, model, searched, size, count, seed)
-        if "dpo_loss" in arms:
+        if "dpo_loss" in scored:
             classic = classic_values(pipeline, model, searched, size, seed)
     q_value, kept = q_values(searched), {}
     for arm in arms:
@@ -166,7 +169,7 @@ def order_seed(seed: int, order: int) -> int:
 
 def selection_job(params: Params, task: str, seed: int) -> None:
     """What all arms of `ablation_job` select from, for what is computed ahead."""
-    selection_stage(Pipeline(params, task), seed, (*ARMS, SMALL))
+    selection_stage(Pipeline(params, task), seed, SELECTIONS)
 
 
 def arm_job(params: Params, task: str, seed: int, arm: str) -> None:
