@@ -14,13 +14,14 @@ PINS := requirements.txt $(if $(filter gpu,$(KIND)),requirements-gpu.txt) $(if $
 ALONE := $(if $(filter 1,$(PEERS)),requirements-peers.txt)
 STAMP := $(VENV)/.installed-$(KIND)-$(if $(ALONE),peers-)$(shell cat $(PINS) $(ALONE) pyproject.toml | sha256sum | cut -c1-16)
 SET ?=
+JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores : 4)))
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
 .PHONY: help setup reproduce fidelity plan test lab micro-model micro-web-model smollm2-model qwen-model qwen-small-model bench clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
-	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), LONG=1 (test: all), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), LONG=1 (test: all), JOBS=2 (test: processes), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
 
 setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU; PEERS=1: bergson, whose estimators docs/guide.md names)
 
@@ -60,9 +61,9 @@ plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; check
 models/smollm2/config.json models/qwen/config.json: models/%/config.json:
 	@$(MAKE) $*-model
 
-test: setup ## format, lint and tests (LONG=1: those of a minute or more too; VLLM=1: also the vLLM engine's)
+test: setup ## format, lint and tests, on up to four cores (LONG=1: those of a minute or more too; VLLM=1: also the vLLM engine's)
 	@$(RUN) -m ruff format --check . && $(RUN) -m ruff check .
-	@$(RUN) -m pytest $(if $(filter 1,$(VLLM) $(LONG)),,-m "not long")
+	@$(RUN) -m pytest -n $(JOBS) $(if $(filter 1,$(VLLM) $(LONG)),,-m "not long")
 
 lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep) in JupyterLab
 	@mkdir -p lab; for file in notebooks/*.ipynb; do own="lab/$${file##*/}"; \

@@ -3,7 +3,8 @@
 import os
 import tempfile
 
-os.environ.setdefault("DITS_OUTPUT", tempfile.mkdtemp(prefix="dits-test-"))
+# Each process of a parallel run has a folder of its own.
+os.environ["DITS_OUTPUT"] = tempfile.mkdtemp(prefix="dits-test-")
 # Beside other work, two threads spin, and their sums do not repeat to the last digit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,6 +31,13 @@ ESTIMATOR_NAMES = [
 ]
 """All estimators; those that need bergson are skipped where it is not installed."""
 SYSTEMS = {task: make_system(task) for task in ("exchange", "debate")}
+
+
+def pytest_collection_modifyitems(items):
+    """Files that hold slow tests come first: a long one that started last would keep one process
+    busy while the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -182,7 +182,8 @@ KEYS = keys_of(load_params("micro").model_dump())
 TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meaning
     "None": "agents.exchange agents.debate data.data_dir model.cache_gb world.questions web.model "
     "web.cache web.search_engine web.calls web.nesting web.tokens web.max_new_tokens "
-    "web.page_characters web.snippet_words web.judge_url web.judge_model influence.lora_seed",
+    "web.page_characters web.snippet_words web.judge_url web.judge_model influence.lora_seed "
+    "influence.gradient_tokens",
     "{}": "agents.exchange agents.debate "
     + " ".join(".".join(place) for place, value in KEYS.items() if isinstance(value, dict)),
     "0": "seed sft.lora_rank dpo.lora_rank sft.min_reward pairs.min_value pairs.min_gap "
@@ -192,7 +193,7 @@ TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meanin
     "influence.lora_seed influence.warmup_steps",
     "-1": "search.token_weight search.fluency_weight pairs.min_value sft.min_reward",
     "True": "model.eager model.compile pairs.upper_half sft.gradient_checkpointing "
-    "dpo.gradient_checkpointing web.replay",
+    "dpo.gradient_checkpointing influence.gradient_checkpointing web.replay",
     "[2, 1]": "testing.temperatures",
     "'x'": "profile model.path data.data_dir world.questions web.model web.site web.cache "
     "web.judge_url web.judge_model",

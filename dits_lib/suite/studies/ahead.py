@@ -46,17 +46,22 @@ def run_ahead(params: Params, notebooks: list[str]) -> int:
 
     Returns how many jobs failed; the notebook of each meets the same error and tells it.
     """
-    wanted = _wanted(params, [name for name in STUDIES if name in notebooks])
+    names = [name for name in STUDIES if name in notebooks]
+    wanted = _wanted(params, names)
     # What most of them begin with comes first: later jobs wait for a stage that another process is
     # making.
-    numbers = [part for _, key in wanted for part in key if isinstance(part, int)]
-    seeds = dict.fromkeys([params.seed, *numbers])
-    shared = [(start_job, (task, seed)) for seed in seeds for task in params.tasks]
+    shared = [(start_job, (task, seed)) for seed in _seeds(params, names) for task in params.tasks]
     # Processes that would only wait meanwhile start their engine.
     idle = [(engine_job, (params.tasks[0],))] * max(0, params.workers - len(shared))
     jobs = [(job, params, *key) for job, key in [*shared, *idle, *wanted]]
     done = run_jobs(_attempted, jobs, params.workers, "all notebooks", apart=True)
     return done.count(False)
+
+
+def _seeds(params: Params, notebooks: list[str]) -> list[int]:
+    """The seeds of some notebooks, each once, the first seed of all before the others."""
+    keys = [key for name in notebooks for key in STUDIES[name][1](params)]
+    return list(dict.fromkeys([params.seed, *(n for key in keys for n in key if type(n) is int)]))
 
 
 def _wanted(params: Params, notebooks: list[str]) -> Jobs:
