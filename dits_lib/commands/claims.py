@@ -58,8 +58,17 @@ def claims_page(results: Path) -> str:
     Raises:
         FileError: when an index is damaged.
     """
-    from ..report.render import indexes_of
-    from ..report.verdicts import LEGEND, claim_tables, evidence_of, notes_of, summary_table
+    from ..report.findings import findings
+    from ..report.render import indexes_of, listed
+    from ..report.verdicts import (
+        LEGEND,
+        claim_tables,
+        evidence_of,
+        folded,
+        notes_of,
+        summary_table,
+    )
+    from ..report.wording import LEGEND_OF_NAMES
 
     indexes = {
         folder.name: own
@@ -78,9 +87,14 @@ def claims_page(results: Path) -> str:
         "in none of these and hold the same comparison, the one with the most seeds speaks, "
         "whatever it found.",
     ]
+    told = findings(found)
+    if told:
+        parts += ["## What was found", listed(told), "## The claims"]
     if found or notes:
-        parts += [summary_table(found, by_results=True), LEGEND] if found else []
+        parts += [summary_table(found, by_results=True)] if found else []
         parts += claim_tables(found, notes, by_results=True)
+        parts += [folded("How to read these tables", LEGEND)] if found else []
+        parts += [folded("The names of what is compared", LEGEND_OF_NAMES)]
     speaking = _folders(found)
     left = [name for name in _folders(everything) if name not in speaking]
     if left:

@@ -10,6 +10,7 @@ from .stats import joint_level, mean_interval, paired_interval, reach_of
 
 _FIGURES = [
     "distribution_figure",
+    "families_figure",
     "forest_figure",
     "lines_figure",
     "loss_figure",
@@ -18,14 +19,14 @@ _FIGURES = [
     "response_figure",
     "scatter_figure",
     "sensitivity_figure",
-    "tree_figure",
 ]
 __getattr__, _, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "book": ["Report"],
         "figures": _FIGURES,
-        "summaries": ["seed_means"],
+        "summaries": ["seed_differences", "seed_means"],
+        "trees": ["tree_figure"],
     },
 )
 
@@ -44,6 +45,8 @@ __all__ = [
     "paired",
     "paired_interval",
     "reach_of",
+    "seed_differences",
     "seed_means",
+    "tree_figure",
     *_FIGURES,
 ]

@@ -17,6 +17,7 @@ from ..settings.places import report_folder
 from .claims import CLAIMS, Comparison, claim_text
 from .index import stored_comparison
 from .markdown import markdown_table
+from .wording import shown
 
 
 class Report:
@@ -40,22 +41,22 @@ class Report:
     def table(
         self, name: str, table: pd.DataFrame, caption: str, digits: int = 3, fold: bool = False
     ) -> pd.DataFrame:
-        """Save a table, in csv at full precision and in md rounded, and return the rounded one, so
-        that a cell shows it.
+        """Save a table, in csv at full precision and in md as it is read (`wording.shown`), and
+        return the latter, so that a cell shows it.
 
         Args:
             caption: what it shows, in one sentence.
-            digits: after the point, as shown.
+            digits: after the point, at most, as shown.
             fold: the README shows the caption alone, until a reader opens it.
         """
-        shown = rounded(table, digits)
+        read = shown(table, digits)
         # Whoever computes from a table reads this file: pandas writes floats so that they come
         # back.
         write_file(self._path("tables", name, "csv"), table.to_csv(index=False))
-        write_file(self._path("tables", name, "md"), markdown_table(shown) + "\n")
+        write_file(self._path("tables", name, "md"), markdown_table(read) + "\n")
         entry = {"kind": "table", "name": name, "caption": caption}
         self._add(entry | ({"fold": True} if fold else {}))
-        return shown
+        return read
 
     def figure(self, name: str, figure: plt.Figure, caption: str) -> None:
         """Save a figure, without dates, so that equal runs give equal files."""
@@ -115,11 +116,3 @@ def drawn(figure: plt.Figure, name: str) -> dict[str, bytes]:
         figure.savefig(png, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
         figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
     return {"png": png.getvalue(), "svg": svg.getvalue()}
-
-
-def rounded(table: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """A table as it is shown: numbers with so many digits after the point, nothing for NaN."""
-    shown = table.copy()
-    for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else f"{x:.{digits}f}")
-    return shown

@@ -3,8 +3,7 @@ carry names and units."""
 
 from __future__ import annotations
 
-import re
-import textwrap
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,12 +12,10 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..agents import TASKS
-from ..search import Tree
+from ..influence.registry import ESTIMATORS
+from .wording import plain
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
-_LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
-COLUMN = 29
-"""Characters of a line in a tree whose replies call tools."""
 
 
 def _panels(count: int, width: float = 5.4, height: float = 3.9):
@@ -28,243 +25,145 @@ def _panels(count: int, width: float = 5.4, height: float = 3.9):
     return figure, axes[0]
 
 
-def tree_figure(
-    tree: Tree, max_chars: int = 34, influence: dict[int, float] | None = None
-) -> plt.Figure:
-    """A search tree, root on the left: colour is Q, size is visits; a text is the reply, below it
-    what a tool answered.
+FAMILY = sns.color_palette("colorblind")
+
+
+def family_colours(families: dict[str, list[str]]) -> dict[tuple[str, str], tuple]:
+    """{(task, family): colour}: the same in every figure with these tasks.
 
     Args:
-        influence: of the pair of the replies to a state, by the state's node; drawn as I on that
-            node.
+        families: {task: its question families, in any order and number}.
     """
-    tool_answers = {
-        node.parent: node.turn
-        for node in tree.nodes
-        if node.turn is not None and not node.turn.trainable
-    }
-    replies = [i for i, node in enumerate(tree.nodes) if node.turn is None or node.turn.trainable]
-    origin = {i: _parent_reply(tree, i) for i in replies}
-    places = _places(origin)
-    level = {i: tree.level(i) for i in replies}
-    depth = max(level.values())
-    height = max(3.0, (1.05 if tool_answers else 0.34) * (1 + max(places.values())))
-    figure, axis = plt.subplots(
-        figsize=((2.0 if tool_answers else 3.4) * (depth + 1), height), layout="constrained"
-    )
-    for index in replies[1:]:
-        axis.plot(
-            [level[origin[index]], level[index]],
-            [places[origin[index]], places[index]],
-            color="0.75",
-            lw=1,
-            zorder=1,
+    pairs = [(task, family) for task, own in families.items() for family in sorted(set(own))]
+    return {pair: FAMILY[number % len(FAMILY)] for number, pair in enumerate(pairs)}
+
+
+def families_figure(rows: pd.DataFrame) -> plt.Figure:
+    """Q of the root by question family, a point a question; columns task, family, Q."""
+    tasks = list(dict.fromkeys(rows["task"]))
+    colours = family_colours({t: list(rows["family"][rows["task"] == t]) for t in tasks})
+    figure, axes = _panels(len(tasks), height=3.4)
+    for axis, task in zip(axes, tasks, strict=True):
+        part, rng = rows[rows["task"] == task], np.random.default_rng(0)
+        names = list(dict.fromkeys(part["family"]))[::-1]
+        for place, name in enumerate(names):
+            q = part["Q"][part["family"] == name]
+            beside = place + rng.uniform(-0.15, 0.15, len(q))
+            axis.plot(q, beside, "o", ms=5, alpha=0.6, color=colours[task, name])
+            axis.plot([q.mean()] * 2, [place - 0.3, place + 0.3], color="0.2", lw=2)
+        axis.set_yticks(range(len(names)), names)
+        axis.set(
+            title=TASKS[task].label,
+            xlabel="Q of the root (mean reward of the question)",
+            xlim=(-0.03, 1.03),
         )
-    drawn = [tree.nodes[i] for i in replies]
-    dots = axis.scatter(
-        [level[i] for i in replies],
-        [places[i] for i in replies],
-        c=[n.q for n in drawn],
-        s=[_dot(n.visits) for n in drawn],
-        cmap="viridis",
-        vmin=0,
-        vmax=1,
-        edgecolors="black",
-        linewidths=0.5,
-        zorder=2,
-    )
-    for index, node in zip(replies, drawn, strict=True):
-        text = (
-            "start"
-            if node.turn is None
-            else f"{node.turn.agent}: {_short(node.turn.text, max_chars)}"
-        )
-        if tool_answers:  # many short columns: the label stands below its node, wrapped
-            answer = (
-                _short(" ".join(tool_answers[index].text.split()), 3 * COLUMN - 20)
-                if index in tool_answers
-                else ""
-            )
-            text = "\n".join(
-                [
-                    *textwrap.wrap(text, COLUMN),
-                    *textwrap.wrap(answer, COLUMN, initial_indent="   ", subsequent_indent="   "),
-                ]
-            )
-        state = _state(tree, index)
-        if influence and state in influence:
-            text += f"\n   I = {influence[state]:+.3f}"
-        radius = _dot(node.visits) ** 0.5 / 2
-        place = (
-            {"xytext": (-4, -radius - 3), "va": "top"}
-            if tool_answers
-            else {"xytext": (radius + 3, 3)}
-        )
-        axis.annotate(
-            text,
-            (level[index], places[index]),
-            textcoords="offset points",
-            fontsize=7.5,
-            zorder=3,
-            bbox=_LABEL,
-            **place,
-        )
-    axis.set(
-        xlabel="reply",
-        yticks=[],
-        xticks=range(depth + 1),
-        xlim=(-0.25, depth + (1.05 if tool_answers else 0.95)),
-    )
-    axis.set_ylim(
-        max(places.values()) + (0.85 if tool_answers else 0.5), -0.4 if tool_answers else -0.8
-    )
-    axis.grid(False)
-    figure.colorbar(dots, ax=axis, label="Q (mean backed-up reward)", shrink=min(1.0, 3.0 / height))
     return figure
 
 
-def _dot(visits: int) -> float:
-    """Area of a node's dot, in square points."""
-    return 30 + 12 * min(visits, 40)
-
-
-def _parent_reply(tree: Tree, node: int) -> int | None:
-    """The nearest node above that is a reply or the root."""
-    above = tree.nodes[node].parent
-    while (
-        above is not None
-        and tree.nodes[above].turn is not None
-        and not tree.nodes[above].turn.trainable
-    ):
-        above = tree.nodes[above].parent
-    return above
-
-
-def _state(tree: Tree, node: int) -> int:
-    """The node of the state that is replied to after this one: itself, or what the last tool
-    said."""
-    while any(not tree.nodes[child].turn.trainable for child in tree.nodes[node].children):
-        node = next(
-            child for child in tree.nodes[node].children if not tree.nodes[child].turn.trainable
-        )
-    return node
-
-
-def _places(origin: dict[int, int | None]) -> dict[int, float]:
-    """Vertical places: leaves one below the other, the others at the mean of their children's."""
-    children: dict[int, list[int]] = {}
-    for node, above in origin.items():
-        children.setdefault(above, []).append(node)
-    places: dict[int, float] = {}
-    leaves = iter(range(len(origin)))
-
-    def place(node: int) -> float:
-        below = [place(child) for child in children.get(node, [])]
-        places[node] = float(np.mean(below)) if below else float(next(leaves))
-        return places[node]
-
-    place(0)
-    return places
-
-
-def _short(text: str, length: int) -> str:
-    """A text of one call without its tags, cut to a length."""
-    text = re.sub(r"<call (\w+)>\s*(.*?)\s*</call>", r"\1: \2", text)
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def scatter_figure(jobs: list[dict]) -> plt.Figure:
-    """Influence against Q-value, one panel a task; a cross is the standard error of the
-    influence."""
+    """Influence against Q-value, one panel a task, a colour a family. Equal Q-values are spread
+    sideways; black: mean and 95 % interval of the pairs of one range of Q."""
     figure, axes = _panels(len(jobs))
+    colours = family_colours({job["task"]: job["family"] for job in jobs})
     for axis, job in zip(axes, jobs, strict=True):
-        table = np.array(job["influence"])
+        table, q = np.array(job["influence"]), np.array(job["q"])
         value, error = table.mean(axis=1), table.std(axis=1, ddof=1) / np.sqrt(table.shape[1])
-        families = np.array(job["family"])
-        for family in dict.fromkeys(job["family"]):
-            rows = families == family
-            axis.errorbar(
-                np.array(job["q"])[rows],
-                value[rows],
-                yerr=error[rows],
-                fmt="o",
-                ms=4,
-                lw=0.5,
-                alpha=0.7,
-                label=family,
-            )
+        families, rng = np.array(job["family"]), np.random.default_rng(0)
+        beside = q + rng.uniform(-0.012, 0.012, len(q))
+        for family in sorted(set(job["family"])):
+            rows, colour = families == family, colours[job["task"], family]
+            axis.plot(beside[rows], value[rows], "o", ms=4, alpha=0.55, color=colour, label=family)
+        _means_by_q(axis, q, value)
         axis.axhline(0, color="0.4", lw=1)
         axis.set(
-            title=TASKS[job["task"]].label,
+            title=f"{TASKS[job['task']].label}; standard error of a pair: {np.median(error):.2g}",
             xlabel="Q-value of the chosen reply",
             ylabel=f"influence, V = {table.shape[1]}",
         )
+        axis.title.set_fontsize(11)
         axis.legend(
             fontsize=8, title="family", title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
         )
     return figure
 
 
+def _means_by_q(axis: plt.Axes, q: np.ndarray, value: np.ndarray) -> None:
+    """Means with 95 % intervals over the pairs whose Q is 1, and over those of four ranges below,
+    where there are five at least."""
+    edges = [0.0, 0.4, 0.6, 0.8, 1.0, np.inf]
+    for low, high in itertools.pairwise(edges):
+        own = value[(q >= low) & (q < high)]
+        if len(own) < 5:
+            continue
+        half = 1.96 * own.std(ddof=1) / np.sqrt(len(own))
+        place = q[(q >= low) & (q < high)].mean()
+        place += 0.03 if low == 1.0 else 0.0
+        axis.errorbar(place, own.mean(), yerr=half, fmt="s", ms=5, color="black", capsize=4)
+
+
 def distribution_figure(jobs: list[dict], count: int) -> plt.Figure:
-    """Histogram of the influence at the paper's V, and at all validation questions."""
+    """Share of the pairs up to each influence (the empirical distribution function), at the paper's
+    V and at all validation questions."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
         table = np.array(job["influence"])
         for v, color in ((count, "C1"), (table.shape[1], "C0")):
-            sns.histplot(
-                table[:, :v].mean(axis=1),
-                bins=31,
-                ax=axis,
-                color=color,
-                alpha=0.5,
-                label=f"V = {v}",
-                element="step",
-            )
+            sns.ecdfplot(table[:, :v].mean(axis=1), ax=axis, color=color, label=f"V = {v}")
         axis.axvline(0, color="0.3", lw=1)
         axis.set(
             title=TASKS[job["task"]].label,
             xlabel="influence (change of the metric)",
-            ylabel="pairs",
+            ylabel="share of the pairs",
         )
-        axis.legend()
+        axis.legend(loc="upper left")
     return figure
 
 
-def response_figure(jobs: list[dict]) -> plt.Figure:
+def response_figure(jobs: list[dict], target: float) -> plt.Figure:
     """Share of dialogues that a step changes, and the mean change of the metric, by step size; the
-    line marks the choice."""
+    line across is the share that is aimed at, the one upright the choice."""
     figure, axes = _panels(len(jobs))
     for axis, job in zip(axes, jobs, strict=True):
         rows = pd.DataFrame(job["response"])
         axis.plot(rows["step_size"], rows["changed"], "o-", label="share of dialogues changed")
         axis.plot(rows["step_size"], rows["mean_change"], "s--", label="mean change of the metric")
-        axis.axvline(job["step_size"], color="0.4", lw=1, ls=":")
+        axis.axhline(target, color="C0", lw=1, ls=":", label=f"aimed at: {target:g} changed")
+        axis.axvline(job["step_size"], color="0.4", lw=1, ls="-.", label="chosen")
         axis.axhline(0, color="0.4", lw=0.8)
         axis.set(
             xscale="log",
             title=TASKS[job["task"]].label,
             xlabel="step size",
-            ylabel="share, or change",
-            ylim=(-1, 1.05),
+            ylabel="share, or change of the metric",
         )
-        axis.legend(fontsize=8, loc="lower left")
+        axis.margins(y=0.08)
+        axis.legend(fontsize=8, loc="best")
     return figure
 
 
 def reliability_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation of one-step scores against V, with 95 % bootstrap intervals."""
     figure, axes = _panels(1, width=6.2)
-    for task, part in rows.groupby("task", sort=False):
+    tasks = list(dict.fromkeys(rows["task"]))
+    for number, task in enumerate(tasks):
+        part = rows[rows["task"] == task]
         error = [part["rho"] - part["low"], part["high"] - part["rho"]]
+        # So that the bars of two tasks can be told apart.
+        aside = 1.05 ** (number - (len(tasks) - 1) / 2)
         axes[0].errorbar(
-            part["V"], part["rho"], yerr=error, marker="o", capsize=3, label=TASKS[task].label
+            part["V"] * aside,
+            part["rho"],
+            yerr=error,
+            marker="os^D"[number % 4],
+            capsize=3,
+            label=TASKS[task].label,
         )
     axes[0].axhline(0, color="0.4", lw=1)
     axes[0].set(
         xscale="log",
         xlabel="validation questions V, in each of two disjoint sets",
-        ylabel="rank correlation",
-        ylim=(-0.5, 1),
+        ylabel="rank correlation of two scorings",
+        ylim=(min(-0.5, rows["low"].min() - 0.05), 1),
     )
     axes[0].set_xticks(sorted(rows["V"].unique()), sorted(rows["V"].unique()))
     axes[0].minorticks_off()
@@ -272,43 +171,113 @@ def reliability_figure(rows: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def forest_figure(rows: pd.DataFrame, reference: str) -> plt.Figure:
-    """Paired differences from a reference arm with 95 % intervals, one panel a task; columns task,
-    arm, mean, low, high."""
-    tasks = list(dict.fromkeys(rows["task"]))
-    figure, axes = _panels(len(tasks), height=4.2)
-    for axis, task in zip(axes, tasks, strict=True):
-        part = rows[rows["task"] == task].iloc[::-1]
-        error = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        axis.errorbar(part["mean"], part["arm"], xerr=error, fmt="o", capsize=3)
+def forest_figure(
+    rows: pd.DataFrame, reference: str, seeds: pd.DataFrame | None = None
+) -> plt.Figure:
+    """Paired differences from a reference arm with 95 % intervals, one panel a task.
+
+    Args:
+        rows: columns task, arm, mean, low, high.
+        seeds: columns task, arm, difference (`seed_differences`): a faint dot each.
+    """
+    tasks, arms = list(dict.fromkeys(rows["task"])), list(dict.fromkeys(rows["arm"]))[::-1]
+    figure, axes = plt.subplots(
+        1,
+        len(tasks),
+        figsize=(2.6 + 4.0 * len(tasks), 1.4 + 0.4 * len(arms)),
+        squeeze=False,
+        layout="constrained",
+        sharey=True,
+    )
+    for axis, task in zip(axes[0], tasks, strict=True):
+        part = rows[rows["task"] == task]
+        for _, row in part.iterrows():
+            place = arms.index(row["arm"])
+            if seeds is not None:
+                own = seeds[(seeds["task"] == task) & (seeds["arm"] == row["arm"])]["difference"]
+                spread = place + 0.22 * np.linspace(-1, 1, len(own)) if len(own) > 1 else place
+                axis.plot(own, spread, "o", ms=3.5, alpha=0.35, color="C0", mew=0)
+            error = np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
+            axis.errorbar(
+                row["mean"],
+                place,
+                xerr=error,
+                fmt="o",
+                ms=6,
+                capsize=3,
+                lw=2,
+                color="C0",
+                mec="white",
+            )
         axis.axvline(0, color="0.4", lw=1)
         axis.xaxis.set_major_locator(MaxNLocator(5))  # else long numbers run into each other
-        axis.set(title=TASKS[task].label, xlabel=f"metric minus '{reference}' (95 % interval)")
+        axis.set_yticks(range(len(arms)), [plain(arm) for arm in arms])
+        axis.set_ylim(-0.6, len(arms) - 0.4)
+        axis.set(title=TASKS[task].label, xlabel=f"metric minus that of '{plain(reference)}'")
     return figure
 
 
 def lines_figure(
-    rows: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: str
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str,
+    xlabel: str,
+    ylabel: str,
+    seeds: pd.DataFrame | None = None,
+    note: str | None = None,
 ) -> plt.Figure:
-    """Lines with 95 % intervals, one panel a task; columns task, `x`, `hue`, mean, low, high."""
+    """Lines with 95 % intervals, one panel a task.
+
+    Args:
+        rows: columns task, `x`, `hue`, mean, low, high.
+        seeds: columns task, `x`, `hue`, `y`: a faint dot each.
+        note: a column of `rows` whose text stands at the points.
+    """
     tasks = list(dict.fromkeys(rows["task"]))
     figure, axes = _panels(len(tasks))
     counted = (rows[x] == rows[x].round()).all()
+    names = list(dict.fromkeys(rows[hue]))
     for axis, task in zip(axes, tasks, strict=True):
-        groups = list(rows[rows["task"] == task].groupby(hue, sort=False))
-        for index, (name, part) in enumerate(groups):
-            error = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        own = rows[rows["task"] == task]
+        for index, name in enumerate(names):
+            part = own[own[hue] == name]
+            if not len(part):
+                continue
             # So that the bars of two lines can be told apart.
-            aside = 0.06 * index if counted else 0.0
+            aside = 0.08 * (index - (len(names) - 1) / 2) if counted else 0.0
+            look = {"color": f"C{index}", "marker": "os^DvP*X"[index % 8]}
+            if seeds is not None:
+                dots = seeds[(seeds["task"] == task) & (seeds[hue] == name)]
+                axis.plot(
+                    dots[x] + aside + (0.03 if counted else 0),
+                    dots[y],
+                    ls="",
+                    ms=4,
+                    alpha=0.25,
+                    mew=0,
+                    **look,
+                )
+            error = np.array([part["mean"] - part["low"], part["high"] - part["mean"]])
             axis.errorbar(
-                part[x] + aside, part["mean"], yerr=error, marker="o", capsize=3, label=name
+                part[x] + aside, part["mean"], yerr=error, capsize=3, label=plain(name), **look
             )
+            for _, row in part.iterrows() if note else ():
+                axis.annotate(
+                    row[note],
+                    (row[x], row["mean"]),
+                    xytext=(4, 5),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=look["color"],
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.3},
+                )
         axis.set(title=TASKS[task].label, xlabel=xlabel, ylabel=ylabel or y)
         if counted:
             axis.set_xticks(sorted(rows[x].unique()))
-        if 1 < len(groups) <= 3:
+        if 1 < len(names) <= 3:
             axis.legend(fontsize=8)
-    if len(groups) > 3:  # too many to stand among the lines
+    if len(names) > 3:  # too many to stand among the lines
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
 
@@ -337,6 +306,14 @@ def loss_figure(rows: pd.DataFrame) -> plt.Figure:
     return figure
 
 
+def estimator_looks() -> dict[str, dict[str, str]]:
+    """{estimator: colour and marker}, the same in every figure; no two alike."""
+    return {
+        name: {"color": f"C{number % 10}", "marker": "osD^vP*X"[(number + number // 10) % 8]}
+        for number, name in enumerate(ESTIMATORS)
+    }
+
+
 def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
     """Test-retest rank correlation against cost, a line an estimator, one panel a task and unit;
     columns as `fidelity_rows` of `suite/studies/influence_fidelity.py`."""
@@ -350,7 +327,7 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
         squeeze=False,
         layout="constrained",
     )
-    axes = grid.ravel()
+    axes, looks = grid.ravel(), estimator_looks()
     for axis, (task, unit) in zip(axes, panels, strict=True):
         shown = rows[(rows["task"] == task) & (rows["unit"] == unit)]
         for name, part in shown.groupby("estimator", sort=False):
@@ -359,11 +336,12 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
                 part["seconds"],
                 part["mean"],
                 yerr=error,
-                marker="o",
-                capsize=2,
-                lw=1.2,
-                ms=4,
-                label=name,
+                capsize=0,
+                lw=1.4,
+                elinewidth=0.6,
+                ms=6,
+                label=plain(name),
+                **looks[name],
             )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
@@ -379,7 +357,7 @@ def reliability_cost_figure(rows: pd.DataFrame) -> plt.Figure:
             title=f"{TASKS[task].label}\n{whole}",
             xlabel="seconds of one scoring",
             ylabel="test-retest rank correlation",
-            ylim=(-0.3, 1),
+            ylim=(-0.35, 1),
         )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside center right", fontsize=9)
     return figure
@@ -410,6 +388,6 @@ def sensitivity_figure(rows: pd.DataFrame) -> plt.Figure:
             )
             axis.set_xticks(places, [f"{value:g}" for value in part["value"]])
             axis.axhline(0, color="0.4", lw=1)
-            axis.set(xlabel=setting, xlim=(-0.5, len(part) - 0.5))
+            axis.set(xlabel=plain(setting), xlim=(-0.5, len(part) - 0.5))
         line[0].set_ylabel(f"{TASKS[task].label}\nminus a random half")
     return figure

@@ -12,12 +12,16 @@ import yaml
 from ..agents import TASKS
 from ..settings.files import read_text
 from .claims import CLAIMS
+from .findings import findings
 from .index import Index, OldClaim, read_index
 from .markdown import markdown_table
-from .verdicts import LEGEND, claim_tables, evidence_of, notes_of, summary_table
+from .verdicts import LEGEND, claim_tables, evidence_of, folded, notes_of, summary_table
+from .wording import LEGEND_OF_NAMES, shown
 
 PACKED = "packed models"
 """Beside the versions: how many models were trained on another machine; absent for none."""
+LONG = 16
+"""Rows of a table from which on a page shows its caption alone, until a reader opens it."""
 
 
 def artifacts_of(folder: Path) -> list[str]:
@@ -57,10 +61,11 @@ def render_readme(
     parts += [_section(folder, index, titles) for index in indexes]
     if len(costs):
         costs["seconds"] = costs["seconds"].round(1)
+    read = markdown_table(shown(costs))
     parts.append(
         "## Cost\n\nTokens, process seconds and peak memory by stage (two processes count double; "
         "seconds and memory are the only numbers here that differ between two runs with one "
-        "seed).\n\n" + markdown_table(costs)
+        "seed).\n\n" + read
     )
     versions = json.loads(read_text(folder / "versions.json", "run again"))
     packed = versions.pop(PACKED, None)
@@ -71,7 +76,7 @@ def render_readme(
             "them, came from another machine (`dits_lib.commands.pack`)."
         )
     parts.append(f"## Versions\n\n{listed}")
-    tables = {"ledger.csv": costs.to_csv(index=False), "ledger.md": markdown_table(costs) + "\n"}
+    tables = {"ledger.csv": costs.to_csv(index=False), "ledger.md": read + "\n"}
     return "\n\n".join(parts) + "\n", tables
 
 
@@ -80,7 +85,7 @@ def _head(folder: Path, tasks: list[str]) -> str:
         folder.name,
         yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")),
     )
-    data = ", ".join(f"{task}: {_data_of(params, task)}" for task in tasks)
+    data = ", ".join(f"{task.replace('_', ' ')}: {_data_of(params, task)}" for task in tasks)
     # Of changed parameters the file beside it holds all, and no profile does.
     changed = profile != params["profile"]
     source = f"results/{profile}/params.yaml" if changed else profile
@@ -124,10 +129,15 @@ def _claims(indexes: list[Index], profile: str) -> list[str]:
     own = {profile: indexes}
     found, notes = evidence_of(own), notes_of(own)
     parts = []
+    told = findings(found)
+    if told:
+        parts += ["## What was found", listed(told)]
     if found or notes:
         parts += ["## The paper's claims, as this run finds them"]
-        parts += [summary_table(found), LEGEND] if found else []
+        parts += [summary_table(found)] if found else []
         parts += claim_tables(found, notes)
+        parts += [folded("How to read these tables", LEGEND)] if found else []
+        parts += [folded("The names of what is compared", LEGEND_OF_NAMES)]
     old = [c for index in indexes for c in index.claims if isinstance(c, OldClaim)]
     if old:
         old.sort(key=lambda claim: list(CLAIMS).index(claim.number))
@@ -145,19 +155,24 @@ def _claims(indexes: list[Index], profile: str) -> list[str]:
     return parts
 
 
+def listed(sentences: list[str]) -> str:
+    """Sentences as the points of a list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
 def _section(folder: Path, index: Index, titles: dict[str, str]) -> str:
+    """Of one notebook: its figures, then its tables."""
     name = index.notebook
-    parts = [f"## {titles.get(name, name)}\n\nNotebook: [{name}](notebooks/{name}.ipynb)"]
-    for entry in index.entries:
-        caption = f"**{entry.caption}**"
-        if entry.kind == "figure":
-            parts.append(f"{caption}\n\n![{entry.caption}](figures/{entry.name}.png)")
-            continue
+    title = f'<a id="{name}"></a>\n\n## {titles.get(name, name)}'
+    figures = [
+        f"**{entry.caption}**\n\n![{entry.caption}](figures/{entry.name}.png)"
+        for entry in index.entries
+        if entry.kind == "figure"
+    ]
+    tables = []
+    for entry in (entry for entry in index.entries if entry.kind == "table"):
         file = folder / "tables" / f"{entry.name}.md"
         table = read_text(file, f"run {name} again").strip()
-        if entry.fold:
-            summary = f"<summary><b>{entry.caption}</b></summary>"
-            parts.append(f"<details>{summary}\n\n{table}\n\n</details>")
-        else:
-            parts.append(f"{caption}\n\n{table}")
-    return "\n\n".join(parts)
+        fold = entry.fold or table.count("\n") > LONG
+        tables.append(folded(entry.caption, table) if fold else f"**{entry.caption}**\n\n{table}")
+    return "\n\n".join([title, f"Notebook: [{name}](notebooks/{name}.ipynb)", *figures, *tables])

@@ -15,6 +15,7 @@ from .claims import CLAIMS, Comparison, by_task, together
 from .index import Claim, Index
 from .markdown import markdown_table
 from .stats import joint_level
+from .wording import plain
 
 POWER = 0.8
 """At which detectable effects and needed seeds are told."""
@@ -104,38 +105,45 @@ def _summary(claim: str, results: str, evidence: Sequence[Evidence], level: floa
         "results": results,
         "over all": f"**{together(tasks.values())}**",
         **{task.replace("_", " "): tasks.get(task, "") for task in TASKS},
-        "smallest detectable effect": _detectable_range(own, level),
+        "smallest detectable effect": detectable_range(own, level),
     }
 
 
 def claim_tables(
     found: dict[str, list[Evidence]], notes: dict[str, list[str]], by_results: bool = False
 ) -> list[str]:
-    """For each claim a heading, its comparisons with their joint intervals, and its notes."""
+    """For each claim what opens when it is clicked: its comparisons with their joint intervals,
+    and its notes."""
     parts = []
     for number in (number for number in CLAIMS if number in found or number in notes):
-        parts.append(f"### Claim {number}: {CLAIMS[number]}")
-        evidence = found.get(number, [])
+        own, evidence = [], found.get(number, [])
         if evidence:
             level = level_of(evidence)
             rows = [_row(e, level, by_results) for e in evidence]
-            parts.append(markdown_table(pd.DataFrame(rows)))
+            own.append(markdown_table(pd.DataFrame(rows)))
             if len(evidence) > 1:
                 each = f"Each interval is one of {_percent(level)}"
-                parts.append(f"{each}; the {len(evidence)} hold together at 95 %.")
-        parts += notes.get(number, [])
+                own.append(f"{each}; the {len(evidence)} hold together at 95 %.")
+        own += notes.get(number, [])
+        parts.append(folded(f"Claim {number}: {CLAIMS[number]}", "\n\n".join(own)))
     return parts
+
+
+def folded(summary: str, text: str) -> str:
+    """A text that a page shows once its summary is clicked."""
+    return f"<details><summary><b>{summary}</b></summary>\n\n{text}\n\n</details>"
 
 
 def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
     found = evidence.comparison
     bounds = found.interval(level)
     barred = found.barred(level)
+    page = f"{evidence.results}/README.md" if by_results else ""
     return {
         **({"results": evidence.results} if by_results else {}),
-        "notebook": evidence.notebook,
+        "notebook": f"[{evidence.notebook}]({page}#{evidence.notebook})",
         "task": found.task.replace("_", " "),
-        "comparison": found.name,
+        "comparison": plain(found.name),
         "claimed": found.claimed(),
         "estimate": _signed(found.estimate),
         "joint interval": f"[{_signed(bounds['low'])}, {_signed(bounds['high'])}]"
@@ -148,7 +156,7 @@ def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
     }
 
 
-def _detectable_range(comparisons: Sequence[Comparison], level: float) -> str:
+def detectable_range(comparisons: Sequence[Comparison], level: float) -> str:
     """From the best to the worst comparison, apart for each scale."""
     texts = []
     for scale, name in (("linear", ""), ("correlation", "rank correlation: ")):

@@ -1,0 +1,98 @@
+"""What was found, in a few sentences, from the same comparisons as the verdicts: nothing is typed
+in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .claims import CLAIMS, CONTRADICTED, NO_VALUE, OPEN, SUPPORTED, Comparison, by_task, together
+from .verdicts import Evidence, detectable_range, level_of
+from .wording import plain
+
+MOST = 5
+"""Claims that are decided on all tasks have a sentence each, up to so many; two sentences more tell
+of the others."""
+_WORDS = {SUPPORTED: "holds", CONTRADICTED: "does not hold"}
+
+
+def findings(found: dict[str, Sequence[Evidence]]) -> list[str]:
+    """At most seven sentences: what was decided, with the intervals that hold together at 95 %,
+    and what was not, with the effects that would have been seen.
+
+    Args:
+        found: {claim: evidence}, as `evidence_of` gives it.
+    """
+    whole, partly, undecided = [], [], []
+    for number, evidence in found.items():
+        level, own = level_of(evidence), [e.comparison for e in evidence]
+        tasks = by_task(own, level)
+        verdict = together(tasks.values())
+        if verdict in _WORDS:
+            whole.append((number, own, level))
+        elif set(tasks.values()) & set(_WORDS):
+            partly.append((number, own, level))
+        elif verdict == OPEN:
+            undecided.append((number, own, level))
+    sentences = [_whole(*one) for one in whole[:MOST]]
+    short = [_short(*one) for one in [*whole[MOST:], *partly]]
+    if short:
+        sentences.append(f"**Decided for single tasks**: {'; '.join(short)}.")
+    if undecided:
+        told = ", ".join(_seen(*one) for one in undecided)
+        sentences.append(
+            f"**Not decided at this size**: {told}; in brackets the effects, from the best to the "
+            "worst comparison, that 80 % of such runs would show."
+        )
+    return sentences
+
+
+def _whole(number: str, own: list[Comparison], level: float) -> str:
+    """A claim that is decided: each decided task with the comparison that decides it."""
+    tasks = by_task(own, level)
+    verdict = together(tasks.values())
+    told = "; ".join(
+        f"{_task(task)}: {_effect(own, task, level)}"
+        for task, decided in tasks.items()
+        if decided == verdict
+    )
+    left = [_task(task) for task, decided in tasks.items() if decided == OPEN]
+    rest = f" (not decided: {', '.join(left)})" if left else ""
+    return f"**Claim {number} {_WORDS[verdict]}** ({CLAIMS[number].rstrip('.')}). {told}{rest}."
+
+
+def _short(number: str, own: list[Comparison], level: float) -> str:
+    """A claim that is decided for some tasks."""
+    told = [
+        f"{_WORDS[verdict]} for the {_task(task)} ({_effect(own, task, level)})"
+        for task, verdict in by_task(own, level).items()
+        if verdict in _WORDS
+    ]
+    return f"claim {number} {' and '.join(told)}"
+
+
+def _seen(number: str, own: list[Comparison], level: float) -> str:
+    seen = detectable_range(own, level)
+    return f"claim {number}" + (f" ({seen})" if seen else "")
+
+
+def _effect(own: list[Comparison], task: str, level: float) -> str:
+    """The comparison that a task's verdict hangs on: of those that hold the one nearest to its
+    bound, else the one that lies farthest beyond it."""
+    known = [c for c in own if c.task == task and c.verdict(level) not in (OPEN, NO_VALUE)]
+    contradicted = [c for c in known if c.verdict(level) == CONTRADICTED]
+    chosen = (
+        max(contradicted, key=lambda c: _margin(c, level))
+        if contradicted
+        else min(known, key=lambda c: _margin(c, level))
+    )
+    return f"{plain(chosen.name)} {chosen.text(level)} where {chosen.claimed()} is claimed"
+
+
+def _margin(comparison: Comparison, level: float) -> float:
+    """Distance of an interval from the nearest bound of what is claimed."""
+    ends = comparison.interval(level).values()
+    return min(abs(end - b) for end in ends for b in (comparison.lower, comparison.upper))
+
+
+def _task(name: str) -> str:
+    return name.replace("_", " ")
