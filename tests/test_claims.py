@@ -465,9 +465,9 @@ def test_the_page_joins_the_notebooks_of_one_claim(results):
     sizes = sorted(c.detectable(level=level) for c in (*own, deep, effect(0.0)))
     assert summary[0][5] == f"{sizes[0]:.3f} to {sizes[-1]:.3f}"
     found = own[0].interval(level)
-    row = next(row for row in rows_of(text, "03_x") if row[2] == "a minus b")
+    row = next(row for row in rows_of(text, "[03_x]") if row[2] == "a minus b")
     assert row[:6] == [
-        "03_x",
+        "[03_x](#03_x)",
         "exchange",
         "a minus b",
         "> 0",
@@ -478,8 +478,8 @@ def test_the_page_joins_the_notebooks_of_one_claim(results):
     assert row[8] == f"{own[0].count_needed(level=level):.0f}" and row[9] == OPEN
     assert "one of 98.75 %; the 4 hold together" in text
     assert "not part of this profile" not in text and "\n08_x: Not at 32B.\n" in text
-    assert len(rows_of(text, "9. ")) == 1 and text.count("### Claim 9") == 1
-    order = [text.index(part) for part in ("finds them", "### Claim 2", "## 03_x", "## Versions")]
+    assert len(rows_of(text, "9. ")) == 1 and text.count("<b>Claim 9") == 1
+    order = [text.index(part) for part in ("finds them", "<b>Claim 2", "## 03_x", "## Versions")]
     assert order == sorted(order)
     assert "another machine" not in text
     versions = folder / "micro" / "versions.json"
@@ -491,7 +491,7 @@ def test_a_claim_without_evidence_says_why(results):
     folder, report = results
     report("micro", "05_x").claim("9", [], "deep search is not part of this profile")
     text = readme(folder / "micro")
-    assert "### Claim 9" in text and "deep search is not part of this profile" in text
+    assert "<b>Claim 9" in text and "deep search is not part of this profile" in text
     assert SUPPORTED not in text
 
 
@@ -526,8 +526,12 @@ def test_of_one_comparison_by_one_method_the_most_seeds_speak(results):
         (folder / name / "params.yaml").write_text(f"profile: {name}\nmodel: {{path: {model}}}\n")
     report("d", "04_x").claim("2", [effect(0.01, count=4)])
     text = claims_page(folder)
-    shown = {(row[0], row[1]) for row in rows_of(text, "") if row[1].startswith("0")}
-    assert shown == {("b", "03_x"), ("c", "03_x"), ("d", "04_x")}
+    shown = {(row[0], row[1]) for row in rows_of(text, "") if row[1].startswith("[0")}
+    assert shown == {
+        ("b", "[03_x](b/README.md#03_x)"),
+        ("c", "[03_x](c/README.md#03_x)"),
+        ("d", "[04_x](d/README.md#04_x)"),
+    }
     assert "the 3 hold together" in text
     assert "another folder holds with more seeds: [a](a/README.md)." in text
 

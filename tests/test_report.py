@@ -170,7 +170,7 @@ ROOMS = (
 """The rooms of the library, in the order in which they may know of each other."""
 SUITE = (
     "memory store workers notebooks cells sections fitting params model_checks question_checks "
-    "results deep_search pipeline checks ledger kernels studies planning execution"
+    "results deep_search pipeline checks hub ledger kernels studies planning execution"
 ).split()
 """The same within the suite."""
 
@@ -344,7 +344,8 @@ def test_regimes_are_read_off_the_tables(tmp_path):
     import pandas as pd
     import yaml
 
-    from dits_lib.commands.regimes import regime_figure, regimes
+    from dits_lib.agents import TASKS
+    from dits_lib.commands.regimes import answers, regime_figure, regimes
     from dits_lib.suite.params import load_params
 
     for name, changes in (
@@ -380,8 +381,16 @@ def test_regimes_are_read_off_the_tables(tmp_path):
     found = regimes(tmp_path)
     assert len(found[found["equal"] == "epochs"]) == 1
     assert found[found["equal"] == "epochs"]["mean"].tolist() == [0.2]
-    figure = regime_figure(found)
-    assert [len(axis.containers) for axis in figure.axes] == [3, 3]
+    figure = regime_figure(found)  # a panel a task, a look a regime
+    assert [len(axis.containers) for axis in figure.axes] == [6]
+    assert len({bar.lines[0].get_color() for bar in figure.axes[0].containers}) == 2
+    told = answers(found)
+    assert (
+        "*one step* minus *drawn at random*: better in 1, worse in 0 and not decided in 0 of 1"
+        in (told[0])
+    )
+    assert "*top by Q* minus *drawn at random*: better in 0, worse in 2" in told[1]
+    assert "(-0.100 to -0.100)" in told[1]
     found = found[found["equal"] == "steps"]
     assert list(found["decided"]) == ["better", "worse", "not decided"] * 2 and list(found["arm"])[
         :2
@@ -391,4 +400,7 @@ def test_regimes_are_read_off_the_tables(tmp_path):
         "no planted harm; 30 steps at 0.0003",
         "35% inverted reward; 30 steps at 0.0003, NLL 0.5",
     ]
-    assert len(regime_figure(found).axes) == 2
+    with_debate = pd.concat([found, found.assign(task="debate")])
+    assert [axis.get_title() for axis in regime_figure(with_debate).axes] == [
+        TASKS[task].label for task in ("exchange", "debate")
+    ]

@@ -59,6 +59,7 @@ def claims_page(results: Path) -> str:
         FileError: when an index is damaged.
     """
     from ..report.findings import findings
+    from ..report.names import LEGEND_OF_NAMES
     from ..report.render import indexes_of, listed
     from ..report.verdicts import (
         LEGEND,
@@ -68,7 +69,6 @@ def claims_page(results: Path) -> str:
         notes_of,
         summary_table,
     )
-    from ..report.wording import LEGEND_OF_NAMES
 
     indexes = {
         folder.name: own

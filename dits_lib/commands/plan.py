@@ -3,7 +3,8 @@
     python -m dits_lib.commands.plan --profile llama3-8b
 
 Checks the model folder, the data and the disk, and prints tokens, hours and peak memory
-(`suite/planning.py` says how they are counted). No GPU is needed.
+(`suite/planning.py` says how they are counted). No GPU is needed, and no network: what could not be
+checked without the hub is said.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from ..report.markdown import markdown_table
 from ..settings import OUTPUT, ROOT
-from ..suite.checks import check_data_and_models, check_words
+from ..suite.checks import InputError, check_folders
+from ..suite.hub import check_what_can_be, known_shape, leave_the_hub_alone_if_it_is_silent
 from ..suite.params import Params, add_profile_options, profile_of
 from ..suite.planning import (
     ASSUMED,
@@ -27,6 +29,7 @@ from ..suite.planning import (
     lengths,
     model_size,
     peak_memory,
+    size_of,
 )
 from .running import command
 
@@ -45,12 +48,31 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     params = profile_of(options)
-    check_data_and_models(params)
-    check_words(params)
-    size = model_size(params.model_path(params.parts()[0].tasks[0]))
-    judge = model_size(params.judge_path()).parameters if params.judge_path() else 0
+    reachable = leave_the_hub_alone_if_it_is_silent()
+    check_folders(params)
+    unchecked = check_what_can_be(params, reachable)
+    size = shape_of(params.model_path(params.parts()[0].tasks[0]), reachable)
+    judge = shape_of(params.judge_path(), reachable).parameters if params.judge_path() else 0
     name = options.gpu if params.model.device == "cuda" else "cpu"
-    return report(params, size, name, judge)
+    status = report(params, size, name, judge)
+    if unchecked:
+        print(f"\nnot checked, since the hub cannot be reached: {'; '.join(unchecked)}")
+    return status
+
+
+def shape_of(path: str, reachable: bool) -> ModelSize:
+    """Sizes of a model by its configuration; of one that the hub alone has, while it cannot be
+    reached, by what is known of it here.
+
+    Raises:
+        InputError: when they cannot be had.
+    """
+    try:
+        return model_size(path)
+    except InputError:
+        if reachable or Path(path).exists():
+            raise
+    return size_of(known_shape(path))
 
 
 def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..agents import TASKS
 from ..report.markdown import markdown_table
+from ..report.names import plain
 from ..settings import OUTPUT, read_yaml
 from ..settings.files import write_file
 from ..suite.results import is_of_changes
@@ -105,68 +106,92 @@ def regimes(results: Path) -> pd.DataFrame:
 
 
 def regime_figure(rows: pd.DataFrame):
-    """Each arm minus a random half at equal steps, one panel a task and regime, one line a task."""
+    """Each arm minus a random half at equal steps: one panel a task, a colour and marker a regime;
+    several profiles of one regime are dots of one look."""
     import matplotlib.pyplot as plt
 
     from ..report import figures  # noqa: F401 (sets the theme)
 
     shown = rows[(rows["minus"] == "random") & (rows["equal"] == "steps")]
-    kinds = {
-        task: list(dict.fromkeys(part["regime"]))
-        for task, part in shown.groupby("task", sort=False)
-    }
-    columns = max(map(len, kinds.values()))
-    figure, grid = plt.subplots(
-        len(kinds),
-        columns,
-        figsize=(4.3 * columns, 2.9 * len(kinds)),
+    tasks, kinds = (list(dict.fromkeys(shown[name])) for name in ("task", "regime"))
+    arms = [arm for arm in dict.fromkeys(ARMS.values()) if arm in set(shown["arm"])][::-1]
+    figure, axes = plt.subplots(
+        1,
+        len(tasks),
+        figsize=(2.5 + 3.6 * len(tasks), 1.8 + 0.2 * len(arms) * max(2, len(kinds) // 2)),
         squeeze=False,
         layout="constrained",
-        sharex="row",
+        sharey=True,
     )
-    arms = [arm for arm in dict.fromkeys(ARMS.values()) if arm in set(shown["arm"])][::-1]
-    for line, task in zip(grid, kinds, strict=True):
-        for axis in line[len(kinds[task]) :]:
-            axis.remove()
-        for axis, kind in zip(line, kinds[task], strict=False):
-            part = shown[(shown["task"] == task) & (shown["regime"] == kind)]
-            for number, (_, row) in enumerate(part.iterrows()):
-                # One arm of two profiles: side by side.
-                place = arms.index(row["arm"]) + 0.15 * list(part["arm"][:number]).count(row["arm"])
-                axis.errorbar(
-                    row["mean"],
-                    place,
-                    xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]],
-                    fmt="o",
-                    capsize=3,
-                    color="C0",
+    handles = {}
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for place, arm in enumerate(arms):
+            part = shown[(shown["task"] == task) & (shown["arm"] == arm)]
+            for number, row in enumerate(part.itertuples()):
+                kind = kinds.index(row.regime)
+                aside = 0.75 * ((number + 0.5) / len(part) - 0.5)
+                handles[row.regime] = axis.errorbar(
+                    row.mean,
+                    place - aside,
+                    xerr=[[row.mean - row.low], [row.high - row.mean]],
+                    fmt="osD^vP*X"[kind % 8],
+                    ms=5,
+                    capsize=2,
+                    color=f"C{kind % 10}",
                 )
-            axis.axvline(0, color="0.4", lw=1)
-            axis.set_yticks(range(len(arms)), arms)
-            axis.set(
-                ylim=(-0.6, len(arms) - 0.4),
-                title=kind.replace("; no planted", ";\nno planted"),
-                xlabel=f"{TASKS[task].label}, minus a random half",
-            )
-            axis.title.set_fontsize(10)
+            axis.axhline(place + 0.5, color="0.85", lw=0.8)
+        axis.axvline(0, color="0.4", lw=1)
+        axis.set_yticks(range(len(arms)), [plain(arm) for arm in arms])
+        axis.grid(visible=False, axis="y")
+        axis.set(
+            ylim=(-0.5, len(arms) - 0.5),
+            title=TASKS[task].label,
+            xlabel="metric minus that of as many drawn at random",
+        )
+        axis.xaxis.label.set_fontsize(10)
+    order = [kind for kind in kinds if kind in handles]
+    figure.legend(
+        [handles[kind] for kind in order],
+        order,
+        loc="outside lower center",
+        ncols=2,
+        fontsize=9,
+    )
     return figure
+
+
+def answers(rows: pd.DataFrame) -> list[str]:
+    """In how many regimes each arm does better or worse than another, by its intervals."""
+    told = []
+    for minus in ("random", "full"):
+        part = rows[(rows["minus"] == minus) & (rows["equal"] == "steps")]
+        for arm, own in part[part["arm"] != minus].groupby("arm", sort=False):
+            counts = own["decided"].value_counts()
+            ends = f"{own['mean'].min():+.3f} to {own['mean'].max():+.3f}"
+            told.append(
+                f"*{plain(arm)}* minus *{plain(minus)}*: better in {counts.get('better', 0)}, "
+                f"worse in {counts.get('worse', 0)} and not decided in "
+                f"{counts.get('not decided', 0)} of {len(own)} comparisons ({ends})"
+            )
+    return told
 
 
 @command("run again")
 def main(arguments: list[str] | None = None) -> int:
     """Write `results/regimes`."""
-    import pandas as pd
-
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
     from ..report.book import drawn
+    from ..report.names import LEGEND_OF_NAMES
+    from ..report.render import listed
+    from ..report.verdicts import folded
+    from ..report.wording import shown
 
     rows = regimes(OUTPUT / "results")
     folder = OUTPUT / "results" / "regimes"
     write_file(folder / "regimes.csv", rows.to_csv(index=False))
-    shown = rows.copy()
+    read = shown(rows)
     for column in ("mean", "low", "high"):
-        shown[column] = shown[column].map(lambda value: f"{value:+.3f}")
-    shown["V"] = shown["V"].map(lambda value: "" if pd.isna(value) else f"{value:.0f}")
+        read[column] = rows[column].map(lambda value: f"{value:+.3f}")
     for suffix, content in drawn(regime_figure(rows), "regimes").items():
         write_file(folder / f"regimes.{suffix}", content)
     text = [
@@ -178,16 +203,20 @@ def main(arguments: list[str] | None = None) -> int:
         "the share and kind of planted harm, and the strength of DPO. With so many intervals one "
         "in twenty lies off zero by chance.",
         "",
-        "![Each arm minus a random half, by regime](regimes.png)",
+        "## What was found",
+        "",
+        "For equal steps, each comparison one task of one profile:",
+        "",
+        listed(answers(rows)),
+        "",
+        "![Each arm minus as many pairs drawn at random, by regime](regimes.png)",
+        "",
+        folded("The names of what is compared", LEGEND_OF_NAMES),
         "",
     ]
-    for minus, part in shown.groupby("minus", sort=False):
-        text += [
-            f"## Minus `{minus}`",
-            "",
-            markdown_table(part[part["arm"] != minus].drop(columns="minus")),
-            "",
-        ]
+    for minus, part in read.groupby("minus", sort=False):
+        table = markdown_table(part[part["arm"] != minus].drop(columns="minus"))
+        text += [folded(f"All comparisons with {minus}", table), ""]
     write_file(folder / "README.md", "\n".join(text))
     print(f"read {folder / 'README.md'}")
     return 0

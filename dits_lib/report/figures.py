@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ..agents import TASKS
 from ..influence.registry import ESTIMATORS
-from .wording import plain
+from .names import plain
 
 sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .claims import CLAIMS, CONTRADICTED, NO_VALUE, OPEN, SUPPORTED, Comparison, by_task, together
+from .names import plain
 from .verdicts import Evidence, detectable_range, level_of
-from .wording import plain
 
 MOST = 5
 """Claims that are decided on all tasks have a sentence each, up to so many; two sentences more tell

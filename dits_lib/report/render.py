@@ -15,8 +15,9 @@ from .claims import CLAIMS
 from .findings import findings
 from .index import Index, OldClaim, read_index
 from .markdown import markdown_table
+from .names import LEGEND_OF_NAMES
 from .verdicts import LEGEND, claim_tables, evidence_of, folded, notes_of, summary_table
-from .wording import LEGEND_OF_NAMES, shown
+from .wording import shown
 
 PACKED = "packed models"
 """Beside the versions: how many models were trained on another machine; absent for none."""

@@ -73,12 +73,9 @@ def tree_figure(tree: Tree, influence: dict[int, float] | None = None) -> plt.Fi
             zorder=2,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.4},
         )
-    gold = " or ".join(tree.question.answers)
-    axis.set_title(
-        textwrap.shorten(f"{tree.question.text}   (right: {gold})", 150, placeholder=" …"),
-        fontsize=10,
-        loc="left",
-    )
+    asked = textwrap.shorten(tree.question.text, 110, placeholder=" …")
+    gold = textwrap.shorten(" or ".join(tree.question.answers), 40, placeholder=" …")
+    axis.set_title(f"{asked}   (right: {gold})", fontsize=10, loc="left")
     axis.set(xlabel="reply", yticks=[], xticks=range(depth + 1), xlim=(-0.1, depth + 0.95))
     axis.set_ylim(max(places.values()) + 2, -2)
     axis.grid(False)
@@ -113,6 +110,7 @@ def _end_of(text: str, room: int, count: int) -> list[str]:
         return lines
     speaker, _, rest = text.partition(" ")
     cut = rest[-(room * count - len(speaker) - 6) :]
+    cut = cut.partition(" ")[2] or cut  # no part of a word
     return textwrap.wrap(f"{speaker} … {cut}", room)[: count + 1]
 
 

@@ -14,8 +14,8 @@ from ..agents import TASKS
 from .claims import CLAIMS, Comparison, by_task, together
 from .index import Claim, Index
 from .markdown import markdown_table
+from .names import plain
 from .stats import joint_level
-from .wording import plain
 
 POWER = 0.8
 """At which detectable effects and needed seeds are told."""

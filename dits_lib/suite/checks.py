@@ -8,7 +8,7 @@ from ..agents import ChatTemplateError
 from ..engines import ModelError, check_model_folder
 from ..influence import ESTIMATORS, ScoreError
 from ..influence.peers import PeerEstimator
-from ..settings import OUTPUT, ParamsError
+from ..settings import OUTPUT, ROOT, ParamsError
 from ..settings.files import FileError
 from ..tasks import DataError
 from ..tasks.judge import JudgeError
@@ -28,6 +28,8 @@ class InputError(ValueError):
     """Input that cannot be used, in one line."""
 
 
+MADE = ("micro-web", "qwen", "qwen-small", "smollm2")
+"""Model folders below `models/` for which the Makefile has a command."""
 KNOWN_ERRORS = (
     ParamsError,
     DataError,
@@ -108,10 +110,22 @@ def check_data_and_models(params: Params) -> None:
     Raises:
         ModelError, DataError: in one line.
     """
-    for path in params.model_paths():
-        check_model_folder(path)
+    check_folders(params)
     check_questions(params)
     check_models(params)
+
+
+def check_folders(params: Params) -> None:
+    """Raises ModelError where a model's folder is not there or is none; of one that a command here
+    makes, naming that."""
+    for path in params.model_paths():
+        try:
+            check_model_folder(path)
+        except ModelError as error:
+            folder = Path(path)
+            if folder.exists() or folder.parent != ROOT / "models" or folder.name not in MADE:
+                raise
+            raise ModelError(f"{error}; `make {folder.name}-model` makes this one") from None
 
 
 def sees_gpu() -> bool:

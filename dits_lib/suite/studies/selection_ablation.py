@@ -14,6 +14,7 @@ import numpy as np
 
 from ...engines import derive_seed
 from ...report import reach_of
+from ...report.names import plain
 from ...selection import ARMS, drawn_share, select_arm, top_share
 from ..params import Params
 from ..pipeline import ModelRef, Pipeline, read_pairs, read_scores
@@ -170,6 +171,57 @@ def order_seed(seed: int, order: int) -> int:
 def selection_job(params: Params, task: str, seed: int) -> None:
     """What all arms of `ablation_job` select from, for what is computed ahead."""
     selection_stage(Pipeline(params, task), seed, SELECTIONS)
+
+
+def overlap_job(params: Params, task: str) -> dict:
+    """Which pairs of the first seed each arm keeps.
+
+    Returns:
+        `task`; `rows`, one for each pair with its texts, Q-value and influence; `kept`, {arm:
+        numbers of the rows}, of several random halves the first, without arms that have no scores.
+    """
+    pipeline, seed = Pipeline(params, task), params.seed
+    model, searched, kept = selection_stage(pipeline, seed, SELECTIONS)
+    size, _ = step_size_of(pipeline)
+    count = params.influence.validation_questions
+    influence = influence_values(pipeline, model, searched, size, count, seed)
+    rows = [
+        {
+            "task": task,
+            "agent": pair.meta.get("agent"),
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "Q": pair.q_chosen,
+            "influence": float(value),
+        }
+        for pair, value in zip(read_pairs(searched), influence, strict=True)
+    ]
+    own = {arm: [int(i) for i in halves[0]] for arm, halves in kept.items() if halves}
+    return {"task": task, "rows": rows, "kept": own}
+
+
+def overlap_rows(jobs: list[dict]) -> list[dict]:
+    """Of the pairs that an arm keeps, the share that each other arm keeps too."""
+    rows = []
+    for job in jobs:
+        sets = {arm: set(own) for arm, own in job["kept"].items() if arm != "full" and own}
+        rows += [
+            {"task": job["task"], "arm": arm, "pairs": len(own)}
+            | {plain(other): len(own & sets[other]) / len(own) for other in sets}
+            for arm, own in sets.items()
+        ]
+    return rows
+
+
+def example_rows(job: dict, count: int = 8) -> list[dict]:
+    """Some pairs from the highest influence to the lowest, and the arms that keep each."""
+    order = np.argsort([-row["influence"] for row in job["rows"]], kind="stable")
+    shown = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
+    kept = {arm: set(own) for arm, own in job["kept"].items() if arm not in ("full", "random")}
+    return [
+        job["rows"][i] | {"kept by": ", ".join(plain(a) for a in kept if i in kept[a])}
+        for i in shown
+    ]
 
 
 def arm_job(params: Params, task: str, seed: int, arm: str) -> None:
