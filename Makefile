@@ -65,11 +65,13 @@ test: setup ## format, lint and tests, on up to four cores (LONG=1: those of a m
 	@$(RUN) -m ruff format --check . && $(RUN) -m ruff check .
 	@$(RUN) -m pytest -n $(JOBS) $(if $(filter 1,$(VLLM) $(LONG)),,-m "not long")
 
-lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep) in JupyterLab
+lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep) in JupyterLab (ARGS="--port=9000": its options)
 	@mkdir -p lab; for file in notebooks/*.ipynb; do own="lab/$${file##*/}"; \
 		test -e "$$own" || cp "$$file" lab/; \
 		cmp -s "$$file" "$$own" || echo "$$own: kept as yours, and differs from $$file; delete it for a fresh copy"; done
-	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/00_dits_in_one_page.ipynb
+	@# As root, as in a container, JupyterLab asks to be told; over SSH there is no browser to open.
+	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/00_dits_in_one_page.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(if $(SSH_CONNECTION),--no-browser) $(ARGS)
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
 	@$(RUN) -m dits_lib.commands.release_micro_model
@@ -89,5 +91,5 @@ qwen-small-model: setup ## write models/qwen-small, its sibling of 0.5 B paramet
 bench: setup ## speed and memory, as ratios measured in one run
 	@$(RUN) -m benchmarks.run && $(RUN) -m benchmarks.estimators
 
-clean: ## remove the environment and all computed stages (results/ stays)
-	rm -rf $(VENV) runs .pytest_cache
+clean: ## remove the environment (STAGES=1: all computed stages in runs/ too; results/ stays)
+	rm -rf $(VENV) .pytest_cache $(if $(filter 1,$(STAGES)),runs)

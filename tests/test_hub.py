@@ -97,3 +97,27 @@ def test_a_model_that_a_command_makes_is_told_with_the_command(monkeypatch, tmp_
     assert "make" not in str(error.value).split(": ", 1)[1]
     commands = (ROOT / "Makefile").read_text()
     assert all(f"\n{name}-model:" in commands for name in MADE)
+
+
+def made(*arguments, **environment):
+    """The commands that make would run."""
+    return subprocess.run(
+        ["make", "-n", *arguments],
+        cwd=ROOT,
+        env={key: v for key, v in os.environ.items() if key != "SSH_CONNECTION"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_make_clean_keeps_what_was_computed_unless_asked():
+    assert " runs" not in made("clean") and " .venv" in made("clean")
+    assert " runs" in made("clean", "STAGES=1")
+
+
+def test_make_lab_takes_options_and_works_over_ssh_and_as_root():
+    plain = made("lab", "ARGS=--port=9000")
+    assert "--port=9000" in plain and "--no-browser" not in plain
+    assert ("--allow-root" in plain) == (os.getuid() == 0)
+    assert "--no-browser" in made("lab", SSH_CONNECTION="1 2 3 4")

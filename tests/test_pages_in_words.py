@@ -220,6 +220,20 @@ def test_a_tree_shows_its_question_and_the_end_of_a_long_reply():
     assert "…" in texts[2] and "word0 " not in texts[2] and texts[2].count("\n") <= 2
 
 
+def test_a_deep_tree_is_wider_and_keeps_its_answers():
+    tree = Tree(make_questions("debate", "train", 1, 0)[0])
+    for depth in range(1, 25):
+        text = f"a reply that is far too long for its column <A> {depth} </A>"
+        turn = Turn("an_agent_of_a_very_long_name", text)
+        tree.nodes.append(Node(turn=turn, parent=depth - 1, depth=depth))
+        tree.nodes[depth - 1].children.append(depth)
+    axis = tree_figure(tree).axes[0]
+    assert axis.figure.get_figwidth() > 20
+    for depth, text in enumerate(axis.texts[1:], 1):
+        assert text.get_text().replace("\n", " ").endswith(f"<A> {depth} </A>")
+    plt.close("all")
+
+
 def test_labels_of_leaves_do_not_touch_each_other():
     tree = tree_of(*(" ".join([f"w{n}"] * 60) for n in range(6)))
     axis = tree_figure(tree).axes[0]

@@ -34,6 +34,7 @@ class Report:
         self.folder = report_folder() or by_hand
         if self.folder == by_hand:  # reading a notebook changes no results
             print(f"tables and figures go to {by_hand}")
+        pd.set_option("display.max_colwidth", None)  # a cell shows replies whole
         self.entries: list[dict] = []
         self.claims: list[dict] = []
         self.artifacts: list[str] = []

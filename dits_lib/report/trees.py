@@ -16,7 +16,9 @@ WIDTH = 11.5
 CHARACTER = 0.068
 """Inches of a character of a label, about."""
 LINES = 2
-"""Lines of a reply; three more tell what a tool answered."""
+"""Lines of a reply, and of what a tool answered."""
+ROOM = 12
+"""Characters of such a line at least: a tree of many columns is wider than `WIDTH`."""
 
 
 def tree_figure(tree: Tree, influence: dict[int, float] | None = None) -> plt.Figure:
@@ -36,11 +38,13 @@ def tree_figure(tree: Tree, influence: dict[int, float] | None = None) -> plt.Fi
     origin = {i: _parent_reply(tree, i) for i in replies}
     level = {i: tree.level(i) for i in replies}
     depth = max(level.values())
-    room = int(WIDTH / (depth + 1) / CHARACTER) - 4  # characters from one column to the next
+    # Characters from one column to the next, and those that the dots take.
+    room = max(ROOM, int(WIDTH / (depth + 1) / CHARACTER) - 4)
+    width = max(WIDTH, (depth + 1) * (room + 4) * CHARACTER)
     texts = {i: _label(tree, i, room, answers, influence) for i in replies}
     places = _places(origin, texts)
     height = 1.2 + 0.145 * (1 + max(places.values()))
-    figure, axis = plt.subplots(figsize=(WIDTH, max(3.0, height)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(width, max(3.0, height)), layout="constrained")
     for index in replies[1:]:
         axis.plot(
             [level[origin[index]], level[index]],
@@ -109,9 +113,12 @@ def _end_of(text: str, room: int, count: int) -> list[str]:
     if len(lines) <= count:
         return lines
     speaker, _, rest = text.partition(" ")
-    cut = rest[-(room * count - len(speaker) - 6) :]
+    if len(speaker) > room // 2:
+        speaker = f"{speaker[: room // 2 - 2]}…:"
+    cut = rest[-max(ROOM, room * count - len(speaker) - 6) :]
     cut = cut.partition(" ")[2] or cut  # no part of a word
-    return textwrap.wrap(f"{speaker} … {cut}", room)[: count + 1]
+    lines = textwrap.wrap(f"{speaker} … {cut}", room)
+    return lines if len(lines) <= count + 1 else [lines[0], *lines[-count:]]
 
 
 def _begin_of(text: str, room: int, count: int) -> list[str]:
