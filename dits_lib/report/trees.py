@@ -113,8 +113,8 @@ def _end_of(text: str, room: int, count: int) -> list[str]:
     if len(lines) <= count:
         return lines
     speaker, _, rest = text.partition(" ")
-    if len(speaker) > room // 2:
-        speaker = f"{speaker[: room // 2 - 2]}…:"
+    if len(speaker) > 2 * room // 3:
+        speaker = f"{speaker[: 2 * room // 3 - 2]}…:"
     cut = rest[-max(ROOM, room * count - len(speaker) - 6) :]
     cut = cut.partition(" ")[2] or cut  # no part of a word
     lines = textwrap.wrap(f"{speaker} … {cut}", room)
