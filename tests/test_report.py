@@ -345,7 +345,7 @@ def test_regimes_are_read_off_the_tables(tmp_path):
     import yaml
 
     from dits_lib.agents import TASKS
-    from dits_lib.commands.regimes import answers, regime_figure, regimes
+    from dits_lib.commands.regimes import EARLIER, answers, regime_figure, regimes
     from dits_lib.suite.params import load_params
 
     for name, changes in (
@@ -400,6 +400,19 @@ def test_regimes_are_read_off_the_tables(tmp_path):
         "no planted harm; 30 steps at 0.0003",
         "35% inverted reward; 30 steps at 0.0003, NLL 0.5",
     ]
+    # Of one comparison in one regime the most seeds speak; an earlier search is told apart.
+    fewer = found.assign(n=3, mean=0.7, decided="better")
+    assert answers(pd.concat([found, fewer])) == answers(found)
+    old = tmp_path / "a" / "params.yaml"
+    params = yaml.safe_load(old.read_text())
+    params["search"]["depth"] = params["search"].pop("max_depth")
+    old.write_text(yaml.safe_dump(params))
+    told = regimes(tmp_path)
+    assert {
+        name: kind.startswith(EARLIER)
+        for name, kind in zip(told["results"], told["regime"], strict=True)
+    } == {"a": True, "b": False}
+    assert not any("one step" in line for line in answers(told))
     with_debate = pd.concat([found, found.assign(task="debate")])
     assert [axis.get_title() for axis in regime_figure(with_debate).axes] == [
         TASKS[task].label for task in ("exchange", "debate")

@@ -87,7 +87,7 @@ def claims_page(results: Path) -> str:
         "in none of these and hold the same comparison, the one with the most seeds speaks, "
         "whatever it found.",
     ]
-    told = findings(found)
+    told = findings(found, by_results=True)
     if told:
         parts += ["## What was found", listed(told), "## The claims"]
     if found or notes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from .names import plain
 from .paper import CLAIM_TEXTS
 from .stats import detectable_distance, half_width, joint_level, paired_effect, power_at
 
@@ -314,7 +315,8 @@ def claim_text(number: str, comparisons: Sequence[Comparison], note: str = "") -
     if comparisons:
         lines.append(f"  intervals of {level:.2%}, which hold together at 95 %:")
     lines += [
-        f"    {c.task}, {c.name} (claimed: {c.claimed()}): {_found(c, level)}" for c in comparisons
+        f"    {c.task}, {plain(c.name)} (claimed: {c.claimed()}): {_found(c, level)}"
+        for c in comparisons
     ]
     return "\n".join(lines + ([f"  {note}"] if note else []))
 

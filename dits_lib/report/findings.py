@@ -12,20 +12,24 @@ from .verdicts import Evidence, detectable_range, level_of
 MOST = 5
 """Claims that are decided on all tasks have a sentence each, up to so many; two sentences more tell
 of the others."""
+Told = list[tuple[Comparison, str]]
+"""Comparisons with what is said of where they come from."""
 _WORDS = {SUPPORTED: "holds", CONTRADICTED: "does not hold"}
 
 
-def findings(found: dict[str, Sequence[Evidence]]) -> list[str]:
+def findings(found: dict[str, Sequence[Evidence]], by_results: bool = False) -> list[str]:
     """At most seven sentences: what was decided, with the intervals that hold together at 95 %,
     and what was not, with the effects that would have been seen.
 
     Args:
         found: {claim: evidence}, as `evidence_of` gives it.
+        by_results: name the results folder of each comparison.
     """
     whole, partly, undecided = [], [], []
     for number, evidence in found.items():
-        level, own = level_of(evidence), [e.comparison for e in evidence]
-        tasks = by_task(own, level)
+        level = level_of(evidence)
+        own = [(e.comparison, f" in {e.results}" if by_results else "") for e in evidence]
+        tasks = by_task([comparison for comparison, _ in own], level)
         verdict = together(tasks.values())
         if verdict in _WORDS:
             whole.append((number, own, level))
@@ -46,9 +50,9 @@ def findings(found: dict[str, Sequence[Evidence]]) -> list[str]:
     return sentences
 
 
-def _whole(number: str, own: list[Comparison], level: float) -> str:
+def _whole(number: str, own: Told, level: float) -> str:
     """A claim that is decided: each decided task with the comparison that decides it."""
-    tasks = by_task(own, level)
+    tasks = _by_task(own, level)
     verdict = together(tasks.values())
     told = "; ".join(
         f"{_task(task)}: {_effect(own, task, level)}"
@@ -60,32 +64,42 @@ def _whole(number: str, own: list[Comparison], level: float) -> str:
     return f"**Claim {number} {_WORDS[verdict]}** ({CLAIMS[number].rstrip('.')}). {told}{rest}."
 
 
-def _short(number: str, own: list[Comparison], level: float) -> str:
+def _short(number: str, own: Told, level: float) -> str:
     """A claim that is decided for some tasks."""
     told = [
         f"{_WORDS[verdict]} for the {_task(task)} ({_effect(own, task, level)})"
-        for task, verdict in by_task(own, level).items()
+        for task, verdict in _by_task(own, level).items()
         if verdict in _WORDS
     ]
     return f"claim {number} {' and '.join(told)}"
 
 
-def _seen(number: str, own: list[Comparison], level: float) -> str:
-    seen = detectable_range(own, level)
+def _seen(number: str, own: Told, level: float) -> str:
+    seen = detectable_range([comparison for comparison, _ in own], level)
     return f"claim {number}" + (f" ({seen})" if seen else "")
 
 
-def _effect(own: list[Comparison], task: str, level: float) -> str:
+def _effect(own: Told, task: str, level: float) -> str:
     """The comparison that a task's verdict hangs on: of those that hold the one nearest to its
     bound, else the one that lies farthest beyond it."""
-    known = [c for c in own if c.task == task and c.verdict(level) not in (OPEN, NO_VALUE)]
-    contradicted = [c for c in known if c.verdict(level) == CONTRADICTED]
-    chosen = (
-        max(contradicted, key=lambda c: _margin(c, level))
+    known = [
+        (c, place)
+        for c, place in own
+        if c.task == task and c.verdict(level) not in (OPEN, NO_VALUE)
+    ]
+    contradicted = [one for one in known if one[0].verdict(level) == CONTRADICTED]
+    chosen, place = (
+        max(contradicted, key=lambda one: _margin(one[0], level))
         if contradicted
-        else min(known, key=lambda c: _margin(c, level))
+        else min(known, key=lambda one: _margin(one[0], level))
     )
-    return f"{plain(chosen.name)} {chosen.text(level)} where {chosen.claimed()} is claimed"
+    claimed = f"where {chosen.claimed()} is claimed"
+    return f"{plain(chosen.name)} {chosen.text(level)}{place} {claimed}"
+
+
+def _by_task(own: Told, level: float) -> dict[str, str]:
+    """{task: verdict}."""
+    return by_task([comparison for comparison, _ in own], level)
 
 
 def _margin(comparison: Comparison, level: float) -> float:
