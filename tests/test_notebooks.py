@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from dits_lib.report.names import plain
 from dits_lib.settings import ROOT
 from dits_lib.suite.execution import clean
 from dits_lib.suite.params import load_params
@@ -180,7 +181,7 @@ def test_the_notebooks_of_make_fidelity_run_on_the_kept_stages(whole):
         "06_reliability.png",
         "06_use.png",
         "07_sensitivity.png",
-        *load_params("smoke").fidelity.validation,
+        *map(plain, load_params("smoke").fidelity.validation),
     ):
         assert name in readme
     for name in ("06_lds", "06_left_out", "06_races", "06_controlled", "06_use_differences"):
