@@ -63,40 +63,17 @@ from dits_lib.influence.gradients import gradient_options
 from dits_lib.influence.validation_play import changed_share
 from dits_lib.pairs import Pair, extract_pairs
 from dits_lib.search import SearchSettings, tree_search
+from dits_lib.suite.hub import known_shape
 from dits_lib.suite.memory import GPUMemoryWatch
 from dits_lib.suite.planning import size_of
 from dits_lib.tasks import make_questions
 from dits_lib.training import DPOSettings, Place, SFTSettings, train_dpo, train_sft
 
-SHAPES = {
-    "llama3-8b": (
-        "llama",
-        {
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": False,
-        },
-    ),
-    "qwq-32b": (
-        "qwen2",
-        {
-            "vocab_size": 152064,
-            "hidden_size": 5120,
-            "intermediate_size": 27648,
-            "num_hidden_layers": 64,
-            "num_attention_heads": 40,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 40960,
-            "tie_word_embeddings": False,
-        },
-    ),
+MODELS = {
+    "llama3-8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+    "qwq-32b": "Qwen/QwQ-32B",
 }
-"""Model type and configuration of the paper's models, from their cards."""
+"""The paper's models, whose shapes the suite knows (`suite/hub.py`)."""
 
 PAPER = {"tokens": 2.0e7, "pairs": 8500, "gpu_hours": 106}
 """The paper's budget on 2WikiMultiHopQA (its cost table)."""
@@ -605,11 +582,10 @@ def shape_config(options):
     small = AutoConfig.from_pretrained(options.like)
     if options.shape is None:
         return small
-    kind, sizes = SHAPES[options.shape]
     layers = {"num_hidden_layers": options.layers} if options.layers else {}
-    return AutoConfig.for_model(
-        kind,
-        **sizes | layers,
+    return known_shape(
+        MODELS[options.shape],
+        **layers,
         bos_token_id=small.bos_token_id,
         eos_token_id=small.eos_token_id,
         pad_token_id=small.eos_token_id,
@@ -634,7 +610,7 @@ def vllm_engine(options, root: Path | None = None, dummy: bool = False) -> VLLME
 
 
 def random_part(options) -> dict:
-    """Write a configuration of `SHAPES` with random weights and another model's tokenizer."""
+    """Write a configuration of `MODELS` with random weights and another model's tokenizer."""
     tokenizer, config = AutoTokenizer.from_pretrained(options.like), shape_config(options)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -686,7 +662,7 @@ def main() -> None:
     parser.add_argument("--like", default="models/smollm2", help="random: whose tokenizer to take")
     parser.add_argument(
         "--shape",
-        choices=list(SHAPES),
+        choices=list(MODELS),
         help="random, speak: the configuration; else that of --like",
     )
     parser.add_argument(

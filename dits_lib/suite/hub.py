@@ -20,6 +20,7 @@ SHAPES = {
     "meta-llama/Meta-Llama-3-8B-Instruct": {
         "model_type": "llama",
         "vocab_size": 128256,
+        "max_position_embeddings": 8192,
         "hidden_size": 4096,
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
@@ -30,6 +31,7 @@ SHAPES = {
     "Qwen/QwQ-32B": {
         "model_type": "qwen2",
         "vocab_size": 152064,
+        "max_position_embeddings": 40960,
         "hidden_size": 5120,
         "intermediate_size": 27648,
         "num_hidden_layers": 64,
@@ -40,6 +42,7 @@ SHAPES = {
     "Qwen/Qwen2.5-7B-Instruct": {
         "model_type": "qwen2",
         "vocab_size": 152064,
+        "max_position_embeddings": 32768,
         "hidden_size": 3584,
         "intermediate_size": 18944,
         "num_hidden_layers": 28,
@@ -48,7 +51,7 @@ SHAPES = {
         "tie_word_embeddings": False,
     },
 }
-"""Configurations on the hub, cut to what a plan needs, of the models that profiles name."""
+"""Configurations on the hub, cut to sizes, of the models that profiles name."""
 
 
 def leave_the_hub_alone_if_it_is_silent() -> bool:
@@ -99,8 +102,8 @@ def _is_out_of_reach(error: Exception) -> bool:
     return "cannot be loaded from the hub" in str(error) or "transformers cannot load" in str(error)
 
 
-def known_shape(path: str):
-    """The configuration (transformers) of a model in `SHAPES`.
+def known_shape(path: str, **changes):
+    """The configuration (transformers) of a model in `SHAPES`, with some of its values changed.
 
     Raises:
         InputError: for another model.
@@ -112,5 +115,5 @@ def known_shape(path: str):
             f"{path}: the hub cannot be reached, and the shape of this model is not known here; "
             f"known: {', '.join(SHAPES)}; or name a folder with its config.json"
         )
-    shape = dict(SHAPES[path])
+    shape = SHAPES[path] | changes
     return AutoConfig.for_model(shape.pop("model_type"), **shape)
