@@ -681,3 +681,29 @@ def test_rank_correlation_and_reliability():
         for i in range(100)
     ]
     assert 86 <= sum(cover) <= 100
+
+
+def _response(*repeats: float) -> list[dict]:
+    sizes = (0.1, 0.3, 1.0, 3.0)
+    found = zip(sizes, (0.1, 0.2, 0.5, 0.9), repeats, strict=True)
+    return [
+        {"step_size": size, "changed": changed, "floor": 0.0, "repeatable": repeatable}
+        for size, changed, repeatable in found
+    ]
+
+
+def test_the_step_can_be_chosen_by_what_repeats():
+    nan = float("nan")
+    cases = {  # scores repeat at, by step size: which is taken at a target of 0.5, and whether told
+        (0.1, 0.6, 0.4, 0.9): (0.3, False),  # the smallest that reaches the target
+        (0.5, 0.6, 0.4, 0.9): (0.1, False),
+        (0.1, 0.2, 0.4, 0.3): (1.0, True),  # none reaches it: the one that repeats best
+        (nan, -0.2, nan, -0.4): (0.3, True),  # scores that are all alike repeat worst
+        (nan, 0.7, nan, nan): (0.3, False),
+    }
+    for repeats, (size, told) in cases.items():
+        rows = _response(*repeats)
+        assert choose_step_size(rows, 0.2, 0.5) == size
+        assert (beyond_grid(rows, 0.2, 0.5) is not None) == told
+        assert choose_step_size(rows, 0.2) == 0.3
+    assert "1 repeats best, at 0.40" in beyond_grid(_response(0.1, 0.2, 0.4, 0.3), 0.2, 0.5)

@@ -183,7 +183,7 @@ TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meanin
     "None": "agents.exchange agents.debate data.data_dir model.cache_gb world.questions web.model "
     "web.cache web.search_engine web.calls web.nesting web.tokens web.max_new_tokens "
     "web.page_characters web.snippet_words web.judge_url web.judge_model influence.lora_seed "
-    "influence.gradient_tokens",
+    "influence.gradient_tokens influence.target_repeatable",
     "{}": "agents.exchange agents.debate "
     + " ".join(".".join(place) for place, value in KEYS.items() if isinstance(value, dict)),
     "0": "seed sft.lora_rank dpo.lora_rank sft.min_reward pairs.min_value pairs.min_gap "

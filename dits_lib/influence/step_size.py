@@ -81,16 +81,38 @@ def _between_halves(table: np.ndarray) -> float:
     return float(scipy.stats.spearmanr(*halves).statistic)
 
 
-def choose_step_size(rows: list[dict], target_changed: float) -> float:
+def choose_step_size(
+    rows: list[dict], target_changed: float, target_repeatable: float | None = None
+) -> float:
     """The step size whose share of changed dialogues, less the noise floor, is nearest to the
-    target: smaller changes no token, larger breaks the model."""
-    return min(rows, key=lambda row: abs(_moved(row) - target_changed))["step_size"]
+    target: smaller changes no token, larger breaks the model.
+
+    Args:
+        target_repeatable: the smallest step size whose scores repeat at least so well over halves
+            of the questions (a rank correlation), whatever it changes; where none does, the one
+            that repeats best. None: by `target_changed`.
+    """
+    if target_repeatable is None:
+        return min(rows, key=lambda row: abs(_moved(row) - target_changed))["step_size"]
+    able = [row["step_size"] for row in rows if row["repeatable"] >= target_repeatable]
+    return min(able) if able else max(rows, key=_repeats)["step_size"]
 
 
-def beyond_grid(rows: list[dict], target_changed: float) -> str | None:
+def beyond_grid(
+    rows: list[dict], target_changed: float, target_repeatable: float | None = None
+) -> str | None:
     """A warning where the target lies outside what the tried step sizes reach, so that the best
     size may not be among them; None where it lies inside."""
     ordered = sorted(rows, key=lambda row: row["step_size"])
+    if target_repeatable is not None:
+        best = max(rows, key=_repeats)
+        if best["repeatable"] >= target_repeatable:
+            return None
+        return (
+            f"no step size of influence.step_sizes gives scores that repeat at "
+            f"{target_repeatable:g}; {best['step_size']:g} repeats best, at "
+            f"{best['repeatable']:.2f}; try larger ones, or more influence.step_questions"
+        )
     low, high = _moved(ordered[0]), _moved(ordered[-1])
     if high < target_changed:
         edge, share, advice = ordered[-1], high, "larger"
@@ -103,6 +125,11 @@ def beyond_grid(rows: list[dict], target_changed: float) -> str | None:
         f"{share:.1%} of the dialogues beyond noise, the target is {target_changed:.0%}; try "
         f"{advice} ones"
     )
+
+
+def _repeats(row: dict) -> float:
+    """How well a step's scores repeat; scores without variation repeat worst."""
+    return -2.0 if np.isnan(row["repeatable"]) else row["repeatable"]
 
 
 def _moved(row: dict) -> float:

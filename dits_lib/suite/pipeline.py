@@ -344,7 +344,7 @@ class Pipeline:
             noise = derive_seed("response", seed)
             given = chosen, questions, p.step_sizes, p, noise, loss
             rows = step_response(engine, self.system, *given)
-            size = choose_step_size(rows, p.target_changed)
+            size = choose_step_size(rows, p.target_changed, p.target_repeatable)
             write_json(folder / "response.json", {"rows": rows, "chosen": size})
             return vars(engine.usage)
 

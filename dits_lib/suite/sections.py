@@ -147,12 +147,13 @@ class Influence(InfluenceSettings):
     """The influence step and its validation questions: `validation_questions`, V; `estimator`,
     that of notebooks 03 to 05 and 08; `step_sizes` that are tried on `step_questions` with
     `step_pairs`, of which the one is taken that changes a share of dialogues nearest to
-    `target_changed`."""
+    `target_changed`, or the smallest that repeats at `target_repeatable`, where that is given."""
 
     validation_questions: AtLeastTwo
     estimator: EstimatorName
     step_sizes: Rising[Positive]
     target_changed: Annotated[float, Field(gt=0, lt=1)]
+    target_repeatable: Annotated[float, Field(gt=0, lt=1)] | None
     step_questions: AtLeastTwo
     step_pairs: Annotated[int, Field(ge=3, le=MOST)]
 
