@@ -2,6 +2,7 @@
 anything expensive."""
 
 import json
+import re
 import unicodedata
 
 import pytest
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dits_lib.agents import TASKS
+from dits_lib.settings import ROOT
 from dits_lib.suite.checks import check_inputs
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
@@ -360,3 +362,33 @@ def test_all_that_the_splits_lack_is_told_at_once_with_its_keys(tmp_path):
     with pytest.raises(DataError) as caught:
         check_inputs(params, ["01_rollout"])  # asks for training questions alone
     assert str(caught.value).count(" of ") == 1
+
+
+def test_the_parameter_file_to_copy_asks_for_as_many_questions_as_it_says(tmp_path):
+    text = (ROOT / "params" / "own-questions.yaml").read_text().replace("\n# ", " ")
+    told = {
+        split: int(re.search(rf"(\d+)(?: of split| of) {split}", text)[1])
+        for split in ("train", "validation", "development", "test")
+    }
+    assert f"{sum(told.values())} questions in the JSONL file" in text
+    rows = [
+        {
+            "id": f"{split}-{number}",
+            "text": f"{question.text} {number}",
+            "answers": list(question.answers),
+            "views": dict(question.views),
+            "meta": {"split": split},
+        }
+        for split, count in told.items()
+        for number, question in enumerate(make_questions("exchange", split, count, 0))
+    ]
+    path = write(tmp_path / "questions.jsonl", rows)
+    # The micro model stands in for a chat model, which no test can fetch.
+    changes = [f"world.questions={path}", "model.path=models/micro", "agents.prompts=micro"]
+    params = load_params("own-questions", changes)
+    check_inputs(params, params.notebooks)
+    for split in told:
+        few = [row for row in rows if row["id"] != f"{split}-0"]
+        write(path, few)
+        with pytest.raises(DataError, match=rf"{split}: {told[split] - 1} of {told[split]} quest"):
+            check_inputs(params, params.notebooks)

@@ -132,15 +132,15 @@ def convert(gguf: Path, out: Path, dtype: str) -> None:
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for file in (out / "config.json", out / "generation_config.json"):
-        _without_version(file)
+        _one_version(file)
 
 
-def _without_version(file: Path) -> None:
+def _one_version(file: Path) -> None:
     """The release that wrote a configuration says nothing of the model, and the stages of a run
-    depend on every byte of the model's files."""
+    depend on every byte of the model's files. So one stands there always; without any, transformers
+    takes the tokenizer for one of old Mistral models and warns of it."""
     if file.is_file():
-        told = json.loads(file.read_text())
-        told.pop("transformers_version", None)
+        told = json.loads(file.read_text()) | {"transformers_version": "5.0.0"}
         file.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 

@@ -69,7 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     compute_ahead(names, params, folder)
     with _reports_in(folder):
-        ran = [name for name in names if run_notebook(name, params, folder)]
+        ran = [
+            name
+            for number, name in enumerate(names, 1)
+            if run_notebook(name, params, folder, f"{number} of {len(names)}")
+        ]
     finish(folder, params)
     seconds = time.monotonic() - start
     print(

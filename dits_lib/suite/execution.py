@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from .checks import KNOWN_ERRORS
 from .deep_search import site_digest
 from .kernels import kernel_manager, last_words
 from .params import Params
+from .progress import Watch
 from .results import stamp_suffix
 from .store import LIBRARY, StoreError, checksum, read_manifest, source_digest, sweep
 
@@ -33,11 +33,12 @@ class NotebookError(RuntimeError):
         self.bad_input = bad_input
 
 
-def run_notebook(name: str, params: Params, folder: Path) -> bool:
+def run_notebook(name: str, params: Params, folder: Path, place: str = "") -> bool:
     """Run a notebook unless its outputs are up to date; tells whether it ran.
 
     Args:
         folder: of the results.
+        place: told beside its name, such as "2 of 7".
 
     Raises:
         NotebookError: with the notebook's own message.
@@ -45,13 +46,16 @@ def run_notebook(name: str, params: Params, folder: Path) -> bool:
     """
     key, stamp = notebook_key(name, params), stamp_of(name, params)
     sweep(stamp.parent)
+    told = f"{name} ({place})" if place else name
     if is_current(stamp, key, folder):
-        print(f"{name}: up to date")
+        print(f"{told}: up to date")
         return False
     make_way_for(name, folder, stamp)
-    print(f"{name}: running", flush=True)
+    print(f"{told}: running", flush=True)
     executed, _ = _own_files(name, folder)
-    write_file(executed, clean(_execute(name, params, executed)))
+    with Watch(name):
+        text = _execute(name, params, executed)
+    write_file(executed, clean(text))
     write_stamp(stamp, key, name, folder)
     return True
 
@@ -83,7 +87,7 @@ def _execute(name: str, params: Params, executed: Path) -> str:
             parameters=params.model_dump(),
             kernel_name="python3",
             cwd=ROOT,
-            progress_bar=sys.stderr.isatty(),
+            progress_bar=False,  # `Watch` tells more than how many cells are done
             log_output=False,
             kernel_manager_class=kernel_manager(errors),
         )

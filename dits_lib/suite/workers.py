@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm.auto import tqdm
 
+from .progress import minutes_left, tell
 from .store import LISTENERS
 
 
@@ -62,14 +63,27 @@ def _die_with(parent: int) -> None:
 
 class _Bar:
     """A progress bar that ticks once a job and tells, between two ticks, which stages are being
-    computed."""
+    computed; what it shows is told on the command line too (`progress.tell`)."""
 
     def __init__(self, total: int, label: str):
-        self.bar, self.stages = tqdm(total=total, desc=label), 0
+        self.bar, self.stages, self.now = tqdm(total=total, desc=label), 0, ""
 
     def stage(self, name: str) -> None:
         self.stages += 1
-        self.bar.set_postfix_str(f"stage {self.stages}: {name}")
+        self.now = f"stage {self.stages}: {name}"
+        self.bar.set_postfix_str(self.now)
+        self._tell()
+
+    def done(self) -> None:
+        """A job is done."""
+        self.bar.update()
+        self._tell()
+
+    def _tell(self) -> None:
+        done, total = self.bar.n, self.bar.total
+        left = minutes_left(done, total, self.bar.format_dict["elapsed"])
+        told = f"{self.bar.desc}, {done} of {total} jobs done"
+        tell(", ".join(filter(None, [told, self.now, left])))
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -117,7 +131,7 @@ def run_jobs(
             with bar.listening():
                 for index, job in enumerate(jobs):
                     results[index] = function(*job)
-                    bar.bar.update()
+                    bar.done()
             return results
         context = multiprocessing.get_context("spawn")
         stages, places, gpus = context.SimpleQueue(), context.SimpleQueue(), visible_gpus()
@@ -141,7 +155,7 @@ def run_jobs(
             try:
                 for done in as_completed(waiting):
                     results[waiting[done]] = done.result()
-                    bar.bar.update()
+                    bar.done()
             except BrokenProcessPool:
                 pool.shutdown()  # the exit codes are known when all have ended
                 raise WorkerError(_cause(processes, workers)) from None
