@@ -283,3 +283,13 @@ def test_shared_pairs_are_counted_by_hand():
     assert [row["kept by"] for row in told] == [plain("reversed")] * 2
     nothing = {"task": "debate", "rows": [], "kept": {"random": []}}
     assert overlap_rows([nothing]) == [] and example_rows(nothing) == []
+
+
+def test_the_log_has_an_index_of_its_entries_newest_first():
+    text = (ROOT / "docs" / "log.md").read_text()
+    titles = re.findall(r"^## (.+)$", text, flags=re.M)
+    anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+    index = [f"- [{title}](#{to})" for title, to in zip(titles, anchors, strict=True)]
+    assert "\n".join(index) in text
+    dates = [title[:10] for title in titles]
+    assert dates == sorted(dates, reverse=True)
