@@ -59,11 +59,13 @@ def regime_of(params: dict, task: str) -> str:
     )
     data = params["data"][task]
     named = [name for name in (model, data) if name not in ("micro", "micro-web")]
+    repeats = params["influence"].get("target_repeatable")
     return (
         searched
         + "".join(f"{name}; " for name in named)
         + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}"
         + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
+        + (f"; step that repeats at {repeats:g}" if repeats else "")
     )
 
 

@@ -12,8 +12,6 @@ from .verdicts import Evidence, detectable_range, level_of
 MOST = 5
 """Claims that are decided on all tasks have a sentence each, up to so many; two sentences more tell
 of the others."""
-Told = list[tuple[Comparison, str]]
-"""Comparisons with what is said of where they come from."""
 _WORDS = {SUPPORTED: "holds", CONTRADICTED: "does not hold"}
 
 
@@ -27,22 +25,20 @@ def findings(found: dict[str, Sequence[Evidence]], by_results: bool = False) -> 
     """
     whole, partly, undecided = [], [], []
     for number, evidence in found.items():
-        level = level_of(evidence)
-        own = [(e.comparison, f" in {e.results}" if by_results else "") for e in evidence]
-        tasks = by_task([comparison for comparison, _ in own], level)
-        verdict = together(tasks.values())
+        one = _Claim(number, evidence, by_results)
+        verdict = together(one.tasks.values())
         if verdict in _WORDS:
-            whole.append((number, own, level))
-        elif set(tasks.values()) & set(_WORDS):
-            partly.append((number, own, level))
+            whole.append(one)
+        elif set(one.tasks.values()) & set(_WORDS):
+            partly.append(one)
         elif verdict == OPEN:
-            undecided.append((number, own, level))
-    sentences = [_whole(*one) for one in whole[:MOST]]
-    short = [_short(*one) for one in [*whole[MOST:], *partly]]
+            undecided.append(one)
+    sentences = [one.whole() for one in whole[:MOST]]
+    short = [one.short() for one in [*whole[MOST:], *partly]]
     if short:
         sentences.append(f"**Decided for single tasks**: {'; '.join(short)}.")
     if undecided:
-        told = ", ".join(_seen(*one) for one in undecided)
+        told = ", ".join(one.seen() for one in undecided)
         sentences.append(
             f"**Not decided at this size**: {told}; in brackets the effects, from the best to the "
             "worst comparison, that 80 % of such runs would show."
@@ -50,56 +46,64 @@ def findings(found: dict[str, Sequence[Evidence]], by_results: bool = False) -> 
     return sentences
 
 
-def _whole(number: str, own: Told, level: float) -> str:
-    """A claim that is decided: each decided task with the comparison that decides it."""
-    tasks = _by_task(own, level)
-    verdict = together(tasks.values())
-    told = "; ".join(
-        f"{_task(task)}: {_effect(own, task, level)}"
-        for task, decided in tasks.items()
-        if decided == verdict
-    )
-    left = [_task(task) for task, decided in tasks.items() if decided == OPEN]
-    rest = f" (not decided: {', '.join(left)})" if left else ""
-    return f"**Claim {number} {_WORDS[verdict]}** ({CLAIMS[number].rstrip('.')}). {told}{rest}."
+class _Claim:
+    """One claim's evidence, and how sentences put it."""
 
+    def __init__(self, number: str, evidence: Sequence[Evidence], by_results: bool):
+        self.number, self.evidence, self.by_results = number, evidence, by_results
+        self.level = level_of(evidence)
+        self.comparisons = [e.comparison for e in evidence]
+        self.tasks = by_task(self.comparisons, self.level)
 
-def _short(number: str, own: Told, level: float) -> str:
-    """A claim that is decided for some tasks."""
-    told = [
-        f"{_WORDS[verdict]} for the {_task(task)} ({_effect(own, task, level)})"
-        for task, verdict in _by_task(own, level).items()
-        if verdict in _WORDS
-    ]
-    return f"claim {number} {' and '.join(told)}"
+    def whole(self) -> str:
+        """A claim that is decided: each decided task with the comparison that decides it."""
+        verdict = together(self.tasks.values())
+        told = "; ".join(
+            f"{_task(task)}: {self._effect(task)}"
+            for task, decided in self.tasks.items()
+            if decided == verdict
+        )
+        left = [_task(task) for task, decided in self.tasks.items() if decided == OPEN]
+        rest = f" (not decided: {', '.join(left)})" if left else ""
+        claim = CLAIMS[self.number].rstrip(".")
+        return f"**Claim {self.number} {_WORDS[verdict]}** ({claim}). {told}{rest}."
 
+    def short(self) -> str:
+        """A claim that is decided for some tasks."""
+        told = [
+            f"{_WORDS[verdict]} for the {_task(task)} ({self._effect(task)})"
+            for task, verdict in self.tasks.items()
+            if verdict in _WORDS
+        ]
+        return f"claim {self.number} {' and '.join(told)}"
 
-def _seen(number: str, own: Told, level: float) -> str:
-    seen = detectable_range([comparison for comparison, _ in own], level)
-    return f"claim {number}" + (f" ({seen})" if seen else "")
+    def seen(self) -> str:
+        """A claim that is not decided, with the effects that would have been seen."""
+        seen = detectable_range(self.comparisons, self.level)
+        return f"claim {self.number}" + (f" ({seen})" if seen else "")
 
+    def _effect(self, task: str) -> str:
+        """The comparison that a task's verdict hangs on: of those that hold the one nearest to its
+        bound, else the one that lies farthest beyond it."""
+        known = [
+            e
+            for e in self.evidence
+            if e.comparison.task == task and self._verdict(e) not in (OPEN, NO_VALUE)
+        ]
+        contradicted = [e for e in known if self._verdict(e) == CONTRADICTED]
+        chosen = (
+            max(contradicted, key=self._margin) if contradicted else min(known, key=self._margin)
+        )
+        own = chosen.comparison
+        place = f" in {chosen.results}" if self.by_results else ""
+        told = f"{plain(own.name)} {own.text(self.level)}{place}"
+        return f"{told} where {own.claimed()} is claimed"
 
-def _effect(own: Told, task: str, level: float) -> str:
-    """The comparison that a task's verdict hangs on: of those that hold the one nearest to its
-    bound, else the one that lies farthest beyond it."""
-    known = [
-        (c, place)
-        for c, place in own
-        if c.task == task and c.verdict(level) not in (OPEN, NO_VALUE)
-    ]
-    contradicted = [one for one in known if one[0].verdict(level) == CONTRADICTED]
-    chosen, place = (
-        max(contradicted, key=lambda one: _margin(one[0], level))
-        if contradicted
-        else min(known, key=lambda one: _margin(one[0], level))
-    )
-    claimed = f"where {chosen.claimed()} is claimed"
-    return f"{plain(chosen.name)} {chosen.text(level)}{place} {claimed}"
+    def _verdict(self, e: Evidence) -> str:
+        return e.comparison.verdict(self.level)
 
-
-def _by_task(own: Told, level: float) -> dict[str, str]:
-    """{task: verdict}."""
-    return by_task([comparison for comparison, _ in own], level)
+    def _margin(self, e: Evidence) -> float:
+        return _margin(e.comparison, self.level)
 
 
 def _margin(comparison: Comparison, level: float) -> float:
