@@ -170,7 +170,8 @@ ROOMS = (
 """The rooms of the library, in the order in which they may know of each other."""
 SUITE = (
     "memory progress store workers notebooks cells sections fitting params model_checks "
-    "question_checks results deep_search pipeline checks hub ledger kernels studies planning execution"
+    "question_checks results deep_search pipeline checks hub ledger kernels studies planning "
+    "execution"
 ).split()
 """The same within the suite."""
 
