@@ -45,6 +45,9 @@ $(STAMP): $(PINS) $(ALONE) pyproject.toml
 	@$(if $(ALONE),$(RUN) -m pip install -q --disable-pip-version-check --no-deps -r $(ALONE))
 	@# The package itself, from this folder: notebooks and commands import it from anywhere.
 	@$(RUN) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# A kernel warns that it talks over TCP on its own machine, once in every notebook: errors alone are worth a line there.
+	@$(RUN) -c 'import json, pathlib, sys; file = pathlib.Path(sys.prefix, "share/jupyter/kernels/python3/kernel.json"); kernel = json.loads(file.read_text()); \
+	kernel["argv"] = [a for a in kernel["argv"] if "log_level" not in a] + ["--IPKernelApp.log_level=40"]; file.write_text(json.dumps(kernel, indent=1))'
 	@rm -f $(VENV)/.installed-*; touch $@
 
 reproduce: setup $(if $(filter smollm2 qwen,$(PROFILE)),models/$(PROFILE)/config.json) ## run all notebooks of PROFILE and write results/PROFILE, and results/README.md over all profiles
