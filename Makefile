@@ -17,7 +17,7 @@ SET ?=
 JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores : 4)))
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
 
-.PHONY: help setup reproduce fidelity plan test lab micro-model micro-web-model smollm2-model qwen-model qwen-small-model bench clean
+.PHONY: help setup reproduce fidelity plan export test lab micro-model micro-web-model smollm2-model qwen-model qwen-small-model bench clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
@@ -75,6 +75,9 @@ lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep
 	@# As root, as in a container, JupyterLab asks to be told; over SSH there is no browser to open.
 	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/00_dits_in_one_page.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(if $(SSH_CONNECTION),--no-browser) $(ARGS)
+
+export: setup ## take a model of notebook 03 and its pairs away: ARM=gamma_1 TO=folder (TASK, SEED; MERGED=1: whole weights)
+	@$(RUN) -m dits_lib.commands.export $(OPTIONS) --arm "$(ARM)" --to "$(TO)" $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(filter 1,$(MERGED)),--merged)
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
 	@$(RUN) -m dits_lib.commands.release_micro_model
