@@ -29,7 +29,8 @@ def start(output, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "dits_lib.commands.reproduce", *arguments],
         cwd=ROOT,
-        env=os.environ | {"DITS_OUTPUT": str(output)},
+        # A shell that wants figures drawn into nothing must not take them from the notebooks.
+        env=os.environ | {"DITS_OUTPUT": str(output), "MPLBACKEND": "Agg"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -116,6 +117,9 @@ def test_every_notebook_runs_and_reports(whole):
         )
         assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
         assert str(ROOT) not in json.dumps(notebook)
+        index = json.loads((folder / "index" / f"{name}.json").read_text())
+        pictures = [o for cell in code for o in cell["outputs"] if "image/png" in o.get("data", {})]
+        assert len(pictures) == [e["kind"] for e in index["entries"]].count("figure")
     readme = (folder / "README.md").read_text()
     assert all(name in readme for name in NOTEBOOKS) and readme.count("![") >= 10
     assert yaml.safe_load((folder / "params.yaml").read_text())["profile"] == "smoke"

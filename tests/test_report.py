@@ -300,6 +300,22 @@ def test_results_come_from_the_notebooks_that_are_here(path):
 
 
 @pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "results").glob("*/notebooks/*.ipynb")),
+    ids=lambda p: f"{p.parts[-3]}/{p.stem}",
+)
+def test_notebooks_as_they_ran_show_their_figures(path):
+    index = json.loads((path.parents[1] / "index" / f"{path.stem}.json").read_text())
+    shown = [
+        kind
+        for cell in json.loads(path.read_text())["cells"]
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+    ]
+    assert shown.count("image/png") == [e["kind"] for e in index["entries"]].count("figure")
+
+
+@pytest.mark.parametrize(
     "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
 )
 def test_asides_write_nothing_and_give_nothing_to_other_cells(path):

@@ -71,6 +71,8 @@ def _execute(name: str, params: Params, executed: Path) -> str:
     # After Ctrl-C it tells of the cell that nobody waits for any more.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = "1"  # rounding is then the same on any number of cores
+    # A backend that the caller's shell names would draw nothing into the notebook.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     source, kept = f"notebooks/{name}.ipynb", []
 
     class Memory(NoIOHandler):
