@@ -362,7 +362,7 @@ def _sibling_table(tree: Tree, facts: NodeFacts) -> list[str]:
         name = ' class="dits-shown"' if sibling == facts.node else ""
         rows.append(
             f"<tr{name}><td>{chip(node.q)}</td><td>{node.visits}</td><td>{role or ''}</td>"
-            f"<td>{_text(cut(_said(node.turn), 160))}</td></tr>"
+            f'<td class="dits-said">{_text(cut(_said(node.turn), 160))}</td></tr>'
         )
     head = "<tr><th>Q</th><th>visits</th><th>pair</th><th>reply</th></tr>"
     return [f"<p><b>All replies to the same state</b></p><table>{head}{''.join(rows)}</table>"]
