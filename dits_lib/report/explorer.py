@@ -38,10 +38,10 @@ STYLE = """<style>
   border-left: 3px solid var(--jp-brand-color1, #1976d2); }
 .dits-tool { margin-left: 24px; border-color: var(--jp-border-color1, #bdbdbd); }
 .dits-page summary { cursor: pointer; }
-.dits-shown, .dits-page tr.dits-shown td { background: var(--jp-brand-color3, #bbdefb); }
+.dits-shown, .dits-page tr.dits-shown td { background: #2196f340; }
 .dits-page table { border-collapse: collapse; }
 .dits-page th, .dits-page td { text-align: left; vertical-align: top; padding: 1px 8px 1px 2px; }
-.dits-page td { white-space: nowrap; }
+.dits-page th, .dits-page td { white-space: nowrap; }
 .dits-page td.dits-said { white-space: normal; }
 .dits-q { border-radius: 3px; padding: 0 4px; }
 </style>"""
@@ -109,7 +109,7 @@ class _TreeParts:
         self.lines = widgets.Select(layout=widgets.Layout(width="99%"))
         self.page = widgets.HTML()
         self.beside = widgets.Box([self.page])
-        self.beside.layout = widgets.Layout(flex="1 1 420px", overflow="auto")
+        self.beside.layout = widgets.Layout(flex="2 1 310px", overflow="auto")
         for widget in (self.task, self.question, self.repetition, self.dialogue, self.lines):
             widget.observe(self._moved, "value")
         self._fill_questions()
@@ -118,7 +118,7 @@ class _TreeParts:
     def all(self) -> list[widgets.Widget]:
         """The widgets, from top to bottom."""
         head = widgets.HTML(f'<div class="dits-head">{HEAD}</div>')
-        tree = widgets.VBox([head, self.lines], layout=widgets.Layout(flex="1 1 520px"))
+        tree = widgets.VBox([head, self.lines], layout=widgets.Layout(flex="3 1 480px"))
         tasks = [self.task] if len(self.searches) > 1 else []
         return [*tasks, self.question, self.replay, self.status, _row(tree, self.beside)]
 

@@ -214,7 +214,7 @@ def _siblings(tree: Tree, node: int) -> tuple[int, ...]:
     return tuple(sorted(replies, key=lambda child: (-tree.nodes[child].q, child)))
 
 
-def tree_lines(tree: Tree, places: Sequence[Place] = (), room: int = 72) -> list[tuple[str, int]]:
+def tree_lines(tree: Tree, places: Sequence[Place] = (), room: int = 64) -> list[tuple[str, int]]:
     """A tree as lines of text, a reply each, as (line, node): Q, its bar, visits, the mark of a
     pair's reply (`MARKS`), and the reply, indented below the one that it answers. What a tool
     answered has no line of its own: the page of the reply that called it shows it.
