@@ -24,6 +24,7 @@ __getattr__, _, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "book": ["Report"],
+        "explorer": ["selection_explorer", "tree_explorer"],
         "figures": _FIGURES,
         "summaries": ["seed_differences", "seed_means"],
         "trees": ["tree_figure"],
@@ -47,6 +48,8 @@ __all__ = [
     "reach_of",
     "seed_differences",
     "seed_means",
+    "selection_explorer",
+    "tree_explorer",
     "tree_figure",
     *_FIGURES,
 ]

@@ -97,11 +97,11 @@ def _label(
     if node.turn is None:
         lines = ["start"]
     else:
-        said = f"{node.turn.agent}: {_without_tags(node.turn.text)}"
+        said = f"{node.turn.agent}: {without_tags(node.turn.text)}"
         lines = _end_of(said, room, LINES)
     if index in answers:
         lines += [f"→ {line}" for line in _begin_of(answers[index].text, room - 2, LINES)]
-    state = _state(tree, index)
+    state = state_of(tree, index)
     if influence and state in influence:
         lines.append(f"I = {influence[state]:+.3f}")
     return "\n".join(lines)
@@ -145,7 +145,7 @@ def _parent_reply(tree: Tree, node: int) -> int | None:
     return above
 
 
-def _state(tree: Tree, node: int) -> int:
+def state_of(tree: Tree, node: int) -> int:
     """The node of the state that is replied to after this one: itself, or what the last tool
     said."""
     while any(not tree.nodes[child].turn.trainable for child in tree.nodes[node].children):
@@ -177,6 +177,6 @@ def _places(origin: dict[int, int | None], texts: dict[int, str]) -> dict[int, f
     return places
 
 
-def _without_tags(text: str) -> str:
+def without_tags(text: str) -> str:
     """A text whose calls are without their tags."""
     return " ".join(re.sub(r"<call (\w+)>\s*(.*?)\s*</call>", r"\1: \2", text).split())

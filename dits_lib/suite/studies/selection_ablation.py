@@ -178,7 +178,8 @@ def overlap_job(params: Params, task: str) -> dict:
 
     Returns:
         `task`; `rows`, one for each pair with its texts, Q-value and influence; `kept`, {arm:
-        numbers of the rows}, of several random halves the first, without arms that have no scores.
+        numbers of the rows}, of several random halves the first, without arms that have no scores;
+        `scale`, in which units H adds influence and Q (`scale_of`).
     """
     pipeline, seed = Pipeline(params, task), params.seed
     model, searched, kept = selection_stage(pipeline, seed, SELECTIONS)
@@ -197,7 +198,7 @@ def overlap_job(params: Params, task: str) -> dict:
         for pair, value in zip(read_pairs(searched), influence, strict=True)
     ]
     own = {arm: [int(i) for i in halves[0]] for arm, halves in kept.items() if halves}
-    return {"task": task, "rows": rows, "kept": own}
+    return {"task": task, "rows": rows, "kept": own, "scale": scale_of(params, size)}
 
 
 def overlap_rows(jobs: list[dict]) -> list[dict]:
