@@ -22,8 +22,7 @@ from ..report.markdown import markdown_table
 from ..report.names import plain
 from ..settings import OUTPUT, read_yaml
 from ..settings.files import write_file
-from ..suite.params import load_params
-from ..suite.results import is_of_changes
+from ..suite.results import is_of_changes, is_of_earlier_search
 from .running import command
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ EARLIER = "earlier search; "
 
 def regime_of(params: dict, task: str) -> str:
     """What decides whether selection can pay, in words."""
-    ours = type(load_params("micro").search).model_fields
-    searched = "" if set(params["search"]) == set(ours) else EARLIER
+    searched = EARLIER if is_of_earlier_search(params) else ""
     harm, dpo = params["world"]["harmful"], params["dpo"]
     model = Path(task == "deep_search" and params["web"]["model"] or params["model"]["path"]).name
     planted = (

@@ -13,8 +13,9 @@ import shutil
 from pathlib import Path
 
 from ..report.flowchart import flowchart_svg
+from ..settings import read_yaml
 from ..settings.files import write_file
-from ..suite.results import is_of_changes
+from ..suite.results import is_of_changes, is_of_earlier_search
 
 LONG_CELL = 25
 """Cells of more lines are folded, as are imports and parameters."""
@@ -140,6 +141,12 @@ def profiles(root: Path) -> list[str]:
     return sorted(names, key=lambda name: name != "micro")
 
 
+def label(root: Path, profile: str) -> str:
+    """A profile's name, and whether its results were made by an earlier search."""
+    params = read_yaml(root / "results" / profile / "params.yaml")
+    return f"{profile} (earlier search)" if is_of_earlier_search(params) else profile
+
+
 def notebooks_of(root: Path, profile: str) -> dict[str, str]:
     """A profile's notebooks as they ran: the title of each by its name."""
     return {
@@ -210,7 +217,7 @@ def others_page(root: Path, names: list[str]) -> str:
     """A list of the notebooks of all profiles but the first."""
     text = ["# Notebooks of the other profiles, as they ran", ""]
     for profile in names:
-        text += [f"- [{profile}](../{profile}/notebooks/README.md)"]
+        text += [f"- [{label(root, profile)}](../{profile}/notebooks/README.md)"]
         text += [
             f"  - [{title}](../{profile}/notebooks/{name}.ipynb)"
             for name, title in notebooks_of(root, profile).items()
@@ -254,7 +261,7 @@ def navigation(root: Path, names: list[str]) -> str:
         "Start": ["Front page <self>", "What differs from the paper <docs/deviations>"],
         "Results": ["The paper's claims <results/index>"]
         + ["Where selection pays <results/regimes/index>"]
-        + [f"{name} <results/{name}/index>" for name in names],
+        + [f"{label(root, name)} <results/{name}/index>" for name in names],
         "Notebooks as run": short(notebooks, f"results/{names[0]}/notebooks/")
         + [f"Other profiles <{OTHERS}/index>"],
         "Guide": ["Your own model and data <docs/guide>", "Architecture <docs/architecture>"]

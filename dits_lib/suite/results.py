@@ -102,3 +102,9 @@ def told_changes(params: Params) -> str:
         f"> **Changed parameters.** These are not the results of the profile `{params.profile}`: "
         f"they were made with other values of\n>{rows}\n"
     )
+
+
+def is_of_earlier_search(params: dict) -> bool:
+    """Whether results with these parameters (their `params.yaml`) come from a version whose search
+    had other settings than this one's."""
+    return set(params["search"]) != set(Params.model_fields["search"].annotation.model_fields)
