@@ -11,6 +11,7 @@ from dits_lib.engines import load_model
 from dits_lib.pairs import Pair
 from dits_lib.settings import ROOT
 from dits_lib.suite import export
+from dits_lib.suite.own_pairs import score_own
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline, read_pairs
 from dits_lib.suite.store import Store
@@ -203,3 +204,18 @@ def test_pairs_of_other_tokens_are_counted_as_such(exported):
     for field in ("prompt_ids", "chosen_ids", "rejected_ids"):
         other = replace(pair, **{field: (*getattr(pair, field)[:-1], 7)})
         assert not export._same_tokens(tokenizer, rows[0], other)
+
+
+def test_pairs_scored_as_anybodys_have_the_scores_that_the_suite_gave_them(exported, tmp_path):
+    params, pipeline, folder, _ = exported["whole"]
+    file = folder / "pairs" / "train.jsonl"
+    sft = export.sft_stage(pipeline, 0)[0]
+    size, _ = export.step_size_of(pipeline)
+    model = params.model.model_copy(update={"path": sft.path})
+    own = Pipeline(params.model_copy(update={"model": model}), "debate", Store(tmp_path))
+    told, _, step = score_own(own, file, 0, size)
+    before = [json.loads(line) for line in file.open()]
+    assert step == size and [row["id"] for row in told] == [row["id"] for row in before]
+    for key in ("influence", "influence_stderr"):
+        assert np.allclose([row[key] for row in told], [row[key] for row in before])
+    assert any(row["influence"] for row in told)
