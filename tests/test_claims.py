@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dits_lib.commands.claims import claims_page
+from dits_lib.commands.claims import claims_page, method_of
 from dits_lib.report import (
     Comparison,
     Report,
@@ -572,3 +572,12 @@ def test_the_command_writes_the_page_or_names_the_damaged_file(results, monkeypa
     assert command.main([]) == 2
     said = capsys.readouterr().err.strip()
     assert "03_x.json: damaged" in said and "\n" not in said
+
+
+def test_a_setting_that_is_off_makes_no_other_method(tmp_path):
+    """Versions that did not have it yet wrote none."""
+    older, newer, other = (tmp_path / name for name in ("older.yaml", "newer.yaml", "other.yaml"))
+    older.write_text("influence: {rank: 8}\nablation: {seeds: 3}\n")
+    newer.write_text("influence: {rank: 8, target_repeatable: null}\nablation: {seeds: 20}\n")
+    other.write_text("influence: {rank: 8, target_repeatable: 0.5}\n")
+    assert method_of(older) == method_of(newer) != method_of(other)

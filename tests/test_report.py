@@ -264,7 +264,6 @@ STALE = {
     "fidelity",
     "fidelity-harm",
     "fidelity-harm-nll",
-    "sensitivity",
     "smollm2",
 }
 """Results of the search and the studies of before 2026-11-26 (docs/log.md). They are to be made

@@ -124,7 +124,14 @@ def method_of(file: Path) -> str:
 
     raw = read_yaml(file)
     given = raw if isinstance(raw, dict) else {}
-    return json.dumps([given.get(section) for section in METHOD], sort_keys=True)
+    return json.dumps([_without_none(given.get(section)) for section in METHOD], sort_keys=True)
+
+
+def _without_none(given: object) -> object:
+    """A section without the keys that are off: an older version may not have had them."""
+    if not isinstance(given, dict):
+        return given
+    return {key: _without_none(value) for key, value in given.items() if value is not None}
 
 
 def strongest(

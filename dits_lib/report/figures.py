@@ -217,6 +217,10 @@ def forest_figure(
     return figure
 
 
+MOST_NOTED = 4
+"""Lines whose points have a text beside them, at most."""
+
+
 def lines_figure(
     rows: pd.DataFrame,
     x: str,
@@ -232,12 +236,18 @@ def lines_figure(
     Args:
         rows: columns task, `x`, `hue`, mean, low, high.
         seeds: columns task, `x`, `hue`, `y`: a faint dot each.
-        note: a column of `rows` whose text stands at the points.
+        note: a column of `rows` whose text stands at the points, or with many lines, whose texts
+            would lie over each other, in the legend.
     """
     tasks = list(dict.fromkeys(rows["task"]))
     figure, axes = _panels(len(tasks))
     counted = (rows[x] == rows[x].round()).all()
     names = list(dict.fromkeys(rows[hue]))
+    labels = {name: plain(name) for name in names}
+    if note and len(names) > MOST_NOTED:
+        for name in names:
+            texts = dict.fromkeys(rows[rows[hue] == name][note])
+            labels[name] += f" ({'; '.join(texts)})"
     for axis, task in zip(axes, tasks, strict=True):
         own = rows[rows["task"] == task]
         for index, name in enumerate(names):
@@ -260,9 +270,9 @@ def lines_figure(
                 )
             error = np.array([part["mean"] - part["low"], part["high"] - part["mean"]])
             axis.errorbar(
-                part[x] + aside, part["mean"], yerr=error, capsize=3, label=plain(name), **look
+                part[x] + aside, part["mean"], yerr=error, capsize=3, label=labels[name], **look
             )
-            for _, row in part.iterrows() if note else ():
+            for _, row in part.iterrows() if note and len(names) <= MOST_NOTED else ():
                 axis.annotate(
                     row[note],
                     (row[x], row["mean"]),
