@@ -51,7 +51,7 @@ $(STAMP): $(PINS) $(ALONE) pyproject.toml
 	kernel["argv"] = [a for a in kernel["argv"] if "log_level" not in a] + ["--IPKernelApp.log_level=40"]; file.write_text(json.dumps(kernel, indent=1))'
 	@rm -f $(VENV)/.installed-*; touch $@
 
-reproduce: setup $(if $(filter smollm2 qwen,$(PROFILE)),models/$(PROFILE)/config.json) ## run all notebooks of PROFILE and write results/PROFILE, and results/README.md over all profiles
+reproduce: setup $(if $(filter smollm2 qwen qwen-use,$(PROFILE)),models/$(PROFILE:qwen-use=qwen)/config.json) ## run all notebooks of PROFILE and write results/PROFILE, and results/README.md over all profiles
 	@$(RUN) -m dits_lib.commands.reproduce $(OPTIONS)
 	@$(RUN) -m dits_lib.commands.claims
 
@@ -81,6 +81,7 @@ lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(if $(SSH_CONNECTION),--no-browser) $(ARGS)
 
 export: setup ## take a model of notebook 03 and its pairs away: ARM=gamma_1 TO=folder (TASK, SEED; MERGED=1: whole weights)
+	@test -n "$(ARM)" -a -n "$(TO)" || { echo "make export needs ARM=... (such as gamma_1) and TO=folder"; exit 2; }
 	@$(RUN) -m dits_lib.commands.export $(OPTIONS) --arm "$(ARM)" --to "$(TO)" $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(filter 1,$(MERGED)),--merged)
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from dits_lib.commands import score
@@ -60,12 +61,14 @@ def test_texts_are_read_as_they_are_and_end(tokenizer, tmp_path):
     [
         (["x"], "expected an object with chosen and rejected"),
         ({"prompt": ASKED, "chosen": GOOD}, "field 'rejected': Field required"),
+        (ROW | {"chosen": [GOOD[0] | {"tool_calls": []}]}, "chosen.0.tool_calls': Extra inputs"),
         (ROW | {"chosen": 3}, "field 'chosen': expected a text or a list of messages"),
         (ROW | {"prompt": "text"}, "all alike"),
         ({"chosen": "a", "rejected": "b"}, "field 'prompt' is missing"),
         (ROW | {"rejected": GOOD}, "chosen and rejected are the same"),
         (ROW | {"chosen": GOOD + ASKED}, "chosen: 3 messages after the prompt; expected one"),
         (ROW | {"prompt": []}, "there is no prompt"),
+        ({"chosen": ASKED + GOOD, "rejected": ASKED + GOOD}, "are the same"),
         (ROW | {"chosen": [{"role": "robot", "content": "x"}]}, "field 'chosen.0.role': Input"),
         (ROW | {"chosen": [{"role": "assistant", "content": " "}]}, "field 'chosen.0.content': "),
     ],
@@ -92,3 +95,31 @@ def test_bad_input_is_told_in_one_line(tmp_path, capsys, options, message):
     told = capsys.readouterr().err
     assert message in told and len(told.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_model_cannot_read_is_refused(tokenizer, tmp_path):
+    strange = {"prompt": "Please explain chromodynamics", "chosen": "red", "rejected": "blue"}
+    with pytest.raises(DataError, match="pairs.jsonl:1: the model's tokenizer does not know"):
+        read(tokenizer, tmp_path, strange)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    count = len(read_preferences(path, tokenizer)[0][0].prompt_ids) + 4  # <A> c </A> </s>
+    assert read_preferences(path, tokenizer, longest=count)
+    with pytest.raises(DataError, match=f"have {count} tokens, but the model reads {count - 1}"):
+        read_preferences(path, tokenizer, longest=count - 1)
+
+
+def test_what_is_missing_is_told_before_a_model_is_loaded(tmp_path, capsys):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    given = [str(path), "--profile", "smoke", "--out", str(tmp_path / "out")]
+    for options, message in (
+        ([], "1 pairs; a step size is chosen by 3 at least: give --step"),
+        (["--set", "model.device=cuda"], "torch sees no GPU"),
+        (["--set", "model.path=models/none"], "models/none"),
+    ):
+        if message == "torch sees no GPU" and torch.cuda.is_available():
+            continue
+        assert score.main([*given, *options]) == 2
+        told = capsys.readouterr().err
+        assert message in told and len(told.splitlines()) == 1

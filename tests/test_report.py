@@ -325,12 +325,17 @@ def test_asides_write_nothing_and_give_nothing_to_other_cells(path):
         if cell["cell_type"] != "code":
             continue
         if "aside" in cell["metadata"].get("tags", []):
-            assert "report." not in source, source
-            made |= {
-                node.id
-                for node in ast.walk(ast.parse(source))
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            }
+            assert not re.search(r"\breport\.(table|figure|claim|used)\(", source), source
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    made.add(node.id)
+                elif isinstance(node, ast.alias):
+                    made.add(node.asname or node.name)
+                elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    made.add(node.name)
+                # What other cells have is not changed in place.
+                elif isinstance(node, ast.Subscript | ast.Attribute):
+                    assert not isinstance(node.ctx, ast.Store), source
             continue
         # What an aside has bound may stand in a later cell only if that cell binds it first.
         read, bound = set(), set()
@@ -338,6 +343,8 @@ def test_asides_write_nothing_and_give_nothing_to_other_cells(path):
             if isinstance(node, ast.Name):
                 (bound if isinstance(node.ctx, ast.Store) else read).add(node.id)
             bound |= {a.arg for a in getattr(getattr(node, "args", None), "args", [])}
+            if isinstance(node, ast.alias):
+                bound.add(node.asname or node.name)
         assert not (read & made) - bound, (path.stem, (read & made) - bound)
 
 

@@ -25,8 +25,8 @@ from .site_pages import stage
 CONFIG = ROOT / "docs" / "site"
 TOOLS = ("sphinx", "myst_nb", "furo", "latex2mathml")
 """What requirements-site.txt brings, by the names of its modules."""
-MARK = ".buildinfo"
-"""The file by which a folder is known as a site that Sphinx wrote."""
+MARK = ".dits-site"
+"""The file by which a folder is known as a site that this command wrote."""
 
 
 def missing_tools() -> list[str]:
@@ -68,7 +68,9 @@ def put(new: Path, out: Path) -> None:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file()):
         raise FileError(f"{out}: no site that this command wrote; move it away and run again")
-    shutil.rmtree(out, ignore_errors=True)
+    (new / MARK).touch()
+    if out.exists():
+        shutil.rmtree(out)
     shutil.copytree(new, out)
 
 

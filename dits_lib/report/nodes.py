@@ -289,9 +289,15 @@ def _numbers(facts: NodeFacts) -> str:
     told = f"<p>{chip(facts.q)} Q, the mean reward of {dialogues} {what}"
     if facts.ended:
         ends = "One dialogue" if len(facts.ended) == 1 else f"{len(facts.ended)} dialogues"
-        metric, reward = facts.ended[-1]
-        told += f". {ends} ended here: metric {metric:.2f}, reward {reward:.2f}"
+        metrics, rewards = zip(*facts.ended, strict=True)
+        told += f". {ends} ended here: metric {_span(metrics)}, reward {_span(rewards)}"
     return f"{told}.</p>"
+
+
+def _span(values: Sequence[float]) -> str:
+    """One number where all are alike, else the lowest and the highest."""
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _pairs(tree: Tree, facts: NodeFacts) -> list[str]:

@@ -10,15 +10,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from ..agents import System
 from ..agents.chat_template import control_text, knows_system
 from ..pairs import Pair
+from ..report.names import plain
 from ..search import Tree
 from ..selection import combined_score
-from ..settings.files import write_file
+from ..settings.files import make_folder, write_file
 from ..tasks import DataError
 from .params import Params
 from .pipeline import ModelRef, Pipeline, read_pairs, read_scores, read_trees
@@ -37,6 +39,8 @@ from .studies.selection_ablation import (
 
 MODEL, PAIRS = "model", "pairs"
 """Folders of an export."""
+NO_SCORES = "none"
+"""Stands for the estimator of an arm that goes by no influence."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,27 @@ def export(params: Params, task: str, arm: str, seed: int, out: Path, merged: bo
         raise DataError(f"{task}, seed {seed}: no model of arm '{arm}', which had no scores")
     sft, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, sft, seed)
-    base = params.model.path
-    adapter = write_model(runs[0].model, out / MODEL, params.model.dtype, base, merged)
+    # What takes long comes before anything is written, and the folder appears when it is whole.
     scores = scores_of(pipeline, sft, searched, seed, arm)
-    tokenizer = _tokenizer(out / MODEL, params.model_path(task))
-    rows, exact = preference_rows(tokenizer, pipeline.system, searched, scores)
-    write_pairs(out / PAIRS, rows)
-    told = {
-        "pairs": len(rows),
-        "selected": int(scores.selected.sum()),
-        "exact": exact,
-        "adapter": adapter,
-    }
-    write_cards(out, pipeline, runs[0], seed, scores, told)
+    metric = pipeline.evaluate(runs[0].model, seed)
+    make_folder(out.parent)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        new = Path(folder) / out.name
+        base = params.model.path
+        adapter = write_model(runs[0].model, new / MODEL, params.model.dtype, base, merged)
+        tokenizer = _tokenizer(new / MODEL, params.model_path(task))
+        rows, exact = preference_rows(tokenizer, pipeline.system, searched, scores)
+        write_pairs(new / PAIRS, rows)
+        told = {
+            "pairs": len(rows),
+            "selected": int(scores.selected.sum()),
+            "exact": exact,
+            "adapter": adapter,
+        }
+        write_cards(new, pipeline, runs[0], seed, metric, scores, told)
+        if out.is_dir():
+            out.rmdir()  # empty, as `commands.export` sees to
+        new.rename(out)
     return told
 
 
@@ -134,13 +146,13 @@ def scores_of(
     pairs, p = read_pairs(searched), pipeline.params
     empty, selected = np.full(len(pairs), np.nan), np.zeros(len(pairs), dtype=bool)
     if arm not in SELECTIONS or not pairs:
-        return PairScores("none", empty, empty, empty, selected)
+        return PairScores(NO_SCORES, empty, empty, empty, selected)
     _, _, kept = selection_stage(pipeline, seed, (arm,))
     selected[kept[arm][0]] = True
     q_value = np.array([pair.q_chosen for pair in pairs])
     if arm not in SCORED:
         h = q_value if arm == "q_value" else empty
-        return PairScores("none", empty, empty, h, selected)
+        return PairScores(NO_SCORES, empty, empty, h, selected)
     size, _ = step_size_of(pipeline)
     if arm == "dpo_loss":
         validation = validation_search(pipeline, sft, seed)
@@ -233,37 +245,59 @@ def write_pairs(folder: Path, rows: Sequence[dict]) -> None:
 
 
 def write_cards(
-    out: Path, pipeline: Pipeline, run: Run, seed: int, scores: PairScores, told: dict
+    out: Path,
+    pipeline: Pipeline,
+    run: Run,
+    seed: int,
+    metric: np.ndarray,
+    scores: PairScores,
+    told: dict,
 ) -> None:
-    """Write the cards of model and pairs, with the numbers of this very model."""
-    p = pipeline.params
-    metric = pipeline.evaluate(run.model, seed)
+    """Write the cards of model and pairs, with the numbers of this very model.
+
+    Args:
+        metric: of each test question, [test_questions].
+    """
+    p, trained = pipeline.params, run.arm in SELECTIONS
     error = float(np.std(metric, ddof=1) / len(metric) ** 0.5)
     facts = [
-        f"profile `{p.profile}`, task `{pipeline.task}`, arm `{run.arm}`, seed {seed}",
+        f"profile `{p.profile}`, task `{pipeline.task}`, arm `{run.arm}` ({plain(run.arm)}), seed "
+        f"{seed}",
         f"{run.pairs} pairs, {run.steps} DPO steps ({run.epochs:.1f} epochs) of {p.dpo.batch} at "
-        f"{p.dpo.learning_rate:g}, beta {p.dpo.beta:g}, NLL weight {p.dpo.nll_weight:g}",
+        f"{p.dpo.learning_rate:g}, beta {p.dpo.beta:g}, NLL weight {p.dpo.nll_weight:g}"
+        if trained
+        else "trained before any DPO, on dialogues alone",
         f"test: {pipeline.system.metric_name} {metric.mean():.3f} (standard error over questions "
         f"{error:.3f}), {len(metric)} questions, dialogues sampled at temperature "
         f"{p.testing.temperatures[0]:g}. One seed: results/{p.profile} has the intervals over "
         "seeds, which decide",
     ]
+    parts = "SFT and DPO together" if trained else "SFT"
     _card(
         out / MODEL,
         {"base_model": p.model.path, "library_name": "peft" if told["adapter"] else "transformers"},
-        f"A policy trained by DITS ({run.arm})",
-        [*facts, "one PEFT adapter, of SFT and DPO together" if told["adapter"] else "all weights"],
+        f"A policy of the DITS suite: {plain(run.arm)}",
+        [*facts, f"one PEFT adapter, of {parts}" if told["adapter"] else "all weights"],
     )
+    chosen = [
+        f"{told['pairs']} pairs, of which `selected` names the {told['selected']} that trained the "
+        "model"
+        if trained
+        else f"{told['pairs']} pairs that were found with this model; none of them trained it"
+    ]
+    if scores.name != NO_SCORES:
+        chosen.append(
+            f"`influence`: by `{scores.name}`, with its standard error over validation questions "
+            "(or pairs); `h`: what pairs are ranked by"
+        )
     _card(
         out / PAIRS,
         {"task_categories": ["reinforcement-learning"]},
         "Preference pairs from tree search over agents' dialogues",
         [
             *facts,
-            f"{told['pairs']} pairs, of which `selected` names the {told['selected']} that trained "
-            "the model",
-            f"`influence`: by `{scores.name}`, with its standard error over validation questions; "
-            "`h`: what pairs are ranked by; `q_chosen`, `q_rejected`: mean rewards of the replies",
+            *chosen,
+            "`q_chosen`, `q_rejected`: mean rewards of the replies in the search",
             f"{told['exact']} of {told['pairs']} pairs are rendered by the chat template token for "
             "token as they were sampled",
         ],

@@ -23,8 +23,11 @@ def tell(line: str) -> None:
     """Leave a line for the command that started this notebook, if there is one."""
     path = os.environ.get(PROGRESS_TO)
     if path:
+        # Jobs and stages are told by threads of their own; a reader meets one whole line.
+        own = Path(f"{path}.{threading.get_ident()}")
         with suppress(OSError):  # nobody's work ends because a line cannot be told
-            Path(path).write_text(line, encoding="utf-8")
+            own.write_text(line, encoding="utf-8")
+            os.replace(own, path)
 
 
 def minutes_left(done: int, total: int, seconds: float) -> str:
