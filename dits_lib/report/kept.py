@@ -45,9 +45,7 @@ def kept_pairs(
     """
     influence = np.array([row["influence"] for row in rows], dtype=float)
     q_value = np.array([row["Q"] for row in rows], dtype=float)
-    score = combined_score(influence, q_value, gamma, **(scale or {}))
-    kept = top_share(score, alpha, np.random.default_rng(0))
-    return Kept(score, kept, drawn_share(score, alpha))
+    return _top(combined_score(influence, q_value, gamma, **(scale or {})), alpha)
 
 
 def kept_by(rows: Sequence[Mapping], name: str, alpha: float) -> Kept:
@@ -57,7 +55,10 @@ def kept_by(rows: Sequence[Mapping], name: str, alpha: float) -> Kept:
         name: `influence` or `Q`.
         alpha: the share, above 0 to 1.
     """
-    score = np.array([row[name] for row in rows], dtype=float)
+    return _top(np.array([row[name] for row in rows], dtype=float), alpha)
+
+
+def _top(score: np.ndarray, alpha: float) -> Kept:
     kept = top_share(score, alpha, np.random.default_rng(0))
     return Kept(score, kept, drawn_share(score, alpha))
 

@@ -144,6 +144,11 @@ def check_gpu(runs: Path) -> None:
     Raises:
         InputError: when torch sees no GPU.
     """
-    if sees_gpu() or packed_models(runs):
-        return
-    raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+    if not packed_models(runs):
+        check_sees_gpu()
+
+
+def check_sees_gpu() -> None:
+    """Raises InputError when torch sees no GPU, which something is to be computed on."""
+    if not sees_gpu():
+        raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")

@@ -23,7 +23,7 @@ from ..influence import (
 from ..pairs import Pair
 from ..tasks import DataError
 from ..tasks.rows import Filled, json_lines
-from .checks import InputError, check_folders, check_peers, sees_gpu
+from .checks import InputError, check_folders, check_peers, check_sees_gpu
 from .pipeline import Pipeline
 from .question_checks import MOST_UNKNOWN
 
@@ -226,8 +226,8 @@ def check_scoring(pipeline: Pipeline) -> None:
     name = p.influence.estimator
     check_peers(p)
     check_folders(p)
-    if p.model.device == "cuda" and not sees_gpu():
-        raise InputError("model.device is 'cuda', but torch sees no GPU; allowed here: cpu")
+    if p.model.device == "cuda":
+        check_sees_gpu()
     if ESTIMATORS[name].grows_trees and p.search.fluency_weight:
         raise InputError(
             f"influence.estimator {name} with search.fluency_weight: not for own pairs"
