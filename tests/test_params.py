@@ -190,7 +190,7 @@ TAKEN = {  # by the few keys to which params/micro.yaml gives the value a meanin
     "influence.temperature search.token_weight search.fluency_weight search.candidate_distance "
     "search.merge_distance world.harmful.share dpo.nll_weight iterations.gamma fidelity.subsets "
     "fidelity.race_pairs fidelity.use_seeds fidelity.first_use_seed web.snippet_words "
-    "influence.lora_seed influence.warmup_steps",
+    "influence.lora_seed influence.warmup_steps ray.gpus ray.retries",
     "-1": "search.token_weight search.fluency_weight pairs.min_value sft.min_reward",
     "True": "model.eager model.compile pairs.upper_half sft.gradient_checkpointing "
     "dpo.gradient_checkpointing influence.gradient_checkpointing web.replay",

@@ -169,9 +169,9 @@ ROOMS = (
 ).split()
 """The rooms of the library, in the order in which they may know of each other."""
 SUITE = (
-    "memory progress store workers notebooks cells sections fitting params model_checks "
-    "question_checks results deep_search pipeline checks hub ledger kernels studies planning "
-    "execution export own_pairs"
+    "memory progress store processes ray_jobs workers notebooks cells sections fitting params "
+    "model_checks question_checks results deep_search pipeline checks hub ledger kernels "
+    "studies planning execution export own_pairs"
 ).split()
 """The same within the suite."""
 

@@ -99,8 +99,8 @@ def compute_ahead(names: list[str], params: Params, folder: Path) -> None:
     in its notebook, which tells it."""
     if params.model.engine != "vllm" and params.workers <= FEW_WORKERS:
         return
-    if params.model.device == "cuda" and not sees_gpu():  # `check_gpu`: all is computed already
-        return
+    if params.model.device == "cuda" and not params.cluster and not sees_gpu():
+        return  # `check_gpu`: all is computed already
     from ..suite.studies.ahead import STUDIES, run_ahead
 
     stale = [

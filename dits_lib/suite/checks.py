@@ -20,6 +20,7 @@ from .model_checks import check_models
 from .notebooks import NOTEBOOKS, holds_questions_back
 from .params import Params
 from .question_checks import check_questions, check_words
+from .ray_jobs import connect
 from .store import StoreError, packed_models
 from .workers import WorkerError
 
@@ -78,15 +79,17 @@ def check_inputs(params: Params, names: list[str]) -> None:
         names: of the notebooks that will be run.
 
     Raises:
-        InputError, DataError: in one line.
+        InputError, DataError, ParamsError: in one line.
     """
     every = [*params.notebooks, *(name for name in names if name not in params.notebooks)]
     counted = every if holds_questions_back(params) else names
     params = params.model_copy(update={"notebooks": counted})
     check_peers(params)
+    if params.cluster:
+        connect(params.cluster)
     try:
         check_data_and_models(params)
-        if params.model.device == "cuda":
+        if params.model.device == "cuda" and not params.cluster:
             check_gpu(OUTPUT / "runs" / params.profile)
         if params.reads_pages:
             check_web(params, OUTPUT / "runs" / params.profile)

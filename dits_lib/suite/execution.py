@@ -137,7 +137,9 @@ def notebook_key(name: str, params: Params) -> str:
         inputs.append(site_digest(params))
     for task in params.serving(name).tasks:
         inputs += [part.digest for part in (params.data.splits(task) or {}).values()]
-    body = json.dumps([cells, params.model_dump(exclude={"workers"}), library, inputs])
+    body = json.dumps(
+        [cells, params.model_dump(exclude={"workers", "executor", "ray"}), library, inputs]
+    )
     return hashlib.sha256(body.encode()).hexdigest()
 
 

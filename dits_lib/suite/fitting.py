@@ -23,6 +23,7 @@ def check_fit(p: Params) -> None:
         _check_pages,
         _check_shares,
         _check_influence,
+        _check_ray,
         _check_vllm,
         _check_tests,
     )
@@ -227,6 +228,27 @@ def _check_tests(p: Params) -> None:
             )
 
 
+def _check_ray(p: Params) -> None:
+    if p.executor != "ray":
+        return
+    if p.model.device == "cuda" and p.ray.gpus == 0:
+        raise ValueError(
+            "model.device is 'cuda', and with ray.gpus at 0 no worker gets a GPU: set it to 1, or "
+            "to the share of one that a worker takes"
+        )
+    if p.model.device == "cpu" and p.ray.gpus > 0:
+        raise ValueError(
+            f"ray.gpus is {p.ray.gpus:g}, but model.device is 'cpu': set one of them otherwise"
+        )
+
+
+def on_one_card(p: Params) -> int:
+    """How many processes share a GPU at most."""
+    if p.model.device == "cpu":
+        return 1
+    return p.workers if p.executor == "local" else min(p.workers, int(1 / p.ray.gpus))
+
+
 def _check_vllm(p: Params) -> None:
     if p.model.engine != "vllm":
         return
@@ -236,10 +258,11 @@ def _check_vllm(p: Params) -> None:
             "model.engine is 'vllm', which has no adapters in float32 on a GPU: set model.dtype "
             "to bfloat16"
         )
-    if on_gpu and p.workers > 1 and p.model.cache_gb is None:
+    if on_gpu and on_one_card(p) > 1 and p.model.cache_gb is None:
+        alone = "workers to 1" if p.executor == "local" else "ray.gpus to 1"
         raise ValueError(
-            f"workers is {p.workers}, and all share one GPU: set model.cache_gb, what each takes "
-            "of its memory, or workers to 1"
+            f"{on_one_card(p)} workers share one GPU: set model.cache_gb, what each takes of its "
+            f"memory, or {alone}"
         )
     if not (p.sft.lora_rank and p.dpo.lora_rank):
         raise ValueError(

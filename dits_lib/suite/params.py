@@ -33,6 +33,7 @@ from .sections import (
     Influence,
     Iterations,
     Model,
+    Ray,
     Scoring,
     Selection,
     Sensitivity,
@@ -82,6 +83,8 @@ class Params(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     tasks: Different[Literal[tuple(TASKS)]]
     workers: Annotated[int, Field(ge=1, le=256)]
+    executor: Literal["local", "ray"]
+    ray: Ray
     model: Model
     agents: Agents
     data: Data
@@ -107,6 +110,11 @@ class Params(Settings):
     def _fitting(self):
         check_fit(self)
         return self
+
+    @property
+    def cluster(self) -> Ray | None:
+        """What workers ask a Ray cluster for; None where they are processes of this host."""
+        return self.ray if self.executor == "ray" else None
 
     def serving(self, notebook: str) -> Params:
         """The profile as a notebook runs it: with the tasks that it serves, and for deep search

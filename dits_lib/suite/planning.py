@@ -19,6 +19,7 @@ from ..influence.step_size import response_effort
 from ..selection import ARMS
 from .checks import InputError
 from .deep_search import system_without_pages
+from .fitting import on_one_card
 from .params import Params
 from .studies.selection_ablation import BOTH_WAYS
 from .studies.temperatures import SHOWN
@@ -446,8 +447,8 @@ def peak_memory(params: Params, size: ModelSize, machine: Machine, judge: int = 
             + 2e9
         )
         # vLLM stays awake beside the training.
-        return (learning + speaking) * (params.workers if m.device == "cuda" else 1)
-    return max(learning, speaking) * (params.workers if m.device == "cuda" else 1)
+        return (learning + speaking) * on_one_card(params)
+    return max(learning, speaking) * on_one_card(params)
 
 
 def _rows_of_a_pass(params: Params, row: float) -> float:

@@ -11,7 +11,7 @@ from ..settings.messages import shown
 from ..tasks.public import PUBLIC
 from .params import CHANGED, Params, load_params, profile_names
 
-UNCOUNTED = ("workers", "notebooks")
+UNCOUNTED = ("workers", "executor", "ray", "notebooks")
 """Keys that decide no number."""
 
 

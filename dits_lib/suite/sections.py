@@ -55,6 +55,17 @@ class Model(Settings):
     numerics: Literal["fast", "float32_logits", "batch_invariant"]
 
 
+class Ray(Settings):
+    """What each worker asks a Ray cluster for: `cpus`, and `gpus` or a share of one. A job whose
+    worker is lost is done again, `retries` times at most."""
+
+    section: ClassVar = "ray"
+
+    cpus: Annotated[int, Field(ge=1, le=1024)]
+    gpus: Annotated[float, Field(ge=0, le=1)]
+    retries: Annotated[int, Field(ge=0, le=1000)]
+
+
 def _limits_of(task: Task) -> type[Settings]:
     """What parameters may limit of a task's dialogues; what is left out is the style's."""
     ranges = {

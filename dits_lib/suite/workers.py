@@ -1,5 +1,5 @@
 """Independent jobs on several processes, one thread each: on small models that beats threads by
-far."""
+far. With `executor: ray` the processes are those of a Ray cluster (`ray_jobs`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
+from .processes import WorkerError, fix_threads, one_thread
 from .progress import minutes_left, tell
+from .ray_jobs import run_on_ray
 from .store import LISTENERS
 
-
-class WorkerError(BrokenProcessPool):
-    """A worker process that was killed, in one line with the likely cause."""
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from .sections import Ray
 
 
 def visible_gpus() -> list[str]:
@@ -46,7 +42,7 @@ def _start_worker(parent: int, stages, places) -> None:
     gpu = places.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts in this process
-    _one_thread()
+    one_thread()
     LISTENERS.append(stages.put)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
@@ -61,7 +57,7 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-class _Bar:
+class Bar:
     """A progress bar that ticks once a job and tells, between two ticks, which stages are being
     computed; what it shows is told on the command line too (`progress.tell`)."""
 
@@ -109,7 +105,12 @@ class _Bar:
 
 
 def run_jobs(
-    function: Callable, jobs: list[tuple], workers: int, label: str, apart: bool = False
+    function: Callable,
+    jobs: list[tuple],
+    workers: int,
+    label: str,
+    apart: bool = False,
+    ray: Ray | None = None,
 ) -> list:
     """`[function(*job) for job in jobs]`, in that order, on `workers` processes, with a progress
     bar.
@@ -119,15 +120,19 @@ def run_jobs(
         label: of the progress bar.
         apart: a process of its own for a single worker too, which takes what it holds (a model on a
             GPU) with it when it ends.
+        ray: what a worker asks a Ray cluster for; None: processes of this host.
 
     Raises:
-        WorkerError: when a worker was killed; the other workers are ended then.
+        WorkerError: when a worker was killed; the other workers are ended then. On a Ray cluster,
+            when that happened to one job too often.
     """
-    bar = _Bar(len(jobs), label)
+    bar = Bar(len(jobs), label)
     results: list = [None] * len(jobs)
     with bar.bar:
+        if ray is not None:
+            return run_on_ray(function, jobs, workers, ray, bar)
         if workers == 1 and not apart:
-            _one_thread()
+            one_thread()
             with bar.listening():
                 for index, job in enumerate(jobs):
                     results[index] = function(*job)
@@ -137,9 +142,7 @@ def run_jobs(
         stages, places, gpus = context.SimpleQueue(), context.SimpleQueue(), visible_gpus()
         for number in range(workers):  # several GPUs are dealt out in turn
             places.put(gpus[number % len(gpus)] if len(gpus) > 1 else None)
-        # Threads are fixed by the environment before torch is imported: results then depend on no
-        # machine's core count.
-        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+        fix_threads()
         with (
             bar.reading(stages),
             ProcessPoolExecutor(

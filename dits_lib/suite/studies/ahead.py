@@ -54,7 +54,8 @@ def run_ahead(params: Params, notebooks: list[str]) -> int:
     # Processes that would only wait meanwhile start their engine.
     idle = [(engine_job, (params.tasks[0],))] * max(0, params.workers - len(shared))
     jobs = [(job, params, *key) for job, key in [*shared, *idle, *wanted]]
-    done = run_jobs(_attempted, jobs, params.workers, "all notebooks", apart=True)
+    everything = "all notebooks"
+    done = run_jobs(_attempted, jobs, params.workers, everything, apart=True, ray=params.cluster)
     return done.count(False)
 
 

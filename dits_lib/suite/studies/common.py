@@ -28,12 +28,13 @@ Job = Callable[..., object]
 
 
 def run_study(job: Job, params: Params, keys: list[tuple], label: str) -> tuple[list, list[str]]:
-    """Run `job(params, *key)` for every key, on `params.workers` processes.
+    """Run `job(params, *key)` for every key, on `params.workers` processes (`params.executor`).
 
     Returns the results in the order of the keys, and the artifacts (folder names) behind them, for
     the ledger.
     """
-    done = run_jobs(_recorded, [(job, params, *key) for key in keys], params.workers, label)
+    jobs = [(job, params, *key) for key in keys]
+    done = run_jobs(_recorded, jobs, params.workers, label, ray=params.cluster)
     return [result for result, _ in done], sorted({name for _, used in done for name in used})
 
 
