@@ -81,9 +81,9 @@ lab: setup ## open copies of the notebooks (in lab/, yours to change and to keep
 	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/lab/00_dits_in_one_page.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(if $(SSH_CONNECTION),--no-browser) $(ARGS)
 
-export: setup ## take a model of notebook 03 and its pairs away: ARM=gamma_1 TO=folder (TASK, SEED; MERGED=1: whole weights)
+export: setup ## take a model of notebook 03 and its pairs away: ARM=gamma_1 TO=folder (TASK, SEED; MERGED=1: whole weights; PUSH=owner/name: to the Hugging Face hub too)
 	@test -n "$(ARM)" -a -n "$(TO)" || { echo "make export needs ARM=... (such as gamma_1) and TO=folder"; exit 2; }
-	@$(RUN) -m dits_lib.commands.export $(OPTIONS) --arm "$(ARM)" --to "$(TO)" $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(filter 1,$(MERGED)),--merged)
+	@$(RUN) -m dits_lib.commands.export $(OPTIONS) --arm "$(ARM)" --to "$(TO)" $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED)) $(if $(filter 1,$(MERGED)),--merged) $(if $(PUSH),--push "$(PUSH)")
 
 micro-model: setup ## train the micro base model from scratch, check its gates, release it (15 minutes)
 	@$(RUN) -m dits_lib.commands.release_micro_model

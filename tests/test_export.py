@@ -17,6 +17,7 @@ from dits_lib.suite.pipeline import Pipeline, read_pairs
 from dits_lib.suite.store import Store
 from dits_lib.suite.studies.selection_ablation import trained_runs
 from dits_lib.training import DPOSettings, train_dpo
+from tests.stand_in_hub import files_of, reach, stand_in_hub
 
 ADAPTERS = ("sft.lora_rank=4", "dpo.lora_rank=4")
 
@@ -158,6 +159,26 @@ def test_trl_trains_on_the_exported_pairs_as_the_suite_on_its_own(exported, tmp_
     # AdamW divides by the gradient's size: where that is nearly zero, rounding turns a sign.
     assert torch.cosine_similarity(*ways, dim=0) > 0.999
     assert ways[0].abs().max() > 1e-4
+
+
+def test_what_the_command_exports_is_on_the_hub(exported, tmp_path, monkeypatch, capsys):
+    _, pipeline, before, _ = exported["adapters"]
+    new, store = tmp_path / "new", pipeline.store
+    monkeypatch.setattr(export, "Pipeline", lambda p, task: Pipeline(p, task, store))
+    changes = [part for change in (*ADAPTERS, "tasks=[debate]") for part in ("--set", change)]
+    choice = ["--profile", "smoke", *changes, "--arm", "gamma_1", "--to", str(new)]
+    with stand_in_hub() as hub:
+        reach(hub.address, monkeypatch, tmp_path)
+        assert command.main([*choice, "--push", "us/debater"]) == 0
+        told = capsys.readouterr().out
+        assert command.main([*choice, "--push", "us/debater"]) == 0
+        assert capsys.readouterr().out == told
+    for kind, part, name in (("model", "model", "debater"), ("dataset", "pairs", "debater-pairs")):
+        held = hub.repositories[kind, f"us/{name}"]
+        assert {k: v for k, v in held.items() if k != ".gitattributes"} == files_of(new / part)
+        for path in set(files_of(before / part)) - {"README.md"}:  # as without the hub
+            assert held[path] == (before / part / path).read_bytes(), path
+    assert command.main(choice) == 2 and "not an empty folder; name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

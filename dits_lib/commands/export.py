@@ -1,10 +1,13 @@
 """Take a trained model and its preference pairs away.
 
     python -m dits_lib.commands.export --profile micro --task debate --arm gamma_0 --to exported
+        --push me/debater
 
 `exported/model` is one PEFT adapter (SFT and DPO added up; with `--merged`, or where all weights
 were trained, a folder of transformers); `exported/pairs` a data set in TRL's preference format,
-which `datasets.load_dataset("exported/pairs")` reads. Each has a card with its numbers.
+which `datasets.load_dataset("exported/pairs")` reads. Each has a card with its numbers. With
+`--push` they are sent to the Hugging Face hub too, as the model `me/debater` and the data set
+`me/debater-pairs`, private where they are new; an export that is there already is sent as it is.
 """
 
 from __future__ import annotations
@@ -55,20 +58,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="the first of the parameters, if left out")
     parser.add_argument("--to", type=Path, required=True, help="an empty folder, or a new one")
     parser.add_argument("--merged", action="store_true", help="whole weights, not an adapter")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="send it to the Hugging Face hub too")
     options = parser.parse_args(arguments)
     params = profile_of(options)
     task, seed = check_choice(params, options.task, options.arm, options.seed)
-    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
-        raise FileError(f"{options.to}: not an empty folder; name a new one")
-    check_inputs(params, [NOTEBOOK])
-    from ..suite.export import export
+    from ..suite.export import export, exported
+    from ..suite.push import check_push, send
 
-    own = params.serving(NOTEBOOK)
-    told = export(own, task, options.arm, seed, options.to, options.merged)
+    choice = (params.serving(NOTEBOOK), task, options.arm, seed, options.to, options.merged)
+    told = None
+    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
+        told = None if options.push is None else exported(*choice)
+        if told is None:
+            other = "" if options.push is None else ", nor the export to be sent"
+            raise FileError(f"{options.to}: not an empty folder{other}; name a new one")
+    destination = None if options.push is None else check_push(options.push)
+    if told is None:
+        check_inputs(params, [NOTEBOOK])
+        told = export(*choice)
     print(
         f"{options.to}: {'an adapter' if told['adapter'] else 'a model'}; {told['pairs']} pairs, "
-        f"{told['selected']} of them selected, {told['exact']} rendered token for token as sampled"
+        f"{told['selected']} of them selected, {told['exact']} rendered token for token as sampled",
+        flush=True,
     )
+    if destination is not None:
+        links = send(options.to, destination, trained=told["selected"] > 0)
+        print(f"sent to {' and '.join(links)} (what is new there is private)")
     return 0
 
 

@@ -6,6 +6,7 @@ the pairs are a data set in TRL's preference format, of messages, with the score
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..search import Tree
 from ..selection import combined_score
 from ..settings.files import make_folder, write_file
 from ..tasks import DataError
-from .params import Params
+from .params import Params, local_path
 from .pipeline import ModelRef, Pipeline, read_pairs, read_scores, read_trees
 from .store import Artifact
 from .studies.common import pair_stage, scale_of, sft_stage, step_size_of
@@ -39,6 +40,8 @@ from .studies.selection_ablation import (
 
 MODEL, PAIRS = "model", "pairs"
 """Folders of an export."""
+RECORD = "export.json"
+"""File of an export that says what it is of; it is not sent anywhere."""
 NO_SCORES = "none"
 """Stands for the estimator of an arm that goes by no influence."""
 
@@ -68,7 +71,8 @@ def export(params: Params, task: str, arm: str, seed: int, out: Path, merged: bo
     Args:
         arm: a name in `arms_of(params)` but `base`; trained for equal steps, of several random
             halves the first.
-        out: gets `model`, `pairs` and a README.md each.
+        out: gets `model` and `pairs` with a README.md each, and `export.json`, which `exported`
+            reads.
         merged: whole weights instead of an adapter; so it is anyway where all weights were trained.
 
     Returns:
@@ -103,10 +107,39 @@ def export(params: Params, task: str, arm: str, seed: int, out: Path, merged: bo
             "adapter": adapter,
         }
         write_cards(new, pipeline, runs[0], seed, metric, scores, told)
+        record = {"of": _choices(params, task, arm, seed, merged), "told": told}
+        write_file(new / RECORD, json.dumps(record, indent=1) + "\n")
         if out.is_dir():
             out.rmdir()  # empty, as `commands.export` sees to
         new.rename(out)
     return told
+
+
+def exported(
+    params: Params, task: str, arm: str, seed: int, folder: Path, merged: bool = False
+) -> dict | None:
+    """What `export` told of the export of these very choices that lies in a folder; None where
+    there is anything else."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        same = record["of"] == _choices(params, task, arm, seed, merged)
+        return record["told"] if same else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _choices(params: Params, task: str, arm: str, seed: int, merged: bool) -> dict:
+    """What an export is of. All parameters count, also those that `--set` changed; as a digest,
+    since they may name folders of the user."""
+    settings = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+    return {
+        "profile": params.profile,
+        "task": task,
+        "arm": arm,
+        "seed": seed,
+        "merged": merged,
+        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
 
 
 def write_model(model: ModelRef, out: Path, dtype: str, base: str, merged: bool) -> bool:
@@ -272,13 +305,14 @@ def write_cards(
         f"{p.testing.temperatures[0]:g}. One seed: results/{p.profile} has the intervals over "
         "seeds, which decide",
     ]
-    parts = "SFT and DPO together" if trained else "SFT"
-    _card(
-        out / MODEL,
-        {"base_model": p.model.path, "library_name": "peft" if told["adapter"] else "transformers"},
-        f"A policy of the DITS suite: {plain(run.arm)}",
-        [*facts, f"one PEFT adapter, of {parts}" if told["adapter"] else "all weights"],
-    )
+    parts, base = "SFT and DPO together" if trained else "SFT", p.model.path
+    facts_of_model = [*facts, f"one PEFT adapter, of {parts}" if told["adapter"] else "all weights"]
+    head = {"library_name": "peft" if told["adapter"] else "transformers"}
+    if Path(local_path(base)).exists():  # the hub refuses a card whose base model it cannot link
+        facts_of_model.append(f"base model: the folder `{base}`, where this was trained")
+    else:
+        head = {"base_model": base} | head
+    _card(out / MODEL, head, f"A policy of the DITS suite: {plain(run.arm)}", facts_of_model)
     chosen = [
         f"{told['pairs']} pairs, of which `selected` names the {told['selected']} that trained the "
         "model"

@@ -54,20 +54,32 @@ SHAPES = {
 """Configurations on the hub, cut to sizes, of the models that profiles name."""
 
 
+def is_offline() -> bool:
+    """Whether the user told this process to ask the hub for nothing."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def answers() -> bool:
+    """Whether the hub answers, anything at all and soon."""
+    import httpx
+
+    try:
+        httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
+
+
 def leave_the_hub_alone_if_it_is_silent() -> bool:
     """Whether the hub answers. If not, this process asks it for nothing more (what lies in the
     local cache is still found), so that nothing is tried again and again. To be called before
     transformers or datasets are imported."""
-    import httpx
-
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline():
         return False
-    try:
-        httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        return False
-    return True
+    if answers():
+        return True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return False
 
 
 def check_what_can_be(params: Params, reachable: bool) -> list[str]:
