@@ -1,4 +1,4 @@
-"""The explorers in JupyterLab, clicked in a browser.
+"""Notebooks in JupyterLab, in a browser: run twice, given a wrong key, and their explorers clicked.
 
 They need Chromium and playwright, which nothing else here needs:
 
@@ -41,19 +41,23 @@ CELLS = {
     "08_deep_search": "explore-trees",
 }
 """The cell of each notebook that shows an explorer."""
+WHOLE = ("00_dits_in_one_page", "01_rollout")
+"""Notebooks that are also run as a whole."""
 COMPUTED = 600_000
 """Milliseconds in which the cells above it must have run."""
 
 
-def copied(name, folder):
-    """A copy of a notebook that ends with its explorer, with the parameters of the smoke
-    profile."""
+def copied(name, folder, whole=False):
+    """A copy of a notebook with the parameters of the smoke profile, whole or up to its
+    explorer."""
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    ids = [cell["id"] for cell in notebook["cells"]]
-    notebook["cells"] = notebook["cells"][: ids.index(CELLS[name]) + 1]
-    text = json.dumps(notebook).replace('profile = \\"micro\\"', 'profile = \\"smoke\\"')
-    assert "smoke" in text
-    (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
+    if not whole:
+        ids = [cell["id"] for cell in notebook["cells"]]
+        notebook["cells"] = notebook["cells"][: ids.index(CELLS[name]) + 1]
+    before = json.dumps(notebook)
+    text = before.replace('profile = \\"micro\\"', 'profile = \\"smoke\\"')
+    assert text != before
+    (folder / f"{'whole_' if whole else ''}{name}.ipynb").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,8 @@ def lab(tmp_path_factory):
     folder, own = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings")
     for name in CELLS:
         copied(name, folder)
+    for name in WHOLE:
+        copied(name, folder, whole=True)
     for name, values in SETTINGS.items():
         path = own / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,23 +102,81 @@ def browser():
 
 
 @pytest.fixture
-def opened(lab, browser):
+def page(browser):
+    found = browser.new_page(viewport={"width": 1500, "height": 1050})
+    yield found
+    found.close()
+
+
+def run_all(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def open_notebook(page, lab, name):
+    """Open a notebook, wait for its kernel, and run its cells."""
+    page.goto(f"{lab}/tree/{name}.ipynb?reset")
+    page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for(timeout=60_000)
+    run_all(page)
+
+
+@pytest.fixture
+def opened(lab, page):
     """Opens a notebook, runs its cells, and gives (page, explorer)."""
-    page = browser.new_page(viewport={"width": 1500, "height": 1050})
 
     def opening(name):
-        page.goto(f"{lab}/tree/{name}.ipynb?reset")
-        kernel = page.locator(".jp-Toolbar-kernelName", has_text="Python 3")
-        kernel.wait_for(timeout=60_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        open_notebook(page, lab, name)
         explorer = page.locator(".dits-explorer")
         explorer.wait_for(timeout=COMPUTED)
         explorer.scroll_into_view_if_needed()
         return page, explorer
 
-    yield opening
-    page.close()
+    return opening
+
+
+PROMPTS = "Array.from(document.querySelectorAll('.jp-CodeCell .jp-InputPrompt'), p => p.innerText)"
+
+
+def finished(page, runs):
+    """Wait until no cell waits and the last was run as the last of so many runs; gives what the
+    cells show, without bars of progress, which tell seconds."""
+    page.wait_for_function(
+        f"runs => {{ const all = {PROMPTS}; return !all.some(p => p.includes('*')) && "
+        "all.at(-1).includes(`[${runs * all.length}]`); }",
+        arg=runs,
+        timeout=COMPUTED,
+    )
+    shown = page.locator(".jp-CodeCell .jp-OutputArea-output").all_inner_texts()
+    return [text for text in shown if "it/s" not in text and "s/it" not in text]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_notebook_runs_twice_and_shows_the_same(lab, page, name):
+    open_notebook(page, lab, f"whole_{name}")
+    first = finished(page, 1)
+    seen(page, f"{name}_whole")
+    assert len(first) > 5 and not any("Traceback" in text for text in first)
+    run_all(page)
+    assert finished(page, 2) == first
+
+
+def test_a_mistyped_key_is_told_in_one_line(lab, page):
+    open_notebook(page, lab, "whole_01_rollout")
+    finished(page, 1)
+    cell = page.locator(".jp-CodeCell", has_text='profile = "smoke"').locator(".cm-content")
+    cell.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("\nsearhc = {'repetitions': 4}")
+    run_all(page)
+    told = page.locator(".jp-CodeCell .jp-OutputArea-output", has_text="searhc")
+    told.wait_for(timeout=60_000)
+    seen(page, "01_mistyped")
+    lines = told.inner_text().strip().splitlines()
+    assert (
+        len(lines) == 1
+        and "search" in lines[0].replace("searhc", "")
+        and "did you mean" in lines[0]
+    )
 
 
 def seen(page, name):

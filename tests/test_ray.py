@@ -5,15 +5,17 @@ import os
 import secrets
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from dits_lib.settings import ParamsError
 from dits_lib.suite.fitting import on_one_card
 from dits_lib.suite.params import load_params
 from dits_lib.suite.processes import WorkerError
-from dits_lib.suite.ray_jobs import _check_offer
+from dits_lib.suite.ray_jobs import _check_offer, _Dealer, check_lock
 from dits_lib.suite.studies.influence_fidelity import use_job
 from dits_lib.suite.workers import run_jobs
 from dits_lib.tasks import DataError
@@ -65,6 +67,36 @@ def test_a_host_must_have_both_the_cpus_and_the_gpus():
         _check_offer(ASKED.model_copy(update={"gpus": 0.1}), hosts[:1])
 
 
+def test_a_lock_of_another_host_must_be_seen(tmp_path):
+    with FileLock(tmp_path / "held"):
+        check_lock(tmp_path / "held")
+    with pytest.raises(ParamsError, match="keeps no locks between hosts"):
+        check_lock(tmp_path / "held")  # as where a lock is not told to other hosts
+
+
+@pytest.mark.skipif(ray is None, reason="Ray is not installed; make test RAY=1 installs it")
+def test_a_worker_that_was_killed_for_memory_is_one_that_was_lost(monkeypatch):
+    """Ray's errors of memory, of lost results and of dead hosts are of many kinds."""
+    begun = []
+    monkeypatch.setattr(_Dealer, "_start", lambda self: begun.append(1))
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    for error in (
+        ray.exceptions.OutOfMemoryError("too much"),
+        ray.exceptions.ObjectLostError("id", "owner", "site"),
+        ray.exceptions.WorkerCrashedError(),
+    ):
+
+        def fails(call, error=error):
+            raise error
+
+        monkeypatch.setattr(ray, "get", fails)
+        dealer = _Dealer(_threads, [(), ()], ASKED, None, None, "")
+        dealer.waiting.popleft()
+        dealer._take("call", "actor", 0)
+        assert list(dealer.waiting) == [0, 1] and dealer.lost == [1, 0] and not dealer.free
+    assert len(begun) == 3
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A head that runs no jobs, and two hosts of one CPU each."""
@@ -87,8 +119,9 @@ def cluster():
 class TestOnACluster:
     pytestmark = on_ray
 
-    def test_jobs_keep_their_order_and_their_processes(self, cluster):
-        found = run_jobs(_square, [(n,) for n in range(8)], 4, "squares", ray=ASKED)
+    def test_jobs_keep_their_order_and_their_processes(self, cluster, tmp_path):
+        jobs = [(n, str(tmp_path)) for n in range(8)]
+        found = run_jobs(_square, jobs, 4, "squares", ray=ASKED)
         assert [square for square, _ in found] == [n * n for n in range(8)]
         # Two of the four have a place; these keep their process from job to job.
         assert len({process for _, process in found}) == 2
@@ -102,8 +135,32 @@ class TestOnACluster:
         assert "stage 2: " in told and ("dpo" in told or "sft" in told) and "100%" in told
 
     def test_an_error_of_a_job_is_its_own(self, cluster):
-        with pytest.raises(DataError, match="^row 3 of the file$"):
+        with pytest.raises(DataError, match="^row 3 of the file$") as told:
             run_jobs(_fails, [()], 1, "x", ray=ASKED)
+        assert "in _fails" in str(told.value.__cause__)  # where it was raised is not lost
+
+    def test_what_is_secret_reaches_the_workers_and_no_log(self, cluster, monkeypatch):
+        monkeypatch.setenv("JUDGE_API_KEY", "secret-of-the-judge")
+        assert run_jobs(_key, [()], 1, "x", ray=ASKED) == ["secret-of-the-judge"]
+        logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+        assert list(logs.iterdir())
+        found = [f for f in logs.rglob("*") if f.is_file() and b"secret-of" in f.read_bytes()]
+        assert not found
+
+    def test_a_folder_that_hosts_do_not_share_is_told(self, cluster, monkeypatch):
+        @contextmanager
+        def elsewhere():
+            yield "/nowhere/runs/.lock"
+
+        monkeypatch.setattr("dits_lib.suite.ray_jobs.held_lock", elsewhere)
+        with pytest.raises(ParamsError, match="does not see what this one writes to /nowhere/runs"):
+            run_jobs(_threads, [()], 1, "x", ray=ASKED)
+
+    def test_workers_that_cannot_start_end_the_run(self, cluster, monkeypatch):
+        asked = ASKED.model_copy(update={"retries": 1})
+        monkeypatch.setattr("dits_lib.suite.ray_jobs._Worker", _NeverBegins)
+        with pytest.raises(WorkerError, match="2 workers could not be started by Ray"):
+            run_jobs(_threads, [()], 1, "x", ray=asked)
 
     def test_a_job_that_ends_its_workers_is_given_up(self, cluster, tmp_path):
         asked = ASKED.model_copy(update={"retries": 1})
@@ -122,17 +179,20 @@ class TestOnACluster:
             monkeypatch.setenv("DITS_OUTPUT", str(tmp_path / f"{way}-output"))
             (tmp_path / way).mkdir()
             if ray_settings:
-                lost = threading.Thread(target=_lose_a_host, args=(cluster, tmp_path / way))
-                lost.start()
+                losing = {"target": _lose_a_host, "args": (cluster, tmp_path / way)}
+                threading.Thread(**losing, daemon=True).start()
             found[way] = run_jobs(_study, jobs[way], 2, "seeds", ray=ray_settings)
-        lost.join()
         assert repr(found["ray"]) == repr(found["here"])  # where nothing is harmful, AUCs are NaN
         begun = {way: len(list((tmp_path / way).iterdir())) for way in jobs}
         assert begun == {"here": 2, "ray": 3}  # one of the two was done again
 
 
-def _square(number: int) -> tuple[int, int]:
-    time.sleep(0.5)
+def _square(number: int, folder: str) -> tuple[int, int]:
+    """Waits until two processes have begun."""
+    (Path(folder) / str(os.getpid())).touch()
+    deadline = time.monotonic() + 120
+    while len(list(Path(folder).iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
     return number * number, os.getpid()
 
 
@@ -148,6 +208,18 @@ def _tells(stage: str) -> None:
     for listener in LISTENERS:
         listener(stage)
     time.sleep(1)
+
+
+def _key() -> str:
+    return os.environ["JUDGE_API_KEY"]
+
+
+class _NeverBegins:
+    def __init__(self, *given):
+        os._exit(1)
+
+    def ready(self, held):
+        pass
 
 
 def _fails() -> None:
@@ -168,8 +240,10 @@ def _study(folder: str, params, seed: int) -> dict:
 
 def _lose_a_host(cluster, folder: Path) -> None:
     """Take a host away as soon as each has a job and one stage is complete."""
-    output = Path(f"{folder}-output")
-    while len(list(folder.iterdir())) < 2 or not list(output.glob("runs/*/search-*")):
+    output, deadline = Path(f"{folder}-output"), time.monotonic() + 300
+    while time.monotonic() < deadline and (
+        len(list(folder.iterdir())) < 2 or not list(output.glob("runs/*/search-*"))
+    ):
         time.sleep(0.2)
     host = next(iter(folder.iterdir())).name.split("-")[0]
     cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == host))

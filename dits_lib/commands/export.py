@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--merged", action="store_true", help="whole weights, not an adapter")
     parser.add_argument("--push", metavar="OWNER/NAME", help="send it to the Hugging Face hub too")
     options = parser.parse_args(arguments)
-    params = profile_of(options)
+    # What is missing is computed in this process, whatever runs the jobs of a study.
+    params = profile_of(options).changed(executor="local")
     task, seed = check_choice(params, options.task, options.arm, options.seed)
     from ..suite.export import export, exported
     from ..suite.push import check_push, send

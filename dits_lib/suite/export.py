@@ -25,6 +25,7 @@ from ..settings.files import make_folder, write_file
 from ..tasks import DataError
 from .params import Params, local_path
 from .pipeline import ModelRef, Pipeline, read_pairs, read_scores, read_trees
+from .results import UNCOUNTED
 from .store import Artifact
 from .studies.common import pair_stage, scale_of, sft_stage, step_size_of
 from .studies.selection_ablation import (
@@ -129,9 +130,9 @@ def exported(
 
 
 def _choices(params: Params, task: str, arm: str, seed: int, merged: bool) -> dict:
-    """What an export is of. All parameters count, also those that `--set` changed; as a digest,
-    since they may name folders of the user."""
-    settings = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+    """What an export is of. All parameters that decide a number count, also those that `--set`
+    changed; as a digest, since they may name folders of the user."""
+    settings = json.dumps(params.model_dump(mode="json", exclude=set(UNCOUNTED)), sort_keys=True)
     return {
         "profile": params.profile,
         "task": task,
