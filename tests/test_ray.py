@@ -186,6 +186,13 @@ class TestOnACluster:
         begun = {way: len(list((tmp_path / way).iterdir())) for way in jobs}
         assert begun == {"here": 2, "ray": 3}  # one of the two was done again
 
+    def test_a_cluster_without_hosts_ends_the_run(self, cluster, tmp_path, monkeypatch):
+        """The last test: no host is left after it."""
+        monkeypatch.setattr("dits_lib.suite.ray_jobs.PATIENCE", 3.0)
+        threading.Thread(target=_lose_all, args=(cluster, tmp_path), daemon=True).start()
+        with pytest.raises(ParamsError, match="no host of the cluster has both: .* at most 0 CPUs"):
+            run_jobs(_waits, [(str(tmp_path),)], 1, "x", ray=ASKED)
+
 
 def _square(number: int, folder: str) -> tuple[int, int]:
     """Waits until two processes have begun."""
@@ -236,6 +243,19 @@ def _study(folder: str, params, seed: int) -> dict:
     host = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
     (Path(folder) / f"{host}-{secrets.token_hex(4)}").touch()
     return use_job(params, "exchange", seed)
+
+
+def _waits(folder: str) -> None:
+    (Path(folder) / "begun").touch()
+    time.sleep(600)
+
+
+def _lose_all(cluster, folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (folder / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node)
 
 
 def _lose_a_host(cluster, folder: Path) -> None:
