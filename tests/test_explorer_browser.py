@@ -114,10 +114,9 @@ def run_all(page):
 
 
 def open_notebook(page, lab, name):
-    """Open a notebook, wait for its kernel, and run its cells."""
+    """Open a notebook and wait for its kernel."""
     page.goto(f"{lab}/tree/{name}.ipynb?reset")
     page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for(timeout=60_000)
-    run_all(page)
 
 
 @pytest.fixture
@@ -126,6 +125,7 @@ def opened(lab, page):
 
     def opening(name):
         open_notebook(page, lab, name)
+        run_all(page)
         explorer = page.locator(".dits-explorer")
         explorer.wait_for(timeout=COMPUTED)
         explorer.scroll_into_view_if_needed()
@@ -153,6 +153,7 @@ def finished(page, runs):
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_notebook_runs_twice_and_shows_the_same(lab, page, name):
     open_notebook(page, lab, f"whole_{name}")
+    run_all(page)
     first = finished(page, 1)
     seen(page, f"{name}_whole")
     assert len(first) > 5 and not any("Traceback" in text for text in first)
@@ -162,7 +163,6 @@ def test_a_notebook_runs_twice_and_shows_the_same(lab, page, name):
 
 def test_a_mistyped_key_is_told_in_one_line(lab, page):
     open_notebook(page, lab, "whole_01_rollout")
-    finished(page, 1)
     cell = page.locator(".jp-CodeCell", has_text='profile = "smoke"').locator(".cm-content")
     cell.click()
     page.keyboard.press("Control+End")
