@@ -56,7 +56,7 @@ reproduce: setup $(if $(filter smollm2 qwen qwen-use,$(PROFILE)),models/$(PROFIL
 	@$(RUN) -m dits_lib.commands.reproduce $(OPTIONS)
 	@$(RUN) -m dits_lib.commands.claims
 
-fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (about 3 hours)
+fidelity: setup ## how far each influence estimator can be trusted: writes results/fidelity* and results/sensitivity (about 8 hours on 2 cores)
 	@for profile in fidelity fidelity-harm fidelity-harm-nll fidelity-sound fidelity-sound-nll sensitivity; do $(RUN) -m dits_lib.commands.reproduce --profile $$profile $(foreach change,$(SET),--set "$(change)") || exit; done
 	@$(RUN) -m dits_lib.commands.regimes && $(RUN) -m dits_lib.commands.claims
 

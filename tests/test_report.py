@@ -261,7 +261,6 @@ def test_the_picture_of_the_rooms_is_that_of_the_imports():
 
 
 STALE = {
-    "fidelity-harm",
     "smollm2",
 }
 """Results of the search and the studies of before 2026-11-26 (docs/log.md). They are to be made
