@@ -15,7 +15,7 @@ from dits_lib.settings import ParamsError
 from dits_lib.suite.fitting import on_one_card
 from dits_lib.suite.params import load_params
 from dits_lib.suite.processes import WorkerError
-from dits_lib.suite.ray_jobs import _check_offer, _Dealer, check_lock
+from dits_lib.suite.ray_jobs import _check_offer, _Dealer, check_lock, connect
 from dits_lib.suite.studies.influence_fidelity import use_job
 from dits_lib.suite.workers import run_jobs
 from dits_lib.tasks import DataError
@@ -65,6 +65,24 @@ def test_a_host_must_have_both_the_cpus_and_the_gpus():
         _check_offer(ASKED.model_copy(update={"cpus": 2, "gpus": 1.0}), hosts)
     with pytest.raises(ParamsError, match="a host has at most 8 CPUs, 0 GPUs"):
         _check_offer(ASKED.model_copy(update={"gpus": 0.1}), hosts[:1])
+    with pytest.raises(ParamsError, match="a host has at most 0 CPUs, 0 GPUs"):
+        _check_offer(ASKED, [])
+
+
+@pytest.mark.skipif(ray is None, reason="Ray is not installed; make test RAY=1 installs it")
+def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, tmp_path):
+    before = time.monotonic()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ParamsError, match="cluster RAY_ADDRESS=127.0.0.1:1 cannot be joined"):
+        connect(ASKED)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    with pytest.raises(ParamsError, match="127.0.0.1:1, which .*ray_current_cluster names"):
+        connect(ASKED)
+    assert time.monotonic() - before < 30
 
 
 def test_a_lock_of_another_host_must_be_seen(tmp_path):

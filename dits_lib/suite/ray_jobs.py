@@ -49,17 +49,48 @@ def connect(settings: Ray) -> None:
             "to local"
         ) from None
     if not ray.is_initialized():
+        _check_answers()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
         try:
             ray.init(log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            where = os.environ.get("RAY_ADDRESS", "of this host")
-            raise ParamsError(
-                f"executor is 'ray', and the cluster {where} cannot be joined "
-                f"({' '.join(str(error).split())[:200]}); start one (`ray start --head`), correct "
-                "RAY_ADDRESS, or set executor to local"
-            ) from None
+            found = _named_cluster()
+            where = found[1] if found else "of this host"
+            raise ParamsError(_not_joined(where, _last(error))) from None
     _check_hosts(settings)
+
+
+def _check_answers() -> None:
+    """Raises ParamsError where nothing listens at the address of the cluster to be joined: Ray
+    itself would try for minutes."""
+    import socket
+
+    found = _named_cluster()
+    host, _, port = found[0].rpartition(":") if found else ("", "", "")
+    if found and host and port.isdecimal() and "://" not in found[0]:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise ParamsError(_not_joined(found[1], str(error))) from None
+
+
+def _named_cluster() -> tuple[str, str] | None:
+    """The address of the cluster that Ray would join, and what names it; None where it would start
+    one."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address, f"RAY_ADDRESS={address}"
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    with suppress(OSError):
+        address = file.read_text().strip()
+        return address, f"{address}, which {file} names"
+    return None
+
+
+def _not_joined(where: str, reason: str) -> str:
+    return (
+        f"executor is 'ray', and the cluster {where} cannot be joined ({reason}): start it (`ray "
+        "start --head`), correct RAY_ADDRESS, forget it (`ray stop`), or set executor to local"
+    )
 
 
 def _check_hosts(settings: Ray) -> None:
@@ -78,7 +109,9 @@ def _check_offer(settings: Ray, hosts: list[dict[str, float]]) -> None:
     wanted = {"CPU": settings.cpus, "GPU": settings.gpus}
     if any(all(host.get(kind, 0) >= much for kind, much in wanted.items()) for host in hosts):
         return
-    most = ", ".join(f"{max(host.get(kind, 0) for host in hosts):g} {kind}s" for kind in wanted)
+    most = ", ".join(
+        f"{max((host.get(kind, 0) for host in hosts), default=0):g} {kind}s" for kind in wanted
+    )
     raise ParamsError(
         f"ray.cpus is {settings.cpus:g} and ray.gpus {settings.gpus:g}, and no host of the cluster "
         f"has both: a host has at most {most}; lower them, or start Ray on other hosts"
@@ -108,9 +141,11 @@ def held_lock() -> Iterator[str]:
     """Hold a lock in the output folder; gives its file."""
     (OUTPUT / "runs").mkdir(parents=True, exist_ok=True)
     file = OUTPUT / "runs" / f".{secrets.token_hex(4)}.lock"
-    with FileLock(file):
-        yield str(file)
-    file.unlink(missing_ok=True)
+    try:
+        with FileLock(file):
+            yield str(file)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def check_lock(file: Path) -> None:
