@@ -163,6 +163,9 @@ def test_the_encoding_of_a_header_is_read_however_it_is_written(odd, web, header
         ({"Content-Encoding": "br"}, b"x", "not text"),
         ({}, b"#" * 3_000_000, "too large"),
     ],
+    # Names of their own: bytes of gzip hold the second in which they were made, and processes that
+    # test side by side would each have another test.
+    ids=["a mark of the encoding", "gzip", "another packing", "too large"],
 )
 def test_rules_of_a_site_that_cannot_be_read_allow_nothing(odd, headers, body, kind):
     odd.answers["/robots.txt"] = (200, headers, body)
