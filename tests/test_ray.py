@@ -27,11 +27,10 @@ except ImportError:
     ray = None
 
 ASKED = load_params("smoke", ["executor=ray"]).ray
-on_ray = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.skipif(ray is None, reason="Ray is not installed; make test RAY=1 installs it"),
-]
+needs_ray = pytest.mark.skipif(
+    ray is None, reason="Ray is not installed; make test RAY=1 installs it"
+)
+on_ray = [pytest.mark.ray, pytest.mark.slow, needs_ray]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_a_host_must_have_both_the_cpus_and_the_gpus():
         _check_offer(ASKED, [])
 
 
-@pytest.mark.skipif(ray is None, reason="Ray is not installed; make test RAY=1 installs it")
+@needs_ray
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, tmp_path):
     before = time.monotonic()
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -92,7 +91,7 @@ def test_a_lock_of_another_host_must_be_seen(tmp_path):
         check_lock(tmp_path / "held")  # as where a lock is not told to other hosts
 
 
-@pytest.mark.skipif(ray is None, reason="Ray is not installed; make test RAY=1 installs it")
+@needs_ray
 def test_a_worker_that_was_killed_for_memory_is_one_that_was_lost(monkeypatch):
     """Ray's errors of memory, of lost results and of dead hosts are of many kinds."""
     begun = []

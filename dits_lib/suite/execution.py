@@ -21,7 +21,7 @@ from .deep_search import site_digest
 from .kernels import kernel_manager, last_words
 from .params import Params
 from .progress import Watch
-from .results import stamp_suffix
+from .results import WHERE_JOBS_RUN, stamp_suffix
 from .store import LIBRARY, StoreError, checksum, read_manifest, source_digest, sweep
 
 
@@ -137,9 +137,8 @@ def notebook_key(name: str, params: Params) -> str:
         inputs.append(site_digest(params))
     for task in params.serving(name).tasks:
         inputs += [part.digest for part in (params.data.splits(task) or {}).values()]
-    body = json.dumps(
-        [cells, params.model_dump(exclude={"workers", "executor", "ray"}), library, inputs]
-    )
+    counted = params.model_dump(exclude=set(WHERE_JOBS_RUN))
+    body = json.dumps([cells, counted, library, inputs])
     return hashlib.sha256(body.encode()).hexdigest()
 
 

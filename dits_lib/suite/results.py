@@ -11,7 +11,8 @@ from ..settings.messages import shown
 from ..tasks.public import PUBLIC
 from .params import CHANGED, Params, load_params, profile_names
 
-UNCOUNTED = ("workers", "executor", "ray", "notebooks")
+WHERE_JOBS_RUN = ("workers", "executor", "ray")
+UNCOUNTED = (*WHERE_JOBS_RUN, "notebooks")
 """Keys that decide no number."""
 
 
