@@ -231,7 +231,7 @@ def test_pairs_scored_as_anybodys_have_the_scores_that_the_suite_gave_them(expor
     params, pipeline, folder, _ = exported["whole"]
     file = folder / "pairs" / "train.jsonl"
     sft = export.sft_stage(pipeline, 0)[0]
-    size, _ = export.step_size_of(pipeline)
+    size = export.step_size_of(pipeline)
     model = params.model.model_copy(update={"path": sft.path})
     own = Pipeline(params.model_copy(update={"model": model}), "debate", Store(tmp_path))
     told, _, step = score_own(own, file, 0, size)

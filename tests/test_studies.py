@@ -47,7 +47,7 @@ def nothing(tmp_path, monkeypatch):
     the seed that is run."""
     monkeypatch.setattr("dits_lib.suite.pipeline.OUTPUT", tmp_path)
     for study in (selection_ablation, iterations, influence_fidelity, sensitivity, retest):
-        monkeypatch.setattr(study, "step_size_of", lambda pipeline: (0.3, []))
+        monkeypatch.setattr(study, "step_size_of", lambda pipeline: 0.3)
     sizes = [f"sizes.{name}_questions=4" for name in ("test", "train", "loss", "sft")]
     changes = ["profile=nothing", "tasks=[exchange]", "seed=7", "pairs.min_value=1.0", *sizes]
     return load_params("smoke", [*changes, "iterations.questions=4"])

@@ -187,7 +187,7 @@ def scores_of(
     if arm not in SCORED:
         h = q_value if arm == "q_value" else empty
         return PairScores(NO_SCORES, empty, empty, h, selected)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     if arm == "dpo_loss":
         validation = validation_search(pipeline, sft, seed)
         scored, name = pipeline.score_by_loss(sft, searched, validation, size, seed), "dpo_loss"

@@ -57,7 +57,7 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
         half = top_share(q_value, alpha, np.random.default_rng([seed, d]))
         found += rows(ALL, d, 0, np.arange(len(q_value)), tokens)
         found += rows(Q_HALF, d, 0, half, tokens, drawn_share(q_value, alpha))
-    searched, (size, _) = searches[fewest], step_size_of(pipeline)
+    searched, size = searches[fewest], step_size_of(pipeline)
     scorings = [(INFLUENCE, None, v, [seed, v]) for v in budget.validation]
     scorings += [
         (name, name, v, [seed, v, number])

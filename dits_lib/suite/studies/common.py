@@ -105,10 +105,17 @@ def model_row(model: ModelRef, searched: Artifact) -> dict:
     }
 
 
-def step_size_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
+def step_size_of(pipeline: Pipeline) -> float:
+    """The influence step of a task, which all its seeds and rounds take, so that their influences
+    have one unit: of several `influence.step_sizes` the one that `step_response_of` chooses. Of
+    one there is nothing to choose, and no dialogue is played for it."""
+    sizes = pipeline.params.influence.step_sizes
+    return sizes[0] if len(sizes) == 1 else step_response_of(pipeline)[0]
+
+
+def step_response_of(pipeline: Pipeline) -> tuple[float, list[dict]]:
     """The influence step of a task, chosen once, with the first seed's SFT model and pairs, on
-    development questions; and the table behind the choice. All seeds and rounds take it, so that
-    their influences have one unit."""
+    development questions; and how the policy answers to each of `influence.step_sizes`."""
     seed = pipeline.params.seed
     model, _ = sft_stage(pipeline, seed)
     return pipeline.step_size(model, pair_stage(pipeline, model, seed), seed)

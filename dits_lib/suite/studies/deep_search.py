@@ -22,7 +22,7 @@ def deep_search_job(params: Params, task: str, seed: int) -> dict:
     pipeline = Pipeline(params, task)
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     count = params.influence.validation_questions
     values = influence_values(pipeline, model, searched, size, count, seed).tolist()
     calls = [text for tree in read_trees(searched) for text in _tool_turns(tree)]

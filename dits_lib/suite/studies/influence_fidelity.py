@@ -47,7 +47,7 @@ def _scored(
     """The search for those pairs, the first `limit` of them scored on `count` validation questions
     after the first `skip`, and the step size; one LoRA for all."""
     model, searched = _fidelity_pairs(pipeline)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     seed = pipeline.params.seed
     scored = pipeline.score(
         model,
@@ -548,7 +548,7 @@ def _use_models(
 def _use_values(
     pipeline: Pipeline, model: ModelRef, searched: Artifact, seed: int, estimator: str
 ) -> np.ndarray:
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     count = pipeline.params.fidelity.use[estimator]
     return influence_values(pipeline, model, searched, size, count, seed, estimator=estimator)
 

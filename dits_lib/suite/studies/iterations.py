@@ -47,7 +47,7 @@ def iterations_job(params: Params, task: str, method: str, seed: int) -> list[di
     """
     pipeline, p = Pipeline(params, task), params.iterations
     first_sft, _ = sft_stage(pipeline, seed)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     run = {"task": task, "method": method, "seed": seed}
     policy, rows = first_sft, [run | {"round": 0, **measured(pipeline, first_sft, seed)}]
     for number in range(1, p.rounds + 1):

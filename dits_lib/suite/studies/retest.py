@@ -28,7 +28,7 @@ def retest_job(params: Params, task: str, seed: int) -> dict:
     pipeline, count = Pipeline(params, task), params.influence.validation_questions
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     q_value, few = q_values(searched), max(2, count // 4)
     found = {"task": task, "seed": seed, "pairs": len(q_value), "V": count, "few": few}
     found |= dict.fromkeys(("retest", "retest_few", "with_q"), float("nan"))

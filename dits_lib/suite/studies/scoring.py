@@ -15,7 +15,7 @@ from ...report import Comparison, correlation, reach_of
 from ...selection import drawn_share
 from ..params import Params
 from ..pipeline import Pipeline, read_pairs, read_scores
-from .common import pair_stage, sft_stage, spearman, step_size_of, task_keys
+from .common import pair_stage, sft_stage, spearman, step_response_of, task_keys
 
 keys = task_keys
 
@@ -29,7 +29,7 @@ def scoring_job(params: Params, task: str) -> dict:
     pipeline, seed, scoring = Pipeline(params, task), params.seed, params.scoring
     model, _ = sft_stage(pipeline, seed)
     searched = pair_stage(pipeline, model, seed)
-    size, response = step_size_of(pipeline)
+    size, response = step_response_of(pipeline)
 
     def scored(name: str, count: int) -> dict[str, Scores]:
         """On the first `count` validation questions and on the next, as ever; and on the next once

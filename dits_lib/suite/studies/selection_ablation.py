@@ -112,7 +112,7 @@ def selection_stage(
     scale: dict = {}
     scored = set(arms) & set(SCORED)
     if scored:
-        size, _ = step_size_of(pipeline)
+        size = step_size_of(pipeline)
         scale, count = scale_of(p, size), p.influence.validation_questions
         if scored - {"dpo_loss"}:
             influence = influence_values(pipeline, model, searched, size, count, seed)
@@ -183,7 +183,7 @@ def overlap_job(params: Params, task: str) -> dict:
     """
     pipeline, seed = Pipeline(params, task), params.seed
     model, searched, kept = selection_stage(pipeline, seed, SELECTIONS)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     count = params.influence.validation_questions
     influence = influence_values(pipeline, model, searched, size, count, seed)
     rows = [
@@ -267,7 +267,7 @@ def ablation_job(params: Params, task: str, seed: int) -> dict:
 def _drawn_shares(pipeline: Pipeline, sft: ModelRef, searched: Artifact, seed: int) -> dict:
     """Share of the kept pairs that a draw among ties decided, by what they were ranked by."""
     p = pipeline.params
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     count = p.influence.validation_questions
     influence = influence_values(pipeline, sft, searched, size, count, seed)
     return {

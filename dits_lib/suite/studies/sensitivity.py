@@ -33,7 +33,7 @@ def sensitivity_job(params: Params, task: str, seed: int) -> list[dict]:
         upper_half=False,
     )
     model, _ = sft_stage(pipeline, seed)
-    size, _ = step_size_of(pipeline)
+    size = step_size_of(pipeline)
     wide = Pipeline(params.model_copy(update={"pairs": loose}), task)
     searched = pair_stage(wide, model, seed)
     pairs, usual = read_pairs(searched), p.influence.validation_questions
