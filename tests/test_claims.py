@@ -497,22 +497,31 @@ def test_a_claim_without_evidence_says_why(results):
 
 def test_the_page_over_all_results_joins_them(results):
     folder, report = results
+    models = {"a": "x", "b": "x", "c": "y"}
     report("a", "03_x").claim("2", [effect(0.029, count=5)])
-    report("b", "03_x").claim("2", [effect(0.2, count=5), effect(0.3, count=5)])
+    report("b", "03_x").claim("2", [effect(0.2, count=5)])
+    report("c", "03_x").claim("2", [effect(0.5, count=5)])
+    for number, (name, model) in enumerate(models.items()):
+        lines = f"profile: {name}", f"seed: {number}", f"model: {{path: {model}}}"
+        text = "\n".join([*lines, f"dpo: {{steps: {number}}}"])
+        (folder / name / "params.yaml").write_text(text)
     report("smoke", "03_x").claim("2", [effect(-0.5)])
     earlier(report("old", "03_x"), SUPPORTED, "exchange: +0.1 [0.0, 0.2]")
     report("silent", "06_x").used([])
     text = claims_page(folder)
-    level = joint_level(3)
-    assert effect(0.029).verdict(0.95) == SUPPORTED and effect(0.029).verdict(level) == OPEN
     rows = rows_of(text, "2")
     assert [row[1:3] for row in rows] == [
-        ["all", f"**{OPEN}**"],
-        ["a", f"**{OPEN}**"],
+        ["all together", f"**{SUPPORTED}**"],
+        ["a", f"**{SUPPORTED}**"],
         ["b", f"**{SUPPORTED}**"],
+        ["c", f"**{SUPPORTED}**"],
     ]
-    found = effect(0.029).interval(level)
-    assert f"[{found['low']:+.3f}, {found['high']:+.3f}]" in text and "the 3 hold together" in text
+    mean, *single = (row for row in rows_of(text, "") if len(row) == 11 and row[3] == "a minus b")
+    assert mean[:2] == ["the mean of 2 folders", "03_x"] and mean[5] == "+0.115"
+    found = effect(0.029).interval(0.95)
+    shown = [row for row in single if row[0] == "a"]
+    assert shown[-1][6] == f"[{found['low']:+.3f}, {found['high']:+.3f}]"
+    assert "the 2 hold together" in text
     assert "no verdict here: [old](old/README.md)." in text
     assert "Without evidence on a claim: [silent](silent/README.md)." in text
     assert "smoke" not in text
@@ -532,7 +541,7 @@ def test_of_one_comparison_by_one_method_the_most_seeds_speak(results):
         ("c", "[03_x](c/README.md#03_x)"),
         ("d", "[04_x](d/README.md#04_x)"),
     }
-    assert "the 3 hold together" in text
+    assert "the 2 hold together" in text  # the means of models x and y
     assert "another folder holds with more seeds: [a](a/README.md)." in text
 
 

@@ -106,6 +106,23 @@ def test_log_probabilities_are_those_of_an_unpadded_forward(engine, prompts):
         assert list(sampled.logprobs) == pytest.approx(expected, abs=1e-4)
 
 
+def test_log_probabilities_are_computed_in_parts_that_bound_the_logits(
+    engine, prompts, monkeypatch
+):
+    """With a large vocabulary the logits of all replies would fill a GPU."""
+    rows = [(prompt, tuple(range(3, 3 + n % 5 + 1))) for n, (prompt, _) in enumerate(prompts)]
+    whole, sizes, forced = engine.logprobs(rows), [], engine.teacher_forced
+    vocabulary = engine.model.config.vocab_size
+    monkeypatch.setattr("dits_lib.engines.transformers.MOST_LOGITS", 3 * 5 * vocabulary)
+    monkeypatch.setattr(
+        engine, "teacher_forced", lambda part: (sizes.append(len(part)), forced(part))[1]
+    )
+    parts = engine.logprobs(rows)
+    assert max(sizes) == 3 and sum(sizes) == len(rows) and engine.logprobs([]) == []
+    for found, expected in zip(parts, whole, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_sampling_follows_the_softmax(engine, prompts):
     prompt = prompts[0][0]
     replies = engine.generate([Request(prompt, derive_seed("many", i), 1) for i in range(4000)])

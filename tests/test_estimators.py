@@ -227,6 +227,29 @@ def test_through_training_is_what_a_weight_does_to_the_metric_at_the_end(
     assert along.per_question.shape == (len(token_pairs), 4)
 
 
+def test_dialogues_of_a_trained_model_are_said_where_the_speaker_takes_adapters(
+    engine, questions, token_pairs, monkeypatch
+):
+    """vLLM reads adapters from files, while its learner trains on the GPU."""
+    from types import SimpleNamespace
+
+    from dits_lib.influence.estimators import through_training as module
+
+    training = Training(steps=1, batch=4, learning_rate=3e-3, lora_rank=4)
+    context = ScoringContext(engine, OneToken(), 1.0, CONFIG, training=training)
+    run = UnrolledDPO(engine, token_pairs, context.loss, training, 0)
+    places = []
+
+    def played(speaker, system, part, samples, temperature, noise, adapter):
+        places.extend({w.device.type for ab in adapter.weights.values() for w in ab})
+        return []
+
+    monkeypatch.setattr(module, "play_samples", played)
+    speaker = SimpleNamespace(stack_device=torch.device("meta"))
+    module.ends_said(context, run, speaker, run.start(), [questions], 0)
+    assert places == ["meta"]
+
+
 def test_leave_one_out_advantages_by_hand():
     from dits_lib.agents import Dialogue
 

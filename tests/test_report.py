@@ -396,6 +396,24 @@ def test_a_missed_gate_stops_the_release():
     ]
 
 
+@pytest.mark.parametrize(
+    "changes, arm, expected",
+    [
+        ([], "one_step", ""),
+        (["influence.target_repeatable=0.5"], "one_step", "step that repeats at 0.5"),
+        (["influence.target_repeatable=0.5"], "policy_gradient", ""),
+        ([], "through_training", "1 round"),
+        (["influence.options={through_training: {rounds: 3}}"], "through_training", "3 rounds"),
+        (["influence.options={through_training: {rounds: 3}}"], "full", ""),
+    ],
+)
+def test_an_arm_tells_how_its_scores_were_made(changes, arm, expected):
+    from dits_lib.commands.regimes import how_of
+    from dits_lib.suite.params import load_params
+
+    assert how_of(load_params("micro", changes).model_dump(), arm) == expected
+
+
 def test_regimes_are_read_off_the_tables(tmp_path):
     import pandas as pd
     import yaml

@@ -16,6 +16,7 @@ from dits_lib.search import Tree
 from dits_lib.selection import combined_score, select_arm, top_share
 from dits_lib.suite.params import load_params
 from dits_lib.suite.pipeline import Pipeline
+from dits_lib.suite.store import Store
 from dits_lib.suite.studies import (
     influence_fidelity,
     iterations,
@@ -24,8 +25,8 @@ from dits_lib.suite.studies import (
     selection_ablation,
     sensitivity,
 )
-from dits_lib.suite.studies.budget_scaling import at_budget
-from dits_lib.suite.studies.common import asked, epochs_of, sft_stage, steps_of
+from dits_lib.suite.studies.budget_scaling import ALL, INFLUENCE, at_budget, budget_job
+from dits_lib.suite.studies.common import asked, epochs_of, sft_stage, step_size_of, steps_of
 from dits_lib.suite.studies.iterations import iterations_job
 from dits_lib.suite.studies.rollout import selection_row
 from dits_lib.suite.studies.scoring import correlation_row, gain_of_v, with_influence
@@ -53,9 +54,27 @@ def nothing(tmp_path, monkeypatch):
     return load_params("smoke", [*changes, "iterations.questions=4"])
 
 
+def test_influence_that_ties_is_a_draw_and_is_told_as_one(tmp_path, monkeypatch):
+    """With few questions all scores of a seed may be 0; such a seed ends no run of many."""
+    monkeypatch.setattr("dits_lib.suite.pipeline.OUTPUT", tmp_path)
+    sizes = [f"sizes.{name}_questions=4" for name in ("test", "train", "sft")]
+    changes = ["profile=ties", "influence.step_sizes=[1e-12]", "dpo.steps=1", *sizes]
+    given = "budget={seeds: 2, questions: 6, rollouts: [2, 3], validation: [2, 4]}"
+    found = budget_job(load_params("smoke", [*changes, given]), "debate", 0)
+    drawn = {(row["spent_on"], row["V"]): row["drawn"] for row in found}
+    assert drawn[INFLUENCE, 2] == drawn[INFLUENCE, 4] == 1.0 and drawn[ALL, 0] == 0.0
+
+
 def without_dialogues(params):
     """The same where no dialogue is good enough to learn from either."""
     return params.changed(sft=params.sft.changed(min_reward=1.0))
+
+
+def test_one_step_size_is_taken_without_a_dialogue(tmp_path):
+    """Only where there are several is one chosen; scores would wait for it."""
+    params = load_params("smoke", ["influence.step_sizes=[0.7]"])
+    pipeline = Pipeline(params, "exchange", Store(tmp_path / "runs"))
+    assert step_size_of(pipeline) == 0.7 and not (tmp_path / "runs").exists()
 
 
 def test_without_pairs_every_arm_is_the_sft_model(nothing):

@@ -184,8 +184,8 @@ def test_a_step_read_in_several_passes_is_the_same_step(exact, pairs, rank, fit)
     whole, _ = unrolled(exact, some, **given)
     parts, _ = unrolled(exact, some, fit=fit, **given)
     doubled(whole), doubled(parts)
-    assert len(whole._parts(whole._members(0, None))) == 1
-    assert len(parts._parts(parts._members(0, None))) > 1
+    assert len(whole._parts(whole._members(0, None), follow=True)) == 1
+    assert len(parts._parts(parts._members(0, None), follow=True)) > 1
     states, others = whole.train(weights), parts.train(weights)
     last = states[-1].weights
     tight = {"rtol": 1e-9, "atol": 1e-12}

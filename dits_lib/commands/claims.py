@@ -39,6 +39,16 @@ METHOD = (
     "dpo",
 )
 """Sections of the parameters that say by what, on what and how is trained and scored."""
+SEEDS = {
+    "03_selection_ablation": ("ablation", "seed", "seeds"),
+    "04_budget_scaling": ("budget", "seed", "seeds"),
+    "05_iterations": ("iterations", "seed", "seeds"),
+    "06_influence_fidelity": ("fidelity", "first_use_seed", "use_seeds"),
+    "07_sensitivity": ("sensitivity", "seed", "seeds"),
+    "08_deep_search": ("web", "seed", "seeds"),
+}
+"""Where the parameters say which seeds a notebook runs: section, first seed (that of the profile
+where the section has none), how many; other notebooks run the profile's."""
 
 
 @command("run again")
@@ -60,6 +70,7 @@ def claims_page(results: Path) -> str:
     """
     from ..report.findings import findings
     from ..report.names import LEGEND_OF_NAMES
+    from ..report.pooling import pooled
     from ..report.render import indexes_of, listed
     from ..report.verdicts import (
         LEGEND,
@@ -77,25 +88,29 @@ def claims_page(results: Path) -> str:
     }
     methods = {name: method_of(results / name / "params.yaml") for name in indexes}
     everything = evidence_of(indexes)
-    found, notes = strongest(everything, methods), notes_of(indexes)
+    single, notes = strongest(everything, methods), notes_of(indexes)
+    seeds = Seeds({name: _raw(results / name / "params.yaml") for name in indexes})
+    found = pooled(single, seeds.models, seeds.are_shared)
     parts = [
         "# The paper's claims, over all results",
         "Written by `python -m dits_lib.commands.claims` from the folders here; do not edit. "
-        "Each folder's own README judges its claims by its own comparisons; here those of all "
-        "folders are judged together, so that intervals are wider. Folders differ in model, data, "
-        "planted harm and training: a claim may hold in one and fail in another. Where they differ "
-        "in none of these and hold the same comparison, the one with the most seeds speaks, "
-        "whatever it found.",
+        "Each folder's own README judges its claims by its own comparisons. Here the same "
+        "comparison of several folders with one base model is judged once, by its mean over all "
+        "their seeds, each seed counting alike; the folders' own verdicts stand beside it. Folders "
+        "differ in planted harm, in training and in settings: the mean is that over the conditions "
+        "that were run, and a claim may hold in one and fail in another. Where folders differ in "
+        "none of these and hold the same comparison, the one with the most seeds speaks, whatever "
+        "it found; folders that share seeds are not counted as independent.",
     ]
     told = findings(found, by_results=True)
     if told:
         parts += ["## What was found", listed(told), "## The claims"]
     if found or notes:
-        parts += [summary_table(found, by_results=True)] if found else []
-        parts += claim_tables(found, notes, by_results=True)
+        parts += [summary_table(found, single)] if found else []
+        parts += claim_tables(found, notes, single)
         parts += [folded("How to read these tables", LEGEND)] if found else []
         parts += [folded("The names of what is compared", LEGEND_OF_NAMES)]
-    speaking = _folders(found)
+    speaking = _folders(single)
     left = [name for name in _folders(everything) if name not in speaking]
     if left:
         parts.append(
@@ -120,11 +135,41 @@ def method_of(file: Path) -> str:
     Raises:
         ParamsError: when the file is damaged.
     """
+    given = _raw(file)
+    return json.dumps([_without_none(given.get(section)) for section in METHOD], sort_keys=True)
+
+
+def _raw(file: Path) -> dict:
+    """The parameters in a file as they stand there; an older version's may lack keys."""
     from ..settings.reading import read_yaml
 
     raw = read_yaml(file)
-    given = raw if isinstance(raw, dict) else {}
-    return json.dumps([_without_none(given.get(section)) for section in METHOD], sort_keys=True)
+    return raw if isinstance(raw, dict) else {}
+
+
+class Seeds:
+    """Which results rest on the same base model, and on the same seeds.
+
+    Args:
+        params: {results folder: its parameters, as they stand in its file}.
+    """
+
+    def __init__(self, params: dict[str, dict]):
+        self.params = params
+        self.models = {name: json.dumps(given.get("model")) for name, given in params.items()}
+
+    def are_shared(self, a: Evidence, b: Evidence) -> bool:
+        """Whether two pieces of evidence rest on the same model and share seeds, so that neither
+        questions nor dialogues of their runs are independent."""
+        same = self.models[a.results] == self.models[b.results]
+        return same and bool(self._of(a) & self._of(b))
+
+    def _of(self, evidence: Evidence) -> set[int]:
+        given = self.params[evidence.results]
+        section, first, count = SEEDS.get(evidence.notebook, ("", "", ""))
+        own = given.get(section) or {}
+        start = own.get(first, given.get("seed", 0))
+        return set(range(start, start + max(1, own.get(count, 1))))
 
 
 def _without_none(given: object) -> object:

@@ -32,6 +32,7 @@ ARMS = {
     "gamma_0": "gamma_0",
     "one_step": "one_step",
     "policy_gradient": "policy_gradient",
+    "along_training": "along_training",
     "through_training": "through_training",
     "q_value": "q_value",
     "full": "full",
@@ -57,19 +58,30 @@ def regime_of(params: dict, task: str) -> str:
     )
     data = params["data"][task]
     named = [name for name in (model, data) if name not in ("micro", "micro-web")]
-    repeats = params["influence"].get("target_repeatable")
     return (
         searched
         + "".join(f"{name}; " for name in named)
         + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}"
         + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
-        + (f"; step that repeats at {repeats:g}" if repeats else "")
     )
 
 
+def how_of(params: dict, arm: str) -> str:
+    """How the scores of an arm were made, in words, beside their estimator and V; empty where
+    there is nothing to tell."""
+    influence = params["influence"]
+    repeats = influence.get("target_repeatable")
+    if arm == "one_step" and repeats:
+        return f"step that repeats at {repeats:g}"
+    if arm == "through_training":
+        rounds = (influence.get("options") or {}).get(arm, {}).get("rounds", 1)
+        return f"{rounds} rounds" if rounds > 1 else "1 round"
+    return ""
+
+
 def regimes(results: Path) -> pd.DataFrame:
-    """Columns task, regime, results (the folder), arm, V (of the arm's scores), equal (steps or
-    epochs), minus, mean, low, high, n, decided."""
+    """Columns task, regime, results (the folder), arm, V and how (of the arm's scores), equal
+    (steps or epochs), minus, mean, low, high, n, decided."""
     import pandas as pd
 
     rows = []
@@ -101,6 +113,7 @@ def regimes(results: Path) -> pd.DataFrame:
                             "results": folder.name,
                             "arm": arm,
                             "V": use.get(arm),
+                            "how": how_of(params, arm),
                             "equal": getattr(row, "equal", "steps"),
                             "minus": row.minus,
                             "mean": row.mean,
@@ -115,10 +128,10 @@ def regimes(results: Path) -> pd.DataFrame:
 
 def most_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the same comparison in the same regime the profile with the most seeds, whatever it
-    found."""
-    same = ["task", "regime", "arm", "V", "equal", "minus"]
-    most = rows.groupby(same, dropna=False)["n"].transform("max")
-    return rows[rows["n"] == most]
+    found; of several with as many, the first by name."""
+    same = ["task", "regime", "arm", "V", "how", "equal", "minus"]
+    rows = rows.reset_index(drop=True)
+    return rows.loc[sorted(rows.groupby(same, dropna=False)["n"].idxmax())]
 
 
 def regime_figure(rows: pd.DataFrame):
@@ -130,7 +143,10 @@ def regime_figure(rows: pd.DataFrame):
 
     shown = most_seeds(rows[(rows["minus"] == "random") & (rows["equal"] == "steps")])
     tasks, kinds = (list(dict.fromkeys(shown[name])) for name in ("task", "regime"))
-    arms = [arm for arm in dict.fromkeys(ARMS.values()) if arm in set(shown["arm"])][::-1]
+    shown = shown.assign(line=[_named(row.arm, row.how) for row in shown.itertuples()])
+    order = {arm: place for place, arm in enumerate(dict.fromkeys(ARMS.values()))}
+    placed = shown.assign(place=shown["arm"].map(order)).sort_values(["place", "line"])
+    arms = list(dict.fromkeys(placed["line"]))[::-1]
     figure, axes = plt.subplots(
         1,
         len(tasks),
@@ -142,7 +158,7 @@ def regime_figure(rows: pd.DataFrame):
     handles = {}
     for axis, task in zip(axes[0], tasks, strict=True):
         for place, arm in enumerate(arms):
-            part = shown[(shown["task"] == task) & (shown["arm"] == arm)]
+            part = shown[(shown["task"] == task) & (shown["line"] == arm)]
             for number, row in enumerate(part.itertuples()):
                 kind = kinds.index(row.regime)
                 aside = 0.75 * ((number + 0.5) / len(part) - 0.5)
@@ -157,7 +173,7 @@ def regime_figure(rows: pd.DataFrame):
                 )
             axis.axhline(place + 0.5, color="0.85", lw=0.8)
         axis.axvline(0, color="0.4", lw=1)
-        axis.set_yticks(range(len(arms)), [plain(arm) for arm in arms])
+        axis.set_yticks(range(len(arms)), arms)
         axis.grid(visible=False, axis="y")
         axis.set(
             ylim=(-0.5, len(arms) - 0.5),
@@ -176,19 +192,26 @@ def regime_figure(rows: pd.DataFrame):
     return figure
 
 
+def _named(arm: str, how: str) -> str:
+    """An arm's plain name, and how its scores were made."""
+    return plain(arm) + (f", {how}" if how else "")
+
+
 def answers(rows: pd.DataFrame) -> list[str]:
     """In how many regimes each arm does better or worse than another, by its intervals, for equal
     steps; those of an earlier search are left out."""
     told, rows = [], most_seeds(rows[~rows["regime"].str.startswith(EARLIER)])
     for minus in ("random", "full"):
         part = rows[(rows["minus"] == minus) & (rows["equal"] == "steps")]
-        for arm, own in part[part["arm"] != minus].groupby("arm", sort=False):
+        for (arm, how), own in part[part["arm"] != minus].groupby(["arm", "how"], sort=False):
             counts = own["decided"].value_counts()
             ends = f"{own['mean'].min():+.3f} to {own['mean'].max():+.3f}"
+            better, worse, undecided = (
+                counts.get(name, 0) for name in ("better", "worse", "not decided")
+            )
             told.append(
-                f"*{plain(arm)}* minus *{plain(minus)}*: better in {counts.get('better', 0)}, "
-                f"worse in {counts.get('worse', 0)} and not decided in "
-                f"{counts.get('not decided', 0)} of {len(own)} comparisons ({ends})"
+                f"*{_named(arm, how)}* minus *{plain(minus)}*: better in {better}, worse in "
+                f"{worse} and not decided in {undecided} of {len(own)} comparisons ({ends})"
             )
     return told
 

@@ -32,6 +32,11 @@ from .files import LORA_TARGETS, ModelError, check_model_folder
 from .lora import RowLoRA
 from .noise import gumbel, nucleus
 
+MOST_LOGITS = 2**28
+"""That `logprobs` computes at once, a number of the vocabulary for each position of each reply: 1
+GiB in float32, of which three copies are held. With a vocabulary of 152,000, 512 replies of 128
+tokens would hold 120 GB."""
+
 
 class TransformersEngine(Engine):
     """Speaks with a transformers causal LM."""
@@ -320,9 +325,12 @@ class TransformersEngine(Engine):
         """Log probability, in nats, of every token of each (prompt ids, reply ids), by teacher
         forcing."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+        longest = max((len(reply) for _, reply in rows), default=1)
+        most = MOST_LOGITS // (longest * self.model.config.get_text_config().vocab_size)
+        size = max(1, min(self.max_rows, most))
         result: list[list[float]] = [[] for _ in rows]
-        for start in range(0, len(order), self.max_rows):
-            chunk = order[start : start + self.max_rows]
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
             scores = self.teacher_forced([rows[i] for i in chunk])
             for row, index in enumerate(chunk):
                 result[index] = scores[row, : len(rows[index][1])].tolist()

@@ -260,12 +260,15 @@ def joined_cost(costs: list[dict], weights: np.ndarray) -> dict:
     return total
 
 
-def check_scores(scores: Scores, pairs: list[Pair], every_question: bool = True) -> None:
+def check_scores(
+    scores: Scores, pairs: list[Pair], every_question: bool = True, may_tie: bool = False
+) -> None:
     """See that scores tell their pairs apart.
 
     Args:
         every_question: whether each question must have a number; a race that is settled early plays
             the last ones for no pair.
+        may_tie: let scores pass that are all equal.
 
     Raises:
         ScoreError: for scores that are not finite, a question that no pair has a number for, or
@@ -285,7 +288,7 @@ def check_scores(scores: Scores, pairs: list[Pair], every_question: bool = True)
             f"pair; {_REASONS}"
         )
     different = len({(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs}) > 1
-    if different and len(np.unique(scores.value)) == 1:
+    if different and not may_tie and len(np.unique(scores.value)) == 1:
         raise ScoreError(
             f"{name}: all {len(pairs)} scores are {scores.value[0]:g}, which cannot tell the pairs "
             f"apart; {_REASONS}"

@@ -221,12 +221,14 @@ class UnrolledDPO:
             members = np.concatenate([members, guests])
         return members
 
-    def _parts(self, members: np.ndarray) -> list[np.ndarray]:
-        """Those that share a pass. The gradient of a gradient holds about four times as much as a
-        gradient, so that its passes have a quarter of the tokens."""
+    def _parts(self, members: np.ndarray, follow: bool) -> list[np.ndarray]:
+        """Those that share a pass. The gradient of a gradient (`follow`) holds about four times as
+        much as a gradient, so that its passes have a quarter of the tokens."""
         some = [self.pairs[i] for i in members]
         texts = [[(p.prompt_ids, p.chosen_ids), (p.prompt_ids, p.rejected_ids)] for p in some]
-        tokens = None if self.tokens is None else max(1, self.tokens // 4)
+        tokens = self.tokens
+        if tokens is not None and follow:
+            tokens = max(1, tokens // 4)
         places = passes(texts, [*range(len(some))], self.rows, tokens)
         return [members[np.array(place)] for place in places]
 
@@ -241,7 +243,7 @@ class UnrolledDPO:
         """Gradient of the weighted mean loss of these members of a step, in the order of the
         model's weights; without `follow` it has no history."""
         total: list[torch.Tensor] = []
-        for part in self._parts(members):
+        for part in self._parts(members, follow):
             found = self._gradients_of(state, number, part, weights, follow)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         return total
@@ -331,7 +333,7 @@ class UnrolledDPO:
         leaves = state.detached(leaves=True)
         given = weights.detach().clone().requires_grad_()
         members = self._members(number, None)
-        parts = self._parts(members)
+        parts = self._parts(members, follow=True)
         alone = len(parts) == 1
         gradients = self._gradients(leaves, number, members, given, follow=alone)
         cut = [g.detach().requires_grad_() for g in gradients]

@@ -74,7 +74,7 @@ class Comparison:
     @property
     def has_value(self) -> bool:
         """Whether there is an estimate with an error (of Fisher's z there is none at 1 and -1)."""
-        return math.isfinite(self._to(self.estimate)) and not (
+        return math.isfinite(self.to_scale(self.estimate)) and not (
             math.isnan(self.stderr) or math.isnan(self.df)
         )
 
@@ -83,8 +83,8 @@ class Comparison:
         if not self.has_value:
             return {"low": math.nan, "high": math.nan}
         half = float(half_width(level, **self._error()))
-        middle = self._to(self.estimate)
-        return {"low": self._back(middle - half), "high": self._back(middle + half)}
+        middle = self.to_scale(self.estimate)
+        return {"low": self.from_scale(middle - half), "high": self.from_scale(middle + half)}
 
     def detectable(self, power: float = 0.8, level: float = 0.95) -> float:
         """The smallest distance from the bound at which a true effect is seen, by an interval of
@@ -95,13 +95,13 @@ class Comparison:
             return math.nan
         far = detectable_distance(power, level, **self._error())
         if math.isinf(self.lower):
-            seen = self._back(self._to(self._seen(self.upper)) - far)
+            seen = self.from_scale(self.to_scale(self._seen(self.upper)) - far)
             if self.scale == "correlation" and not -self.reach < seen:
                 return math.nan  # not even a correlation of -1 would show
             return self.upper - seen / self.reach
         if math.isfinite(self.upper):
-            return self._back(self._to(self.upper) + far) - self.upper
-        return self._back(self._to(self.lower) + far) - self.lower
+            return self.from_scale(self.to_scale(self.upper) + far) - self.upper
+        return self.from_scale(self.to_scale(self.lower) + far) - self.lower
 
     def count_needed(self, power: float = 0.8, level: float = 0.95) -> float:
         """How many seeds (or questions of a correlation) would decide, whichever way, in this share
@@ -115,8 +115,8 @@ class Comparison:
             bounds = [self._seen(bound) for bound in bounds]
             if not self._is_within(self.estimate, self.estimate):
                 return math.inf
-        bounds = [self._to(bound) for bound in bounds]
-        distance = min(abs(self._to(self.estimate) - bound) for bound in bounds)
+        bounds = [self.to_scale(bound) for bound in bounds]
+        distance = min(abs(self.to_scale(self.estimate) - bound) for bound in bounds)
 
         def enough(count: int) -> bool:
             stderr = self.stderr * math.sqrt(self.count / count)
@@ -179,13 +179,14 @@ class Comparison:
         names = ("stderr", "df", "shared", "shared_df")
         return {name: getattr(self, name) for name in names}
 
-    def _to(self, value: float) -> float:
-        """A value of the effect's own scale, on that of the error."""
+    def to_scale(self, value: float) -> float:
+        """A value of the effect, on the scale of its error: Fisher's z of a correlation."""
         if self.scale == "linear":
             return value
         return math.atanh(value) if abs(value) < 1 else math.copysign(math.inf, value)
 
-    def _back(self, value: float) -> float:
+    def from_scale(self, value: float) -> float:
+        """The inverse of `to_scale`."""
         return value if self.scale == "linear" else math.tanh(value)
 
 

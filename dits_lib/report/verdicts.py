@@ -41,6 +41,8 @@ class Evidence:
     """Folder of the results; as on the page, such as `micro`."""
     notebook: str
     comparison: Comparison
+    pooled: bool = False
+    """Whether it is a mean over several (`pooling`)."""
 
 
 def evidence_of(indexes: dict[str, Sequence[Index]]) -> dict[str, list[Evidence]]:
@@ -80,25 +82,31 @@ def level_of(evidence: Sequence[Evidence]) -> float:
     return joint_level(max(1, len(evidence)))
 
 
-def summary_table(found: dict[str, list[Evidence]], by_results: bool = False) -> str:
+def summary_table(
+    found: dict[str, list[Evidence]], by_folder: dict[str, list[Evidence]] | None = None
+) -> str:
     """One row a claim: the verdict over all, that of each task, and the range of what its
-    comparisons could have shown. `by_results`: one row more for each results folder, whose
-    intervals hold together with those of the others."""
+    comparisons could have shown.
+
+    Args:
+        by_folder: the evidence of single results folders, where `found` is a mean over them: one
+            row more for each folder, judged by its own intervals alone.
+    """
     rows = []
     for number, evidence in found.items():
-        level, title = level_of(evidence), f"{number}. {CLAIMS[number]}"
-        folders = dict.fromkeys(e.results for e in evidence)
-        if not by_results or len(folders) > 1:
-            rows.append(_summary(title, "all", evidence, level))
-        for folder in folders if by_results else ():
-            own = [e for e in evidence if e.results == folder]
-            rows.append(_summary(title if len(folders) == 1 else number, folder, own, level))
+        title = f"{number}. {CLAIMS[number]}"
+        folders = dict.fromkeys(e.results for e in (by_folder or {}).get(number, ()))
+        only = next(iter(folders)) if len(folders) == 1 else ""
+        rows.append(_summary(title, only or "all together", evidence))
+        for folder in folders if not only else ():
+            own = [e for e in by_folder[number] if e.results == folder]
+            rows.append(_summary(number, folder, own))
     table = pd.DataFrame(rows)
-    return markdown_table(table if by_results else table.drop(columns="results"))
+    return markdown_table(table if by_folder else table.drop(columns="results"))
 
 
-def _summary(claim: str, results: str, evidence: Sequence[Evidence], level: float) -> dict:
-    own = [e.comparison for e in evidence]
+def _summary(claim: str, results: str, evidence: Sequence[Evidence]) -> dict:
+    own, level = [e.comparison for e in evidence], level_of(evidence)
     tasks = by_task(own, level)
     return {
         "claim": claim,
@@ -110,23 +118,42 @@ def _summary(claim: str, results: str, evidence: Sequence[Evidence], level: floa
 
 
 def claim_tables(
-    found: dict[str, list[Evidence]], notes: dict[str, list[str]], by_results: bool = False
+    found: dict[str, list[Evidence]],
+    notes: dict[str, list[str]],
+    by_folder: dict[str, list[Evidence]] | None = None,
 ) -> list[str]:
     """For each claim what opens when it is clicked: its comparisons with their joint intervals,
-    and its notes."""
+    and its notes.
+
+    Args:
+        by_folder: as for `summary_table`; a second table with intervals that hold together within
+            each folder.
+    """
     parts = []
     for number in (number for number in CLAIMS if number in found or number in notes):
         own, evidence = [], found.get(number, [])
         if evidence:
             level = level_of(evidence)
-            rows = [_row(e, level, by_results) for e in evidence]
+            rows = [_row(e, level, by_folder is not None) for e in evidence]
             own.append(markdown_table(pd.DataFrame(rows)))
             if len(evidence) > 1:
                 each = f"Each interval is one of {_percent(level)}"
                 own.append(f"{each}; the {len(evidence)} hold together at 95 %.")
+        if any(e.pooled for e in evidence):
+            own += ["By folder, where the intervals of each folder hold together:"]
+            own += [_of_folders(by_folder[number])]
         own += notes.get(number, [])
         parts.append(folded(f"Claim {number}: {CLAIMS[number]}", "\n\n".join(own)))
     return parts
+
+
+def _of_folders(evidence: Sequence[Evidence]) -> str:
+    """The comparisons of single folders, each at the level of its folder."""
+    levels = {
+        folder: level_of([e for e in evidence if e.results == folder])
+        for folder in dict.fromkeys(e.results for e in evidence)
+    }
+    return markdown_table(pd.DataFrame([_row(e, levels[e.results], True) for e in evidence]))
 
 
 def folded(summary: str, text: str) -> str:
@@ -141,7 +168,9 @@ def _row(evidence: Evidence, level: float, by_results: bool) -> dict[str, str]:
     page = f"{evidence.results}/README.md" if by_results else ""
     return {
         **({"results": evidence.results} if by_results else {}),
-        "notebook": f"[{evidence.notebook}]({page}#{evidence.notebook})",
+        "notebook": evidence.notebook
+        if evidence.pooled
+        else f"[{evidence.notebook}]({page}#{evidence.notebook})",
         "task": found.task.replace("_", " "),
         "comparison": plain(found.name),
         "claimed": found.claimed(),

@@ -362,6 +362,7 @@ class Pipeline:
         limit: int | None = None,
         estimator: str | None = None,
         lora_seed: int | None = None,
+        may_tie: bool = False,
     ) -> Artifact:
         """Influence of the pairs of a search by an estimator, on the warmed model.
 
@@ -371,6 +372,11 @@ class Pipeline:
             estimator: a name in `ESTIMATORS`; None: that of the parameters.
             lora_seed: fixes the LoRA's A; else that of the parameters, or one of the scoring's own
                 (`own_lora_seed`).
+            may_tie: for studies of few questions, which draw among equal scores and tell how many
+                they drew: let scores pass that are all equal.
+
+        Raises:
+            ScoreError: when the scores tell no pairs apart, and may not tie.
         """
         p, name = self.params, estimator or self.params.influence.estimator
         record, warmed = ESTIMATORS[name], self.warmed(model, searched, seed)
@@ -422,7 +428,7 @@ class Pipeline:
             return _usage_of(engine, initial)
 
         scored = self.store.get("score", spec, make, (f"influence/estimators/{name}.py",))
-        self._check_scores(scored, searched, seed, record.columns_are_questions)
+        self._check_scores(scored, searched, seed, record.columns_are_questions, may_tie)
         return scored
 
     def own_lora_seed(self, seed: int, skip: int = 0, estimator: str | None = None) -> int:
@@ -431,12 +437,17 @@ class Pipeline:
         return derive_seed(derive_seed(name, seed, skip), "lora") if fixed is None else fixed
 
     def _check_scores(
-        self, scored: Artifact, searched: Artifact, seed: int, every_question: bool = True
+        self,
+        scored: Artifact,
+        searched: Artifact,
+        seed: int,
+        every_question: bool = True,
+        may_tie: bool = False,
     ) -> None:
         """Raises ScoreError, naming task and seed, for scores that tell no pairs apart."""
         scores = read_scores(scored, searched)
         try:
-            check_scores(scores, read_pairs(searched)[: len(scores.value)], every_question)
+            check_scores(scores, read_pairs(searched)[: len(scores.value)], every_question, may_tie)
         except ScoreError as error:
             raise ScoreError(f"{self.task}, seed {seed}: {error}") from None
 

@@ -147,6 +147,8 @@ def ends_said(
     """Dialogues of the trained model on groups of questions, [groups][questions][samples]."""
     settings, noise = context.settings, derive_seed("ends", seed)
     with run.speaking(last) as adapter:
+        if adapter is not None:  # it was trained where the learner is
+            adapter = adapter.to(speaker.stack_device)
         given = settings.policy_samples, settings.temperature, noise, adapter
         return [play_samples(speaker, context.system, part, *given) for part in parts]
 

@@ -64,10 +64,12 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
         for number, (name, v) in enumerate(budget.estimators.items())
     ]
     for label, estimator, v, ties in scorings:
-        value = influence_values(pipeline, model, searched, size, v, seed, estimator=estimator)
+        # With few questions all scores may be equal, one seed in many: the half is a draw then.
+        how = {"estimator": estimator, "may_tie": True}
+        value = influence_values(pipeline, model, searched, size, v, seed, **how)
         tokens = _tokens(searched)
         if len(value):
-            scored = pipeline.score(model, searched, size, v, seed, estimator=estimator)
+            scored = pipeline.score(model, searched, size, v, seed, **how)
             tokens += _tokens(scored)
         kept = top_share(value, alpha, np.random.default_rng(ties)) if len(value) else value
         found += rows(label, fewest, v, kept, tokens, drawn_share(value, alpha))
