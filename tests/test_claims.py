@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dits_lib.commands.claims import claims_page, method_of
+from dits_lib.commands.claims import Made, claims_page
 from dits_lib.report import (
     Comparison,
     Report,
@@ -31,6 +31,7 @@ from dits_lib.report.claims import (
 from dits_lib.report.index import read_index
 from dits_lib.report.render import PACKED, render_readme
 from dits_lib.report.stats import paired_effect, power_at
+from dits_lib.report.verdicts import Evidence
 from dits_lib.settings import ROOT
 from dits_lib.settings.files import FileError
 
@@ -517,7 +518,7 @@ def test_the_page_over_all_results_joins_them(results):
         ["c", f"**{SUPPORTED}**"],
     ]
     mean, *single = (row for row in rows_of(text, "") if len(row) == 11 and row[3] == "a minus b")
-    assert mean[:2] == ["the mean of 2 folders", "03_x"] and mean[5] == "+0.115"
+    assert mean[:2] == ["the mean of 2 folders (x)", "03_x"] and mean[5] == "+0.115"
     found = effect(0.029).interval(0.95)
     shown = [row for row in single if row[0] == "a"]
     assert shown[-1][6] == f"[{found['low']:+.3f}, {found['high']:+.3f}]"
@@ -583,10 +584,17 @@ def test_the_command_writes_the_page_or_names_the_damaged_file(results, monkeypa
     assert "03_x.json: damaged" in said and "\n" not in said
 
 
-def test_a_setting_that_is_off_makes_no_other_method(tmp_path):
-    """Versions that did not have it yet wrote none."""
-    older, newer, other = (tmp_path / name for name in ("older.yaml", "newer.yaml", "other.yaml"))
-    older.write_text("influence: {rank: 8}\nablation: {seeds: 3}\n")
-    newer.write_text("influence: {rank: 8, target_repeatable: null}\nablation: {seeds: 20}\n")
-    other.write_text("influence: {rank: 8, target_repeatable: 0.5}\n")
-    assert method_of(older) == method_of(newer) != method_of(other)
+def test_a_method_is_every_setting_but_how_often():
+    """A setting that is off is none: versions that did not have it yet wrote nothing."""
+    older = {"influence": {"rank": 8}, "ablation": {"seeds": 3}, "budget": {"validation": [5, 8]}}
+    newer = older | {"influence": {"rank": 8, "target_repeatable": None}, "ablation": {"seeds": 20}}
+    other = older | {"influence": {"rank": 8, "target_repeatable": 0.5}}
+    wider = older | {"budget": {"validation": [5, 20], "seeds": 30}}
+    made = Made({"older": older, "newer": newer, "other": other, "wider": wider})
+
+    def method(folder, notebook="03_selection_ablation"):
+        return made.method(Evidence(folder, notebook, effect(0.1)))
+
+    assert method("older") == method("newer") == method("wider") != method("other")
+    budgets = [method(name, "04_budget_scaling") for name in ("older", "wider")]
+    assert budgets[0] != budgets[1]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dits_lib.commands.claims import Seeds
+from dits_lib.commands.claims import Made
 from dits_lib.report.claims import NO_VALUE, SUPPORTED, Comparison, paired
-from dits_lib.report.pooling import mean_effect, pooled
+from dits_lib.report.pooling import mean_effect, pooled, speaking
 from dits_lib.report.verdicts import Evidence
 
 
@@ -61,10 +61,22 @@ def test_the_same_seeds_again_are_no_further_evidence():
     assert chain.stderr == pytest.approx(0.01)
 
 
-def test_errors_of_shared_questions_are_added_apart():
-    parts = [evidence(0.1, shared=0.03, shared_df=20.0), evidence(0.1, shared=0.0)]
+def test_of_folders_that_share_seeds_the_largest_speaks():
+    parts = [evidence(0.1, folder="a", count=12), evidence(0.3, folder="b", count=20)]
+    parts += [evidence(0.5, folder="c", count=20), evidence(0.9, folder="d", count=5)]
+    among = {"a", "b", "c"}
+    found = speaking(parts, lambda x, y: {x.results, y.results} <= among)
+    assert [e.results for e in found] == ["b", "c", "d"]
+    both = mean_effect(found, lambda x, y: {x.results, y.results} <= among)
+    assert both.count == 25 and both.estimate == pytest.approx((20 * 0.4 + 5 * 0.9) / 25)
+    assert both.stderr == pytest.approx(0.01 * math.hypot(20, 5) / 25)
+
+
+def test_errors_of_shared_questions_do_not_shrink():
+    """Folders on one data set ask the same questions, whatever their seeds."""
+    parts = [evidence(0.1, shared=0.03, shared_df=20.0), evidence(0.1, shared=0.03)]
     found = mean_effect(parts, never)
-    assert found.shared == pytest.approx(0.015) and found.shared_df == pytest.approx(20)
+    assert found.shared == pytest.approx(0.03) and found.shared_df == 20
 
 
 def test_correlations_are_added_on_fishers_scale():
@@ -72,11 +84,6 @@ def test_correlations_are_added_on_fishers_scale():
     found = mean_effect([evidence(0.1, **given), evidence(0.7, reach=0.5, **given)], never)
     assert found.estimate == pytest.approx(math.tanh((math.atanh(0.1) + math.atanh(0.7)) / 2))
     assert found.reach == 0.75
-
-
-def test_different_claims_are_not_added():
-    with pytest.raises(ValueError, match="x minus y: different claims"):
-        mean_effect([evidence(0.1), evidence(0.1, lower=0.05)], never)
 
 
 @pytest.mark.parametrize("effects", [(0.0, 0.0, 0.0), (0.2, 0.0, -0.1)])
@@ -96,33 +103,48 @@ def test_the_interval_covers_the_mean_of_the_folders_effects(effects):
     assert 0.935 <= covered / 2000 <= 0.975
 
 
-def test_folders_of_another_model_and_without_a_value_stay_apart():
+def test_what_cannot_be_pooled_stays_apart():
     none = evidence(math.nan, math.nan, "c", df=math.nan)
-    found = {"2": [evidence(0.1), evidence(0.3, folder="b"), none, evidence(0.9, folder="d")]}
-    models = {"a": "x", "b": "x", "c": "x", "d": "y"}
-    first, second = pooled(found, models, never)["2"]
+    flat = evidence(0.7, 0.0, "e")
+    other = evidence(0.5, folder="f", lower=0.05)
+    found = {"2": [evidence(0.1), evidence(0.3, folder="b"), none, flat, other]}
+    found["2"].append(evidence(0.9, folder="d"))
+    first, bound, second = pooled(found, lambda e: "y" if e.results == "d" else "", never)["2"]
     assert first.pooled and first.results == "the mean of 2 folders"
     assert first.comparison.estimate == pytest.approx(0.2)
     assert first.comparison.verdict(0.95) == SUPPORTED
+    assert not bound.pooled and bound.results == "f"
     assert not second.pooled and second.results == "d"
-    alone = pooled({"2": [none]}, models, never)["2"]
+    alone = pooled({"2": [none]}, lambda e: "", never)["2"]
     assert [e.comparison.verdict(0.95) for e in alone] == [NO_VALUE]
+    named = pooled({"2": found["2"][:2]}, lambda e: "qwen, arc_challenge", never)["2"]
+    assert named[0].results == "the mean of 2 folders (qwen, arc_challenge)"
+    unknown = mean_effect([evidence(0.1, count=0), evidence(0.3)], never)
+    assert unknown.count == 0 and math.isnan(unknown.count_needed())
 
 
-def test_seeds_are_those_that_the_parameters_give_a_notebook():
-    def at(folder, notebook):
-        return Evidence(folder, notebook, evidence(0.1).comparison)
+def test_seeds_and_worlds_are_those_that_the_parameters_give_a_notebook():
+    def at(folder, notebook, name="x", task="debate"):
+        return Evidence(folder, notebook, Comparison(task, name, 0.1, 0.01, 9.0))
 
-    seeds = Seeds(
+    micro, data = {"path": "models/micro"}, {"exchange": "micro", "debate": "micro"}
+    made = Made(
         {
-            "a": {"model": 1, "seed": 500, "ablation": {"seeds": 20}},
-            "b": {"model": 1, "seed": 510, "ablation": {"seeds": 5}, "budget": {"seeds": 30}},
-            "c": {"model": 2, "seed": 510, "ablation": {"seeds": 5}},
-            "d": {"model": 1, "fidelity": {"first_use_seed": 519, "use_seeds": 2}},
+            "a": {"model": micro, "data": data, "seed": 500, "ablation": {"seeds": 20}},
+            "b": {"model": micro | {"device": "cuda"}, "seed": 510, "budget": {"seeds": 30}},
+            "c": {"model": {"path": "m/qwen"}, "data": {"debate": "arc"}, "seed": 510},
+            "d": {"model": micro, "fidelity": {"first_use_seed": 519, "use_seeds": 2}},
         }
     )
-    assert seeds.are_shared(at("a", "03_selection_ablation"), at("b", "03_selection_ablation"))
-    assert not seeds.are_shared(at("a", "03_selection_ablation"), at("c", "03_selection_ablation"))
-    assert not seeds.are_shared(at("a", "02_scoring"), at("b", "04_budget_scaling"))
-    assert seeds.are_shared(at("a", "03_selection_ablation"), at("d", "06_influence_fidelity"))
-    assert not seeds.are_shared(at("a", "02_scoring"), at("d", "06_influence_fidelity"))
+    worlds = [made.world(at(name, "03_selection_ablation")) for name in "abcd"]
+    assert worlds == ["", "", "qwen, arc", ""]
+    deep = at("d", "08_deep_search", task="deep_search")
+    made.params["d"]["web"] = {"model": "models/micro-web", "site": "live"}
+    assert made.world(deep) == "live"
+    share = made.share_seeds
+    assert share(at("a", "03_selection_ablation"), at("b", "04_budget_scaling"))
+    assert not share(at("a", "03_selection_ablation"), at("c", "03_selection_ablation"))
+    assert not share(at("a", "02_scoring"), at("b", "04_budget_scaling"))
+    assert share(at("a", "03_selection_ablation"), at("d", "06_influence_fidelity"))
+    of_halves = at("d", "06_influence_fidelity", "x of a half with y (LDS)")
+    assert not share(at("a", "03_selection_ablation"), of_halves)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,10 @@ SEEDS = {
 }
 """Where the parameters say which seeds a notebook runs: section, first seed (that of the profile
 where the section has none), how many; other notebooks run the profile's."""
+OF_ONE_SEED = "(LDS)"
+"""How comparisons of notebook 06 end whose runs are the profile's first seed's."""
+HOW_MANY = ("seeds", "dpo_seeds", "use_seeds", "first_use_seed", "questions", "sizes")
+"""Keys of those sections that say how often, and on how many questions, a study is run."""
 
 
 @command("run again")
@@ -86,21 +90,21 @@ def claims_page(results: Path) -> str:
         for folder in sorted(path.parent for path in results.glob("*/params.yaml"))
         if folder.name != REHEARSAL and not is_of_changes(folder) and (own := indexes_of(folder))
     }
-    methods = {name: method_of(results / name / "params.yaml") for name in indexes}
+    made = Made({name: _raw(results / name / "params.yaml") for name in indexes})
     everything = evidence_of(indexes)
-    single, notes = strongest(everything, methods), notes_of(indexes)
-    seeds = Seeds({name: _raw(results / name / "params.yaml") for name in indexes})
-    found = pooled(single, seeds.models, seeds.are_shared)
+    single, notes = strongest(everything, made.method), notes_of(indexes)
+    found = pooled(single, made.world, made.share_seeds)
     parts = [
         "# The paper's claims, over all results",
         "Written by `python -m dits_lib.commands.claims` from the folders here; do not edit. "
         "Each folder's own README judges its claims by its own comparisons. Here the same "
-        "comparison of several folders with one base model is judged once, by its mean over all "
-        "their seeds, each seed counting alike; the folders' own verdicts stand beside it. Folders "
-        "differ in planted harm, in training and in settings: the mean is that over the conditions "
-        "that were run, and a claim may hold in one and fail in another. Where folders differ in "
-        "none of these and hold the same comparison, the one with the most seeds speaks, whatever "
-        "it found; folders that share seeds are not counted as independent.",
+        "comparison of several folders with one base model and the same questions' source is "
+        "judged once, by its mean over their seeds, each seed counting alike; the folders' own "
+        "verdicts stand beside it. Folders differ in planted harm, in training and in settings: "
+        "the mean is that over the conditions that were run, and a claim may hold in one and fail "
+        "in another. Of folders that share seeds the one with the most speaks in the mean. Where "
+        "folders differ in no setting and hold the same comparison, the one with the most seeds "
+        "stands for all, whatever it found.",
     ]
     told = findings(found, by_results=True)
     if told:
@@ -128,17 +132,6 @@ def claims_page(results: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def method_of(file: Path) -> str:
-    """What a folder of results was made with, as text: the sections of its parameters that decide
-    what is compared, not how often or on how many questions.
-
-    Raises:
-        ParamsError: when the file is damaged.
-    """
-    given = _raw(file)
-    return json.dumps([_without_none(given.get(section)) for section in METHOD], sort_keys=True)
-
-
 def _raw(file: Path) -> dict:
     """The parameters in a file as they stand there; an older version's may lack keys."""
     from ..settings.reading import read_yaml
@@ -147,8 +140,8 @@ def _raw(file: Path) -> dict:
     return raw if isinstance(raw, dict) else {}
 
 
-class Seeds:
-    """Which results rest on the same base model, and on the same seeds.
+class Made:
+    """By what, on what and with which seeds evidence was made.
 
     Args:
         params: {results folder: its parameters, as they stand in its file}.
@@ -156,19 +149,40 @@ class Seeds:
 
     def __init__(self, params: dict[str, dict]):
         self.params = params
-        self.models = {name: json.dumps(given.get("model")) for name, given in params.items()}
 
-    def are_shared(self, a: Evidence, b: Evidence) -> bool:
-        """Whether two pieces of evidence rest on the same model and share seeds, so that neither
-        questions nor dialogues of their runs are independent."""
-        same = self.models[a.results] == self.models[b.results]
-        return same and bool(self._of(a) & self._of(b))
-
-    def _of(self, evidence: Evidence) -> set[int]:
+    def method(self, evidence: Evidence) -> str:
+        """The sections of the parameters that decide what is compared, as text: not how often, or
+        on how many questions."""
         given = self.params[evidence.results]
+        own = dict(given.get(SEEDS.get(evidence.notebook, ("",))[0]) or {})
+        for name in HOW_MANY:
+            own.pop(name, None)
+        sections = [_without_none(given.get(section)) for section in METHOD]
+        return json.dumps([*sections, _without_none(own)], sort_keys=True)
+
+    def world(self, evidence: Evidence) -> str:
+        """Base model and source of the questions, in words; empty for the micro world."""
+        given, task = self.params[evidence.results], evidence.comparison.task
+        web = given.get("web") or {}
+        model, source = (given.get("model") or {}).get("path"), (given.get("data") or {}).get(task)
+        if task == "deep_search":
+            model, source = web.get("model") or model, web.get("site")
+        named = [Path(str(model)).name if model else "", str(source or "")]
+        return ", ".join(name for name in named if name not in ("", "micro", "micro-web"))
+
+    def share_seeds(self, a: Evidence, b: Evidence) -> bool:
+        """Whether two pieces of evidence of one world rest on the same seeds, so that neither
+        questions nor dialogues of their runs are independent."""
+        return self.world(a) == self.world(b) and bool(self._seeds(a) & self._seeds(b))
+
+    def _seeds(self, evidence: Evidence) -> set[int]:
+        given = self.params[evidence.results]
+        start = given.get("seed", 0)
+        if evidence.comparison.name.endswith(OF_ONE_SEED):
+            return {start}
         section, first, count = SEEDS.get(evidence.notebook, ("", "", ""))
         own = given.get(section) or {}
-        start = own.get(first, given.get("seed", 0))
+        start = own.get(first, start)
         return set(range(start, start + max(1, own.get(count, 1))))
 
 
@@ -180,17 +194,17 @@ def _without_none(given: object) -> object:
 
 
 def strongest(
-    found: dict[str, list[Evidence]], methods: dict[str, str]
+    found: dict[str, list[Evidence]], method: Callable[[Evidence], str]
 ) -> dict[str, list[Evidence]]:
     """{claim: evidence} where, of the same comparison by the same method, the folder with the most
     seeds speaks: what fewer seeds found adds little, and would widen every interval.
 
     Args:
-        methods: {results folder: its method}.
+        method: by which evidence was made, as text.
     """
 
     def same(claim: str, e: Evidence) -> tuple:
-        return claim, methods[e.results], e.notebook, e.comparison.task, e.comparison.name
+        return claim, method(e), e.notebook, e.comparison.task, e.comparison.name
 
     most: dict[tuple, int] = {}
     for claim, evidence in found.items():

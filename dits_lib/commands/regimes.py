@@ -70,7 +70,8 @@ def how_of(params: dict, arm: str) -> str:
     """How the scores of an arm were made, in words, beside their estimator and V; empty where
     there is nothing to tell."""
     influence = params["influence"]
-    repeats = influence.get("target_repeatable")
+    chosen = len(influence["step_sizes"]) > 1
+    repeats = influence.get("target_repeatable") if chosen else None
     if arm == "one_step" and repeats:
         return f"step that repeats at {repeats:g}"
     if arm == "through_training":
@@ -128,10 +129,12 @@ def regimes(results: Path) -> pd.DataFrame:
 
 def most_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the same comparison in the same regime the profile with the most seeds, whatever it
-    found; of several with as many, the first by name."""
+    found; of several with as many, the one with the most comparisons."""
     same = ["task", "regime", "arm", "V", "how", "equal", "minus"]
     rows = rows.reset_index(drop=True)
-    return rows.loc[sorted(rows.groupby(same, dropna=False)["n"].idxmax())]
+    wide = rows.groupby("results")["arm"].transform("size")
+    ordered = rows.assign(wide=wide).sort_values(["n", "wide"], ascending=False, kind="stable")
+    return rows.loc[sorted(ordered.drop_duplicates(same).index)]
 
 
 def regime_figure(rows: pd.DataFrame):
@@ -246,8 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
         "## What was found",
         "",
         "For equal steps, a comparison for each task and regime (of several profiles with the same "
-        "one, that with the most seeds); what comes from an *earlier search*, whose selection of "
-        "nodes was not yet the paper's, is shown below and not counted here. *Sound alone*, where "
+        "one, that with the most seeds, or the most comparisons); what comes from an *earlier "
+        "search*, whose selection of nodes was not yet the paper's, is shown below and not counted "
+        "here. *Sound alone*, where "
         "harm is planted, keeps the pairs of questions that were not harmed.",
         "",
         listed(answers(rows)),

@@ -1,4 +1,4 @@
-"""Several folders' evidence on the same comparison taken together: the mean over all their seeds.
+"""Several folders' evidence on the same comparison taken together: the mean over their seeds.
 
 To ask that a claim hold in every folder at once would make a verdict rarer with each folder that is
 added, even where all agree. What is judged over all results is therefore the mean effect, in which
@@ -19,84 +19,91 @@ Shared = Callable[[Evidence, Evidence], bool]
 
 
 def pooled(
-    found: dict[str, list[Evidence]], models: dict[str, str], shared: Shared
+    found: dict[str, list[Evidence]], world: Callable[[Evidence], str], shared: Shared
 ) -> dict[str, list[Evidence]]:
-    """{claim: evidence} in which each comparison of a task stands once for each base model.
+    """{claim: evidence} in which each comparison of a task stands once for each world.
 
     Args:
-        models: {results folder: its base model}; folders of different models are never mixed.
+        world: what evidence is never mixed with other such: the base model and the questions, in
+            words; empty for the usual one.
         shared: see `mean_effect`.
     """
     told: dict[str, list[Evidence]] = {}
     for claim, evidence in found.items():
         groups: dict[tuple, list[Evidence]] = {}
         for e in evidence:
-            key = models[e.results], e.comparison.task, e.comparison.name
+            c = e.comparison
+            key = world(e), c.task, c.name, c.scale, c.lower, c.upper
             groups.setdefault(key, []).append(e)
-        told[claim] = [_one(group, shared) for group in groups.values()]
+        told[claim] = [_one(group, key[0], shared) for key, group in groups.items()]
     return told
 
 
-def _one(group: list[Evidence], shared: Shared) -> Evidence:
-    known = [e for e in group if e.comparison.has_value]
-    folders = list(dict.fromkeys(e.results for e in known))
+def _one(group: list[Evidence], world: str, shared: Shared) -> Evidence:
+    # Runs without any spread tell nothing of their error.
+    known = [e for e in group if e.comparison.has_value and e.comparison.stderr > 0]
+    known = speaking(known, shared)
     if len(known) < 2:
         return (known or group)[0]
-    notebooks = list(dict.fromkeys(e.notebook for e in known))
+    folders, notebooks = (
+        list(dict.fromkeys(names))
+        for names in ([e.results for e in known], [e.notebook for e in known])
+    )
     name = f"the mean of {len(folders)} folders" if len(folders) > 1 else folders[0]
+    name += f" ({world})" if world else ""
     return Evidence(name, ", ".join(notebooks), mean_effect(known, shared), pooled=True)
 
 
+def speaking(evidence: Sequence[Evidence], shared: Shared) -> list[Evidence]:
+    """Of evidence that shares seeds, that with the most: another look at the same runs is no
+    further evidence. Several with as many all stay."""
+    kept = []
+    for group in _groups(evidence, shared):
+        most = max(evidence[i].comparison.count for i in group)
+        kept += [i for i in group if evidence[i].comparison.count == most]
+    return [evidence[i] for i in sorted(kept)]
+
+
 def mean_effect(evidence: Sequence[Evidence], shared: Shared) -> Comparison:
-    """The mean of several estimates of one comparison, each weighted by its `count` (seeds).
+    """The mean of several estimates of one comparison, each weighted by its `count` (seeds); of
+    several that share seeds, each by its part of them.
 
     The weights do not depend on what was found, so that the mean is an unbiased estimate of the
     weighted mean of the folders' true effects, whether these are alike or not (the fixed effects of
     a meta-analysis; Rice, Higgins and Lumley, 2018). Its error has the degrees of freedom of Welch
-    and Satterthwaite. Estimates that rest on the same seeds are not independent: their errors are
-    added as they are, not as squares, as if one seed's luck were the same in all of them. What
-    noise leaves of a correlation (`reach`) is the mean of what it leaves in each.
+    and Satterthwaite. Estimates that share seeds are not independent: their errors are added as
+    they are, not as squares, as if one seed's luck were the same in all of them; so are those of
+    the questions that seeds share (`Comparison.shared`), since folders may ask the same. What noise
+    leaves of a correlation (`reach`) is the mean of what it leaves in each.
 
     Args:
-        evidence: of the same task and comparison; each with a value.
+        evidence: of the same comparison with the same claim, each with a value.
         shared: whether two of them rest on the same seeds.
-
-    Raises:
-        ValueError: for estimates on different scales, or with different claims.
     """
     comparisons = [e.comparison for e in evidence]
-    first = comparisons[0]
-    for c in comparisons:
-        if (c.scale, c.lower, c.upper) != (first.scale, first.lower, first.upper):
-            raise ValueError(f"{first.task}, {first.name}: different claims cannot be pooled")
-    total = sum(max(1, c.count) for c in comparisons)
-    weights = [max(1, c.count) / total for c in comparisons]
-    groups = _groups(evidence, shared)
+    first, groups = comparisons[0], _groups(evidence, shared)
+    sizes = [max(1, *(comparisons[i].count for i in group)) for group in groups]
+    weights = [0.0] * len(comparisons)
+    for group, size in zip(groups, sizes, strict=True):
+        for i in group:
+            weights[i] = size / len(group) / sum(sizes)
 
-    def added(errors: list[float], freedoms: list[float]) -> tuple[float, float]:
-        """The error of the mean, and its degrees of freedom."""
-        parts = [sum(weights[i] * errors[i] for i in group) ** 2 for group in groups]
-        dfs = [min(freedoms[i] for i in group) for group in groups]
-        variance = sum(parts)
-        known = sum(part**2 / df for part, df in zip(parts, dfs, strict=True))
-        return math.sqrt(variance), variance**2 / known if known else math.inf
+    def mean(values: Sequence[float]) -> float:
+        return sum(w * value for w, value in zip(weights, values, strict=True))
 
-    stderr, df = added([c.stderr for c in comparisons], [c.df for c in comparisons])
-    of_questions, its_df = added(
-        [c.shared for c in comparisons], [c.shared_df for c in comparisons]
-    )
-    middle = sum(w * c.to_scale(c.estimate) for w, c in zip(weights, comparisons, strict=True))
-    # More seeds than are independent would promise too much.
-    count = sum(max(comparisons[i].count for i in group) for group in groups)
+    parts = [sum(weights[i] * comparisons[i].stderr for i in group) ** 2 for group in groups]
+    freedoms = [min(comparisons[i].df for i in group) for group in groups]
+    lost = sum(part**2 / df for part, df in zip(parts, freedoms, strict=True))
+    known = all(c.count for c in comparisons)
     return replace(
         first,
-        estimate=first.from_scale(middle),
-        stderr=stderr,
-        df=df,
-        shared=of_questions,
-        shared_df=its_df,
-        count=count,
-        reach=sum(w * c.reach for w, c in zip(weights, comparisons, strict=True)),
+        estimate=first.from_scale(mean([c.to_scale(c.estimate) for c in comparisons])),
+        stderr=math.sqrt(sum(parts)),
+        df=sum(parts) ** 2 / lost if lost else math.inf,
+        shared=mean([c.shared for c in comparisons]),
+        shared_df=min(c.shared_df for c in comparisons),
+        count=sum(sizes) if known else 0,
+        reach=mean([c.reach for c in comparisons]),
     )
 
 

@@ -28,7 +28,8 @@ LEGEND = (
     "80 % of such runs (beyond the upper one, where it is claimed to lie between two). "
     "*n*: seeds; of rank correlations over pairs the questions, over halves the trained models. "
     "*n needed*: with how many the effect, were it truly as estimated, would be decided in 80 % of "
-    "the runs, all else as it is. Noise shrinks a correlation: a small one counts as small only "
+    "the runs, all else as it is (of a mean over folders: so many in all, in today's shares). "
+    "Noise shrinks a correlation: a small one counts as small only "
     "where a larger one would have shown."
 )
 
@@ -139,7 +140,7 @@ def claim_tables(
             if len(evidence) > 1:
                 each = f"Each interval is one of {_percent(level)}"
                 own.append(f"{each}; the {len(evidence)} hold together at 95 %.")
-        if any(e.pooled for e in evidence):
+        if by_folder and len(by_folder.get(number, ())) > len(evidence):
             own += ["By folder, where the intervals of each folder hold together:"]
             own += [_of_folders(by_folder[number])]
         own += notes.get(number, [])

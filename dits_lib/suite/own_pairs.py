@@ -247,6 +247,8 @@ def _reader(pipeline: Pipeline):
 
 def _chosen_step(pipeline: Pipeline, engine, pairs: list[Pair], seed: int) -> float:
     p = pipeline.params.influence
+    if len(p.step_sizes) == 1:
+        return p.step_sizes[0]
     some = pairs[:: max(1, len(pairs) // p.step_pairs)][: p.step_pairs]
     questions = pipeline.questions("development", p.step_questions, seed)
     given = some, questions, p.step_sizes, p, derive_seed("response", seed), pipeline.loss

@@ -301,7 +301,8 @@ def _notebooks(params: Params, task: str) -> dict[str, dict[str, Work]]:
             "dpo": dpo.times(changes),
             "evaluate": evaluation.times(changes),
         },
-        "08_deep_search": {"response": response} | ablation(p.ablation.seeds, p.ablation.seeds),
+        "08_deep_search": ({"response": response} if len(v.step_sizes) > 1 else {})
+        | ablation(p.ablation.seeds, p.ablation.seeds),
     }
 
 

@@ -158,7 +158,8 @@ class Influence(InfluenceSettings):
     """The influence step and its validation questions: `validation_questions`, V; `estimator`,
     that of notebooks 03 to 05 and 08; `step_sizes` that are tried on `step_questions` with
     `step_pairs`, of which the one is taken that changes a share of dialogues nearest to
-    `target_changed`, or the smallest that repeats at `target_repeatable`, where that is given."""
+    `target_changed`, or the smallest that repeats at `target_repeatable`, where that is given. A
+    single step size is taken as it is."""
 
     validation_questions: AtLeastTwo
     estimator: EstimatorName

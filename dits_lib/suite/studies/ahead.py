@@ -135,8 +135,8 @@ def _attempted(job: Job, params: Params, *key) -> bool:
 
 
 def start_job(params: Params, task: str, seed: int) -> None:
-    """What the studies of a seed begin with: SFT; of the first seed, also the step size and the
-    pairs that it is chosen by."""
+    """What the studies of a seed begin with: SFT; of the first seed, also the step size, where one
+    is to be chosen, and the pairs that it is chosen by."""
     pipeline = Pipeline(params, task)
     sft_stage(pipeline, seed)
     if seed == params.seed:

@@ -64,8 +64,10 @@ def budget_job(params: Params, task: str, seed: int) -> list[dict]:
         for number, (name, v) in enumerate(budget.estimators.items())
     ]
     for label, estimator, v, ties in scorings:
-        # With few questions all scores may be equal, one seed in many: the half is a draw then.
-        how = {"estimator": estimator, "may_tie": True}
+        # With fewer questions than scores are made for, one seed's may all be equal: the half is a
+        # draw then.
+        few = label == INFLUENCE and v < pipeline.params.influence.validation_questions
+        how = {"estimator": estimator, "may_tie": few}
         value = influence_values(pipeline, model, searched, size, v, seed, **how)
         tokens = _tokens(searched)
         if len(value):

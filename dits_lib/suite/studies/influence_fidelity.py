@@ -488,18 +488,19 @@ CLAIMS_OF_USE = {
     "tree_policy_gradient": "2p",
     "bergson_trackstar": "2p",
     "bergson_ekfac": "2p",
-    "along_training": "2t",
     "through_training": "2t",
 }
 """The claim that the half by an estimator speaks of, where that is not the paper's own, `2`."""
+OF_NO_CLAIM = ("dpo_loss", "along_training")
+"""Estimators whose halves are trained and shown, and decide no claim: the classic one, and that
+along the training, which is neither the paper's nor one of those that 2p and 2t name."""
 
 
 def used_for(params: Params) -> dict[str, list[str]]:
-    """{claim: the estimators of `fidelity.use` whose halves speak of it}; the classic one's speaks
-    of none."""
+    """{claim: the estimators of `fidelity.use` whose halves speak of it}."""
     found: dict[str, list[str]] = {}
     for name in params.fidelity.use:
-        if name != "dpo_loss":
+        if name not in OF_NO_CLAIM:
             found.setdefault(CLAIMS_OF_USE.get(name, "2"), []).append(name)
     return found
 
