@@ -23,7 +23,7 @@ OPTIONS := --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(foreach 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PROFILE=micro (a name in params/), DATASET=hotpotqa (or another), SET=\"key=value ...\" (parameters)"
-	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), RAY=1 (Ray), SITE=1 (Sphinx), LONG=1 (test: all), JOBS=2 (test: processes), PYTHON=python3; plan: MACHINE=h100 (or h200, a100)"
+	@echo "             GPU=1 (CUDA builds and vLLM), VLLM=1 (vLLM on a CPU), PEERS=1 (bergson), RAY=1 (Ray), SITE=1 (Sphinx), LONG=1 (test: all), JOBS=2 (test: processes), PYTHON=python3; plan: MACHINE=h100 (or h200, a100), GPUS=8,64"
 
 setup: $(STAMP) ## prepare .venv from requirements.txt, if it changed (GPU=1: CUDA builds and vLLM; VLLM=1: vLLM on a CPU; PEERS=1: bergson, whose estimators docs/guide.md names; RAY=1: jobs on several hosts; SITE=1: what make site and its test need)
 
@@ -61,7 +61,7 @@ fidelity: setup ## how far each influence estimator can be trusted: writes resul
 	@$(RUN) -m dits_lib.commands.regimes && $(RUN) -m dits_lib.commands.claims
 
 plan: setup ## what PROFILE would cost: stages, tokens, GPU hours, memory; checks model, data and disk first
-	@$(RUN) -m dits_lib.commands.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE))
+	@$(RUN) -m dits_lib.commands.plan $(OPTIONS) $(if $(MACHINE),--gpu $(MACHINE)) $(if $(GPUS),--gpus $(GPUS))
 
 models/smollm2/config.json models/qwen/config.json: models/%/config.json:
 	@$(MAKE) $*-model

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..report.markdown import markdown_table
@@ -31,6 +32,7 @@ from ..suite.planning import (
     peak_memory,
     size_of,
 )
+from ..suite.scaling import least_hours
 from .running import command
 
 
@@ -46,6 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         default="h100",
         help="what model.device cuda would be",
     )
+    parser.add_argument(
+        "--gpus",
+        type=count_of_gpus,
+        default=[],
+        metavar="N,N",
+        help="tell too how long it takes on so many of them, one process each, such as 8,64",
+    )
     options = parser.parse_args(arguments)
     params = profile_of(options)
     reachable = leave_the_hub_alone_if_it_is_silent()
@@ -54,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = shape_of(params.model_path(params.parts()[0].tasks[0]), reachable)
     judge = shape_of(params.judge_path(), reachable).parameters if params.judge_path() else 0
     name = options.gpu if params.model.device == "cuda" else "cpu"
-    status = report(params, size, name, judge)
+    status = report(params, size, name, judge, options.gpus)
     if unchecked:
         print(f"\nnot checked, since the hub cannot be reached: {'; '.join(unchecked)}")
     return status
@@ -75,9 +84,22 @@ def shape_of(path: str, reachable: bool) -> ModelSize:
     return size_of(known_shape(path))
 
 
-def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
-    """Print the plan; tells whether it fits, as an exit status. `judge`: parameters of the model
-    that judges in this process."""
+def count_of_gpus(text: str) -> list[int]:
+    """Numbers of GPUs, from text such as `8,64`."""
+    if not all(part.strip().isdigit() and int(part) > 0 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: numbers above 0, such as 8,64")
+    return [int(part) for part in text.split(",")]
+
+
+def report(
+    params: Params, size: ModelSize, name: str, judge: int = 0, gpus: Sequence[int] = ()
+) -> int:
+    """Print the plan; tells whether it fits, as an exit status.
+
+    Args:
+        judge: parameters of the model that judges in this process.
+        gpus: for so many GPUs, the hours that a run takes there at the least.
+    """
     import pandas as pd
 
     machine, work = MACHINES[name], count_work(params)
@@ -131,6 +153,10 @@ def report(params: Params, size: ModelSize, name: str, judge: int = 0) -> int:
             f"\nHours are those of processes, which share the machine: {total:.2f} hours of "
             f"{workers} processes are {total / workers:.2f} hours by the clock at best."
         )
+    for number in gpus:
+        least, keeper = least_hours(params, work, number)
+        why = f", for of {keeper} no more jobs can run at once" if keeper else ", all of them busy"
+        print(f"\nOn {number} x {name}, one process each: {least:.2f} hours at the least{why}.")
     print(f"\nAssumed: {ASSUMED}")
     peak, need = peak_memory(params, size, machine, judge), disk_needed(params, work, size)
     folder = Path(OUTPUT)
