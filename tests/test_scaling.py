@@ -54,7 +54,8 @@ def test_a_run_takes_its_share_or_its_longest_notebook(params):
 def test_the_command_tells_the_hours_on_so_many_gpus(capsys):
     main(["--profile", "micro", "--gpus", "2,64"])
     told = [line for line in capsys.readouterr().out.splitlines() if "at the least" in line]
-    assert told[0].startswith("On 2 x cpu, one process each: ") and told[1].startswith("On 64 x cpu")
+    starts = ("On 2 x cpu, one process each: ", "On 64 x cpu, one process each: ")
+    assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True] * 2
 
 
 def test_numbers_of_gpus_are_checked(capsys):
