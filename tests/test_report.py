@@ -171,7 +171,7 @@ ROOMS = (
 SUITE = (
     "memory progress store processes ray_jobs workers notebooks cells sections fitting params "
     "model_checks question_checks results deep_search pipeline checks hub ledger kernels "
-    "studies planning execution export push own_pairs"
+    "studies planning scaling execution export push own_pairs"
 ).split()
 """The same within the suite."""
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from dits_lib.engines import derive_seed
-from dits_lib.influence import ESTIMATORS, rank_correlation
+from dits_lib.influence import ESTIMATORS, ScoreError, rank_correlation
 from dits_lib.report import mean_correlation
 from dits_lib.report.claims import CLAIMS, OPEN, SUPPORTED
 from dits_lib.report.stats import mean_interval
@@ -59,10 +59,16 @@ def test_influence_that_ties_is_a_draw_and_is_told_as_one(tmp_path, monkeypatch)
     monkeypatch.setattr("dits_lib.suite.pipeline.OUTPUT", tmp_path)
     sizes = [f"sizes.{name}_questions=4" for name in ("test", "train", "sft")]
     changes = ["profile=ties", "influence.step_sizes=[1e-12]", "dpo.steps=1", *sizes]
-    given = "budget={seeds: 2, questions: 6, rollouts: [2, 3], validation: [2, 4]}"
-    found = budget_job(load_params("smoke", [*changes, given]), "debate", 0)
+    changes.append("budget={seeds: 2, questions: 6, rollouts: [2, 3], validation: [2, 4]}")
+    params = load_params("smoke", changes)
+    params = params.changed(budget=params.budget.changed(estimators={}))
+    found = budget_job(params, "debate", 0)
     drawn = {(row["spent_on"], row["V"]): row["drawn"] for row in found}
     assert drawn[INFLUENCE, 2] == drawn[INFLUENCE, 4] == 1.0 and drawn[ALL, 0] == 0.0
+    # As many questions as scores are made for should tell pairs apart.
+    params = params.changed(influence=params.influence.changed(validation_questions=4))
+    with pytest.raises(ScoreError, match="debate, seed 0: one_step: all .* scores are 0"):
+        budget_job(params, "debate", 0)
 
 
 def without_dialogues(params):
