@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..report.index import Claim, Index, OldClaim
 from ..settings import OUTPUT
 from ..settings.files import write_changed
-from ..suite.results import is_of_changes
+from ..suite.results import is_of_changes, world_of
 from .running import command
 
 if TYPE_CHECKING:
@@ -154,21 +154,16 @@ class Made:
         """The sections of the parameters that decide what is compared, as text: not how often, or
         on how many questions."""
         given = self.params[evidence.results]
-        own = dict(given.get(SEEDS.get(evidence.notebook, ("",))[0]) or {})
-        for name in HOW_MANY:
-            own.pop(name, None)
+        studied = given.get(SEEDS.get(evidence.notebook, ("",))[0]) or {}
+        own = {name: value for name, value in studied.items() if name not in HOW_MANY}
         sections = [_without_none(given.get(section)) for section in METHOD]
         return json.dumps([*sections, _without_none(own)], sort_keys=True)
 
     def world(self, evidence: Evidence) -> str:
         """Base model and source of the questions, in words; empty for the micro world."""
         given, task = self.params[evidence.results], evidence.comparison.task
-        web = given.get("web") or {}
-        model, source = (given.get("model") or {}).get("path"), (given.get("data") or {}).get(task)
-        if task == "deep_search":
-            model, source = web.get("model") or model, web.get("site")
-        named = [Path(str(model)).name if model else "", str(source or "")]
-        return ", ".join(name for name in named if name not in ("", "micro", "micro-web"))
+        site = (given.get("web") or {}).get("site") if task == "deep_search" else None
+        return ", ".join([*world_of(given, task), *([site] if site not in (None, "micro") else [])])
 
     def share_seeds(self, a: Evidence, b: Evidence) -> bool:
         """Whether two pieces of evidence of one world rest on the same seeds, so that neither

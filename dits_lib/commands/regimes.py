@@ -22,7 +22,7 @@ from ..report.markdown import markdown_table
 from ..report.names import plain
 from ..settings import OUTPUT, read_yaml
 from ..settings.files import write_file
-from ..suite.results import is_of_changes, is_of_earlier_search
+from ..suite.results import is_of_changes, is_of_earlier_search, world_of
 from .running import command
 
 if TYPE_CHECKING:
@@ -50,17 +50,14 @@ def regime_of(params: dict, task: str) -> str:
     """What decides whether selection can pay, in words."""
     searched = EARLIER if is_of_earlier_search(params) else ""
     harm, dpo = params["world"]["harmful"], params["dpo"]
-    model = Path(task == "deep_search" and params["web"]["model"] or params["model"]["path"]).name
     planted = (
         f"{harm['share']:.0%} {harm['kind'].replace('_', ' ')}"
         if harm["share"]
         else "no planted harm"
     )
-    data = params["data"][task]
-    named = [name for name in (model, data) if name not in ("micro", "micro-web")]
     return (
         searched
-        + "".join(f"{name}; " for name in named)
+        + "".join(f"{name}; " for name in world_of(params, task))
         + f"{planted}; {dpo['steps']} steps at {dpo['learning_rate']:g}"
         + (f", NLL {dpo['nll_weight']:g}" if dpo["nll_weight"] else "")
     )

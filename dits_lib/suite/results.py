@@ -109,3 +109,12 @@ def is_of_earlier_search(params: dict) -> bool:
     """Whether results with these parameters (their `params.yaml`) come from a version whose search
     had other settings than this one's."""
     return set(params["search"]) != set(Params.model_fields["search"].annotation.model_fields)
+
+
+def world_of(params: dict, task: str) -> list[str]:
+    """Names of a task's base model and data set, by the parameters of results as they stand in
+    their file; those of the made-up worlds go without saying."""
+    web, model = params.get("web") or {}, params.get("model") or {}
+    path = (task == "deep_search" and web.get("model")) or model.get("path") or ""
+    names = Path(path).name, (params.get("data") or {}).get(task) or ""
+    return [name for name in names if name not in ("", "micro", "micro-web")]
